@@ -1,0 +1,82 @@
+# What a person does with this repository. It wants Python 3.11 or newer and a package index; everything
+# else goes into .venv. PYTHON=/path/to/python picks another interpreter.
+
+SHELL := /bin/sh
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format bench clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+
+# One stamp per set of extras. A changed pyproject.toml makes both stale; `clean` and a new venv remove them.
+RUN_STAMP := $(VENV)/.installed-run
+TEST_STAMP := $(VENV)/.installed-test
+BENCH_STAMP := $(VENV)/.installed-bench
+
+help:
+	@echo "make demo    run marketd on a synthetic market (DURATION=60s ends it by itself)"
+	@echo "make test    lint, types and all tests"
+	@echo "make lint    ruff and mypy alone;  make format lets ruff rewrite the files"
+	@echo "make bench   the benchmarks (ARGS=... are passed on)"
+	@echo "make setup   only prepare $(VENV)"
+	@echo "make clean   remove $(VENV), caches and build products"
+
+setup: $(TEST_STAMP)
+
+demo: $(RUN_STAMP)
+	$(BIN)/marketd demo $(if $(DURATION),--duration $(DURATION))
+
+test: lint
+	$(BIN)/pytest $(ARGS)
+
+lint: $(TEST_STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(TEST_STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(BENCH_STAMP)
+	$(BIN)/python bench/run.py $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(RUN_STAMP): pyproject.toml | $(BIN)/python
+	@echo "Installing marketd into $(VENV); the first time this takes a minute or two."
+	@$(PIP) install --editable '.[all]'
+	@touch $@
+
+$(TEST_STAMP): pyproject.toml | $(BIN)/python
+	@echo "Installing marketd and its test tools into $(VENV); the first time this takes a minute or two."
+	@$(PIP) install --editable '.[all,test]'
+	@touch $@ $(RUN_STAMP)
+
+$(BENCH_STAMP): pyproject.toml | $(BIN)/python
+	@echo "Installing marketd and what its benchmarks need into $(VENV)."
+	@$(PIP) install --editable '.[all,bench]'
+	@touch $@ $(RUN_STAMP)
+
+# Looked at before the venv is made: a `python3 -m venv` that fails half-way leaves a .venv without pip behind.
+$(BIN)/python:
+	@set -e; python=''; \
+	for candidate in $${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11}; do \
+	  if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	    python=$$candidate; break; \
+	  fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	  echo "marketd needs Python 3.11 or newer; $${PYTHON:-python3} here is: $$($${PYTHON:-python3} --version 2>&1)" >&2; \
+	  echo "Install one, or name it: make setup PYTHON=/path/to/python3.12" >&2; exit 1; \
+	fi; \
+	if ! "$$python" -c 'import ensurepip, venv' 2>/dev/null; then \
+	  echo "$$python cannot make virtual environments: its venv or ensurepip module is missing." >&2; \
+	  echo "On Debian and Ubuntu: apt-get install python3-venv (as root). Then run make again." >&2; exit 1; \
+	fi; \
+	echo "Making $(VENV) with $$("$$python" --version)."; \
+	"$$python" -m venv --clear $(VENV)

@@ -1,0 +1,190 @@
+"""How offers reach ingest exactly once: numbered batches, on lanes.
+
+A lane is a producer id (16 bytes) with a counter; on one lane one batch is under way at a time, so that the numbers
+arrive in order. Threads that send at once use lanes of their own. A batch is sent again under the same number
+while no answer comes (`RESEND_SECONDS`, then twice as long each time): the daemon repeats its first answer to one
+that it has.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from marketd.client.calls import Call, Plan, ask, pause
+from marketd.client.encode import chunks
+from marketd.client.offers import IngestResult, Offer, result_of
+from marketd.ipc.protocol import Ingest, Outcome, Part
+from marketd.ipc.sockets import Payload
+from marketd.market.errors import (
+    Busy,
+    InvalidArgument,
+    JournalFull,
+    MarketdError,
+    NotRunning,
+    Timeout,
+    UnknownInstrument,
+    UnknownStream,
+)
+from marketd.market.instruments import Instrument
+from marketd.market.records import Kind, Records
+
+BATCH_RECORDS = 100_000  # of one message; ten megabytes of bars, well inside the protocol's limit
+RESEND_SECONDS = 1.0
+# Answers that say for certain that a batch was not taken, so that its number is free.
+REFUSED_AS_A_WHOLE = (JournalFull, UnknownInstrument, UnknownStream, InvalidArgument)
+
+
+class Batch(NamedTuple):
+    """One numbered batch, as it is sent, and sent again."""
+
+    instrument: str
+    kind: str
+    rows: int
+    payload: bytes
+    producer: bytes
+    number: int
+    source: str
+
+
+class Unconfirmed(Timeout):
+    """No answer to a batch came before the deadline: it may or may not have been accepted.
+
+    `retry(error.batch)` sends it again under the same number, which never stores it twice. `before` is what became of
+    the batches of the same call that went before it.
+    """
+
+    def __init__(self, message: str | None = None, *, field: str | None = None) -> None:
+        super().__init__(message, field=field)
+        self.batch: Batch | None = None
+        self.before: Sequence[Outcome] = ()
+
+
+class _Lane:
+    """A producer id and the number of its next batch."""
+
+    __slots__ = ("number", "producer")
+
+    def __init__(self, producer: bytes, number: int = 1) -> None:
+        self.producer = producer
+        self.number = number
+
+
+class Lanes:
+    """The lanes of one process. With a given producer id there is one lane, which calls take in turn."""
+
+    def __init__(self, producer: bytes | uuid.UUID | None, first_batch: int) -> None:
+        given = producer.bytes if isinstance(producer, uuid.UUID) else producer
+        if given is not None and len(given) != 16:
+            raise InvalidArgument("producer: a UUID or 16 bytes are needed", field="producer")
+        if first_batch < 1:
+            raise InvalidArgument("first_batch: batches are numbered from 1 on", field="first_batch")
+        self.given = given
+        self._pid = os.getpid()
+        self._free = [] if given is None else [_Lane(given, first_batch)]
+
+    def take(self) -> Plan[_Lane]:
+        """Plan: a lane that is nobody else's until it is given back."""
+        if self._pid != os.getpid():
+            self._enter_child()
+        attempt = 0
+        while True:
+            try:
+                return self._free.pop()  # atomic, as is append: no lock for a fork to leave locked
+            except IndexError:
+                if self.given is None:
+                    return _Lane(uuid.uuid4().bytes)
+            yield from pause(attempt)
+            attempt += 1
+
+    def give_back(self, lane: _Lane) -> None:
+        self._free.append(lane)
+
+    def abandon(self, lane: _Lane) -> None:
+        """The lane's last number is in doubt and is not used again: the daemon may have an answer to it already.
+
+        A lane of our own goes with it; with a given producer id the next number is used.
+        """
+        if self.given is not None:
+            lane.number += 1
+            self._free.append(lane)
+
+    def _enter_child(self) -> None:
+        if self.given is not None:
+            raise MarketdError("a pipeline with a producer id belongs to one process: make another one in the child")
+        self._pid, self._free = os.getpid(), []
+
+
+def deliver(lanes: Lanes, offer: Offer, source: str) -> Plan[IngestResult]:
+    """Plan: the offer's records, batch by batch. Raises Unconfirmed, JournalFull, UnknownInstrument, Busy, …
+
+    An error after some batches were accepted says how many records that were.
+    """
+    outcomes: list[tuple[int, Outcome]] = []
+    try:
+        for start, records in chunks(offer.encoded.records, BATCH_RECORDS):
+            outcome = yield from _deliver_batch(lanes, offer.instrument, offer.kind, records, source)
+            outcomes.append((start, outcome))
+    except MarketdError as error:
+        if outcomes:
+            done = sum(outcome.accepted for _, outcome in outcomes)
+            error.add_note(f"{done} of {len(offer.encoded.records)} records had been accepted before")
+        if isinstance(error, Unconfirmed):
+            error.before = [outcome for _, outcome in outcomes]
+        raise
+    return result_of(offer.encoded, outcomes)
+
+
+def _deliver_batch(lanes: Lanes, instrument: Instrument, kind: Kind, records: Records, source: str) -> Plan[Outcome]:
+    lane = yield from lanes.take()
+    batch = Batch(instrument.name, kind.name, len(records), records.tobytes(), lane.producer, lane.number, source)
+    in_doubt = True  # also when the caller is interrupted or cancelled in the middle
+    try:
+        outcome = yield from send(batch)
+        lane.number += 1
+        in_doubt = False
+    except REFUSED_AS_A_WHOLE:
+        in_doubt = False  # its number was not used
+        raise
+    finally:
+        if in_doubt:
+            lanes.abandon(lane)
+        else:
+            lanes.give_back(lane)
+    return outcome
+
+
+def send(batch: Batch) -> Plan[Outcome]:
+    """Plan: one batch to its outcome; Busy is waited out, silence ends as Unconfirmed."""
+    attempt = 0
+    while True:
+        message = Ingest(
+            instrument=batch.instrument,
+            producer=batch.producer,
+            batch=batch.number,
+            parts=[Part(batch.kind, batch.rows)],
+            source=batch.source,
+        )
+        frames: list[Payload] = [batch.payload]
+        call = Call("ingest", message, frames, resend_seconds=RESEND_SECONDS)
+        try:
+            outcome, _ = yield from ask(call, Outcome)
+            return outcome
+        except Busy:
+            yield from pause(attempt)
+            attempt += 1
+        except (Timeout, NotRunning) as error:
+            if not call.id:  # it never left this process
+                raise
+            raise _unconfirmed(batch, error) from error
+
+
+def _unconfirmed(batch: Batch, error: MarketdError) -> Unconfirmed:
+    unconfirmed = Unconfirmed(
+        f"batch {batch.number} of {batch.rows} records of {batch.kind} for {batch.instrument} was sent and not "
+        f"confirmed ({error}); retry(error.batch) sends it again under the same number"
+    )
+    unconfirmed.batch = batch
+    return unconfirmed

@@ -1,0 +1,125 @@
+"""A frame as bytes: what `Frame.to_bytes` writes and pickling uses.
+
+    8 bytes   b"MDFRAME" and the version (1)
+    8 bytes   length of the header, little-endian
+    header    msgpack of `_Header`, padded with zeros to 8 bytes
+    records   count * itemsize, padded to 8
+    extras    each column in the header's order, padded to 8
+    4 bytes   zlib's crc32 over all before
+
+The layout of the records (dtype description) is in the header: a frame written by a version with another
+layout of the kind is refused in plain words, never misread.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from marketd.client.frames import Frame
+from marketd.ipc.protocol import Meta
+from marketd.market.errors import InvalidArgument, MarketdError
+from marketd.market.instruments import Instrument
+from marketd.market.records import FIRST_SERIES_ID, Kind, KindTable, series_kind
+
+_MAGIC = b"MDFRAME"
+VERSION = 1
+_ALIGN = 8
+_EXTRA_DTYPES = "?bhilqfd"
+
+
+class _Extra(msgspec.Struct, frozen=True, array_like=True):
+    name: str
+    dtype: str
+
+
+class _Header(msgspec.Struct, frozen=True, kw_only=True):
+    kind: str
+    kind_id: int
+    layout: str  # numpy's description of the dtype
+    count: int
+    instrument: Instrument
+    meta: Meta
+    fields: dict[str, str] = {}  # of a declared series
+    timeframe: int | None = None
+    extras: list[_Extra] = []
+
+
+_decoder = msgspec.msgpack.Decoder(_Header)
+
+
+def dump(frame: Frame) -> bytes:
+    """See the module's docstring."""
+    header = _Header(
+        kind=frame.kind.name,
+        kind_id=frame.kind.id,
+        layout=str(frame.kind.dtype.descr),
+        count=len(frame),
+        instrument=frame.instrument,
+        meta=frame.meta,
+        fields=dict(frame.kind.fields),
+        timeframe=frame.timeframe,
+        extras=[_Extra(name, values.dtype.char) for name, values in frame.extras.items()],
+    )
+    text = msgspec.msgpack.encode(header)
+    parts = [_MAGIC + bytes([VERSION]), len(text).to_bytes(8, "little"), text, _pad(len(text))]
+    for values in (frame.records, *frame.extras.values()):
+        data = values.tobytes()
+        parts += [data, _pad(len(data))]
+    body = b"".join(parts)
+    return body + zlib.crc32(body).to_bytes(4, "little")
+
+
+def _pad(size: int) -> bytes:
+    return bytes(-size % _ALIGN)
+
+
+def load(data: bytes | bytearray | memoryview) -> Frame:
+    """The frame in `data`; its arrays are a copy. InvalidArgument if it is none, damaged, or of another version."""
+    view = memoryview(bytes(data))
+    if view[:7] != _MAGIC or len(view) < 20:
+        raise InvalidArgument("data: these bytes are no frame of marketd", field="data")
+    if view[7] != VERSION:
+        raise InvalidArgument(f"data: a frame of version {view[7]}; this marketd reads version {VERSION}", field="data")
+    if zlib.crc32(view[:-4]) != int.from_bytes(view[-4:], "little"):
+        raise InvalidArgument("data: the frame is damaged (its checksum does not fit)", field="data")
+    try:
+        return _load(view[8:-4])
+    except (msgspec.MsgspecError, ValueError, TypeError, MarketdError) as error:
+        raise InvalidArgument(f"data: the frame cannot be read: {error}", field="data") from error
+
+
+def _load(view: memoryview) -> Frame:
+    size = int.from_bytes(view[:8], "little")
+    header = _decoder.decode(view[8 : 8 + size])
+    kind = _kind(header)
+    arrays = _arrays(view[8 + size + (-size % _ALIGN) :], header, kind)
+    records = next(arrays)
+    extras = {extra.name: values for extra, values in zip(header.extras, arrays, strict=True)}
+    return Frame(kind, header.instrument, records, header.meta, timeframe=header.timeframe, extras=extras)
+
+
+def _kind(header: _Header) -> Kind:
+    if header.kind_id >= FIRST_SERIES_ID:
+        kind = series_kind(header.kind_id, header.kind, header.fields)
+    else:
+        kind = KindTable().by_name(header.kind)
+    if str(kind.dtype.descr) != header.layout:
+        raise InvalidArgument(
+            f"records of {header.kind} had another layout in the marketd that wrote it: {header.layout}"
+        )
+    return kind
+
+
+def _arrays(view: memoryview, header: _Header, kind: Kind) -> Iterator[Any]:
+    if not all(extra.dtype in _EXTRA_DTYPES for extra in header.extras):
+        raise InvalidArgument("a further column has an unknown type")
+    at = 0
+    for dtype in (kind.dtype, *(np.dtype(extra.dtype) for extra in header.extras)):
+        size = header.count * dtype.itemsize
+        yield np.frombuffer(view[at : at + size], dtype=dtype, count=header.count).copy()
+        at += size + (-size % _ALIGN)

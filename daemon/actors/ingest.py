@@ -1,0 +1,237 @@
+"""The ingest process: a poll loop around `daemon.ingest`, the journal's recovery before it, a heartbeat beside it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import zmq
+
+from marketd.daemon import metrics
+from marketd.daemon.actor import PollActor
+from marketd.daemon.clock import LiveClock
+from marketd.daemon.ingest import Ingest
+from marketd.daemon.kernel import Kernel
+from marketd.daemon.publisher import Publisher
+from marketd.daemon.query_link import QueryLink
+from marketd.daemon.recovery import recover
+from marketd.daemon.registry import REGISTRY_NAME, Registry
+from marketd.daemon.settings import Config
+from marketd.daemon.warming import Warmer
+from marketd.ipc import paths, sockets
+from marketd.ipc.arena import ArenaState
+from marketd.ipc.journal import Journal
+from marketd.ipc.protocol import Answer, RebuildBars
+from marketd.market.records import CANDLE
+
+_log = logging.getLogger(__name__)
+
+HEARTBEAT_SECONDS = 0.1  # a stopped writer shows within a second
+MESSAGES_PER_TURN = 256  # then durable offsets, control and heartbeat get their turn
+STREAM_HIGH_WATER = 10_000  # messages to a subscriber that does not read; beyond, they are dropped and it can tell
+
+
+class IngestActor(PollActor):
+    def start(self) -> None:
+        config = self.config
+        self._failure: BaseException | None = None
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._registry = Registry(config.state_path / REGISTRY_NAME, config.daemon_no)
+        self._kernel = Kernel(
+            config.kinds(),
+            config.timeframe_seconds,
+            grace_ns=config.grace,
+            max_skew_ns=config.validation.max_skew,
+        )
+        self._journal = Journal.open(
+            config.state_path / "journal",
+            front_path=config.runtime_path / "front",
+            front_bytes=config.journal.front,
+            segment_bytes=config.journal.segment,
+            budget_bytes=config.journal.budget,
+            durability=config.journal.durability,
+            interval_ns=config.journal.interval,
+            checkpoint=self._kernel.checkpoint,
+            on_durable=self._woken,
+            on_failure=self._failed,
+        )
+        self._stream = self.context.socket(zmq.XPUB)
+        sockets.configure(self._stream, high_water=STREAM_HIGH_WATER)
+        self._publisher = Publisher(
+            config.runtime_path,
+            config.instance,
+            self._journal.uuid,
+            self._kernel,
+            config.cache,
+            self._stream,
+        )
+        for instrument in self._registry.instruments:
+            if not instrument.removed:
+                self._publisher.board(instrument)
+        recover(self._journal, self._kernel, self._registry, self._publisher)
+        self._queries = QueryLink(self.context, paths.socket_url(config.runtime_path, "query"))
+        self._rebuilding: RebuildBars | None = None
+        self._clock = LiveClock(self._kernel.ts_known)
+        self._socket = self.context.socket(zmq.ROUTER)
+        sockets.configure(self._socket, high_water=sockets.HIGH_WATER_MESSAGES * 10)
+        self._ingest = Ingest(
+            registry=self._registry,
+            kernel=self._kernel,
+            journal=self._journal,
+            publisher=self._publisher,
+            clock=self._clock,
+            socket=self._socket,
+            live_only=config.journal.when_full == "live_only",
+        )
+        self._publisher.announce(self._registry.instruments)
+        self._beat()
+        sockets.bind(self._stream, paths.socket_url(config.runtime_path, "stream"))
+        sockets.bind(self._socket, paths.socket_url(config.runtime_path, "ingest"))
+        metrics.publish("ingest", self._ingest.statistics)
+        metrics.publish("journal", self._journal.statistics)
+        metrics.publish("arena", self._publisher.statistics)
+        if self._publisher.new_boards:
+            self.become("warming")
+        else:
+            self._publisher.set_state(ArenaState.LIVE)
+
+    def _woken(self, _durable: int) -> None:
+        """The journal's thread: something is durable. An eventfd wakes the poll, and counts instead of queueing."""
+        os.eventfd_write(self._wake, 1)
+
+    def _failed(self, error: BaseException) -> None:
+        self._failure = error
+        os.eventfd_write(self._wake, 1)
+
+    # ---- the loop -----------------------------------------------------------------------------
+
+    def run(self) -> None:
+        if self.state == "warming":
+            self._warm()
+        poller = zmq.Poller()
+        self.control.register(poller)
+        poller.register(self._wake, zmq.POLLIN)
+        poller.register(self._stream, zmq.POLLIN)
+        poller.register(self._socket, zmq.POLLIN)
+        reading = True
+        next_beat = time.monotonic()
+        while not self.stopping:
+            if reading != self._ingest.accepting:
+                reading = not reading
+                poller.modify(self._socket, zmq.POLLIN if reading else 0)
+            wait_ms = max(0, round((next_beat - time.monotonic()) * 1000))
+            events = dict(poller.poll(wait_ms))
+            if self._socket in events:
+                self._read_some()
+            if self._wake in events:
+                self._on_wake()
+            if self.control.called(events):
+                self.control.read()
+            if self._stream in events:
+                self._read_subscriptions()
+            if time.monotonic() >= next_beat:
+                next_beat = time.monotonic() + HEARTBEAT_SECONDS
+                self._beat()
+
+    def _warm(self) -> None:
+        """Fill the arenas that are new. Senders wait meanwhile: what they send would come before its past."""
+        boards = self._publisher.new_boards
+
+        def turn() -> bool:
+            self.control.read()
+            self._beat()
+            return not self.stopping
+
+        Warmer(self._queries, self._kernel, self.config.state_path / "journal", boards).run(turn)
+        self._publisher.set_state(ArenaState.LIVE)
+        self.become("live")
+
+    def _rebuild(self) -> None:
+        """Late trades of bars that the fold no longer keeps: ask for them one instrument at a time, and adopt the
+        answer.
+        """
+        taken = self._queries.take()
+        if taken is not None and self._rebuilding is not None:
+            answer, payloads = taken
+            if isinstance(answer, Answer):
+                self._ingest.adopt(self._rebuilding, np.frombuffer(payloads[0], dtype=CANDLE))
+            self._rebuilding = None
+        if not self._queries.busy:
+            self._rebuilding = self._ingest.next_rebuild()
+            if self._rebuilding is not None:
+                self._queries.ask(self._rebuilding)
+
+    def _read_some(self) -> None:
+        receive, handle = self._socket.recv_multipart, self._ingest.handle
+        for _ in range(MESSAGES_PER_TURN):
+            try:
+                peer, *frames = receive(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            handle(peer, frames)
+
+    def _on_wake(self) -> None:
+        os.eventfd_read(self._wake)
+        if self._failure is not None:
+            # what was accepted since may not reach the disk: nothing more may be acknowledged, and the next start
+            # finds out what did
+            raise self._failure
+        self._ingest.on_durable()
+
+    def _read_subscriptions(self) -> None:
+        while True:
+            try:
+                self._publisher.heard(self._stream.recv(zmq.NOBLOCK))
+            except zmq.Again:
+                return
+
+    def _beat(self) -> None:
+        step = self._clock.correct()
+        if step:
+            self._ingest.step_of_clock(step)
+        self._journal.release(self._ingest.committed, self.config.journal.keep)
+        self._publisher.heartbeat(self._journal.durable, self._ingest.committed)
+        self._rebuild()
+
+    # ---- the end ------------------------------------------------------------------------------
+
+    def drain(self, deadline: float) -> None:
+        while self._ingest.statistics().unacknowledged and time.monotonic() < deadline:
+            if self._failure is not None:
+                raise self._failure
+            time.sleep(0.001)
+            self._ingest.on_durable()
+
+    def end(self) -> None:
+        self._journal.close()
+        self._ingest.on_durable()
+        self._beat_last()
+        self._publisher.close()
+        self._queries.close()
+        self._registry.close()
+        self._socket.close(linger=1000)
+        self._stream.close(linger=0)
+        os.close(self._wake)
+
+    def _beat_last(self) -> None:
+        self._publisher.heartbeat(self._journal.durable, self._ingest.committed)
+
+    def reload(self, config: Config) -> None:
+        self._journal.set_budget(config.journal.budget)
+        self._ingest.live_only = config.journal.when_full == "live_only"
+        self._kernel.set_max_skew(config.validation.max_skew)
+
+    def statistics(self) -> Mapping[str, Any]:
+        if not hasattr(self, "_ingest"):
+            return {}
+        return {
+            "ingest": self._ingest.statistics(),
+            "journal": self._journal.statistics(),
+            "arena": self._publisher.statistics(),
+            "rules": dict(self._ingest.rules),
+            "committed_offset": self._ingest.committed,
+        }

@@ -1,0 +1,147 @@
+"""The query process: requests in, answers out; busy rather than late."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import asyncpg
+import zmq
+import zmq.asyncio
+
+from marketd.daemon import metrics
+from marketd.daemon.actor import AsyncActor
+from marketd.daemon.health_report import health_report
+from marketd.daemon.plan import which_of
+from marketd.daemon.query import QueryService
+from marketd.daemon.settings import Config
+from marketd.ipc import paths, protocol, sockets
+from marketd.ipc.sockets import Received
+from marketd.market.errors import Busy, MarketdError, Timeout
+from marketd.sql.connections import DatabaseConnectionManager
+from marketd.sql.errors import DatabaseError
+
+_log = logging.getLogger(__name__)
+
+_LATENCY = metrics.histogram("query_seconds", "Time from a request's arrival to its answer", ["request"])
+_FAILURES = metrics.counter("query_failures_total", "Requests that got an error", ["code"])
+
+
+class QueryStatistics(NamedTuple):
+    requests: int
+    failures: int
+    in_flight: int
+
+
+def socket_name(actor: str) -> str:
+    """The first query process has the socket that every client knows, the others one of their own name."""
+    return "query" if which_of(actor) in ("", "1") else actor
+
+
+class QueryActor(AsyncActor):
+    async def start(self) -> None:
+        config = self.config
+        self._in_flight: set[asyncio.Task[None]] = set()
+        self._requests = self._failures = 0
+        self._max_queue = config.query.max_queue
+        self._database = DatabaseConnectionManager(
+            config.database.url,
+            actor=self.name,
+            min_size=config.database.pool_min,
+            max_size=config.database.pool_max,
+            statement_timeout_seconds=config.database.statement_timeout.seconds,
+            read_only=True,
+        )
+        await self._database.open(config.supervisor.start_timeout.seconds)
+        self._service = QueryService(self._database, config, config.kinds(), config.runtime_path)
+        self._socket = self.context.socket(zmq.ROUTER)
+        sockets.configure(self._socket)
+        sockets.bind(self._socket, paths.socket_url(config.runtime_path, socket_name(self.name)))
+        self._decoder = protocol.Decoder(protocol.ToQuery)
+        metrics.publish("query_database", self._database.statistics)
+        metrics.publish("query", self._statistics)
+
+    async def run(self) -> None:
+        serve = asyncio.create_task(self._serve(), name="serve requests")
+        stop = asyncio.create_task(self.stopping.wait(), name="stop")
+        try:
+            done, _ = await asyncio.wait({serve, stop}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            serve.cancel()
+            stop.cancel()
+            await asyncio.gather(serve, stop, return_exceptions=True)
+
+    async def _serve(self) -> None:
+        while True:
+            received = sockets.read_routed(await self._socket.recv_multipart(), self._decoder)
+            self._requests += 1
+            if received.error is None and len(self._in_flight) >= self._max_queue:
+                received = received._replace(error=Busy())
+            if received.error is not None:
+                self._refuse(received, received.error)
+                continue
+            task = asyncio.create_task(self._answer(received), name=f"answer {type(received.message).__name__}")
+            self._in_flight.add(task)
+            task.add_done_callback(self._in_flight.discard)
+
+    async def _answer(self, received: Received) -> None:
+        request = received.message
+        started = time.monotonic()
+        try:
+            async with asyncio.timeout(request.timeout_ms / 1000):
+                message, frames = await self._reply(request)
+        except MarketdError as error:
+            self._refuse(received, error)
+        except TimeoutError:
+            self._refuse(received, Timeout(f"the request was not answered within its {request.timeout_ms} ms"))
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            self._refuse(received, DatabaseError(f"PostgreSQL could not answer: {error}"))
+        except Exception as error:  # the border of one request: it must not end the actor
+            _log.exception("a request failed in a way nobody thought of", extra={"action": "query_bug"})
+            self._refuse(received, MarketdError(f"the request failed: {type(error).__name__}: {error}"))
+        else:
+            await self._deliver(sockets.pack(message, frames, route=received.route))
+            _LATENCY.labels(type(request).__name__.lower()).observe(time.monotonic() - started)
+
+    async def _reply(self, request: Any) -> tuple[protocol.Message, list[Any]]:
+        if isinstance(request, protocol.Health):
+            return health_report(request.id, self.config.runtime_path, self._database.statistics()), []
+        return await self._service.answer(request)
+
+    def _refuse(self, received: Received, error: MarketdError) -> None:
+        self._failures += 1
+        _FAILURES.labels(error.code).inc()
+        frames = sockets.pack(sockets.failure(error, received.id), route=received.route)
+        self._spawn(self._deliver(frames), name="refuse")
+
+    async def _deliver(self, frames: list[Any]) -> None:
+        try:
+            await self._socket.send_multipart(frames, zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            # the caller is gone, or does not read what it asked for
+            _log.debug("an answer found no taker: %s", error, extra={"action": "answer_unsent"})
+
+    async def drain(self) -> None:
+        while self._in_flight:
+            await asyncio.wait(self._in_flight)
+
+    async def end(self) -> None:
+        self._socket.close()
+        await self._database.close()
+
+    async def reload(self, config: Config) -> None:
+        self._max_queue = config.query.max_queue
+        self._service.reload(config)
+
+    def _statistics(self) -> QueryStatistics:
+        return QueryStatistics(self._requests, self._failures, len(self._in_flight))
+
+    def statistics(self) -> Mapping[str, Any]:
+        if not hasattr(self, "_service"):
+            return {}
+        return {"query": self._statistics(), "database": self._database.statistics()}

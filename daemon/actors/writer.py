@@ -1,0 +1,123 @@
+"""The writer's process: told by ingest what is durable, tells it what is committed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import zmq
+import zmq.asyncio
+
+from marketd.daemon import metrics
+from marketd.daemon.actor import AsyncActor
+from marketd.daemon.writer import Writer
+from marketd.ipc import paths, protocol, sockets
+from marketd.ipc.journal_reader import JournalReader
+from marketd.ipc.protocol import Committed, Durable, Follow
+from marketd.market.errors import MarketdError
+from marketd.sql.connections import DatabaseConnectionManager
+
+_log = logging.getLogger(__name__)
+
+LIVE = "live"
+FOLLOW_AGAIN_SECONDS = 1.0  # ingest forgets its follower when it is restarted; asking again is cheap
+CONNECT_SECONDS = 24 * 3600.0  # a database that is away at the start is waited for
+LAST_WORD_MS = 100
+BYTES_PER_ROW = 80  # of a trade's frame, for turning writer.batch_rows into a stretch of journal
+
+
+class WriterActor(AsyncActor):
+    async def start(self) -> None:
+        config = self.config
+        self._database = DatabaseConnectionManager(
+            config.database.url,
+            actor="writer",
+            min_size=1,
+            max_size=2,
+            statement_timeout_seconds=0,  # a merge may take its time; what hangs is seen as lag
+        )
+        self.become("warming")
+        await self._database.open(CONNECT_SECONDS)
+        self._reader = JournalReader(config.state_path / "journal")
+        self._writer = Writer(
+            self._database,
+            self._reader,
+            config.kinds(),
+            lane=LIVE,
+            batch_bytes=config.writer.batch_rows * BYTES_PER_ROW,
+            batch_age_seconds=config.writer.batch_age.seconds,
+            committed=self._tell_committed,
+        )
+        metrics.publish("writer", self._writer.statistics)
+        metrics.publish("writer_database", self._database.statistics)
+        await self._writer.start()
+        self._socket = self.context.socket(zmq.DEALER)
+        sockets.configure(self._socket)
+        self._socket.connect(paths.socket_url(config.runtime_path, "ingest"))
+        self._decoder = protocol.Decoder(protocol.FromIngest)
+        self.become("live")
+
+    async def run(self) -> None:
+        tasks = [
+            asyncio.create_task(self._writer.run(), name="commit"),
+            asyncio.create_task(self._listen(), name="listen to ingest"),
+            asyncio.create_task(self._follow(), name="follow ingest"),
+        ]
+        stop = asyncio.create_task(self.stopping.wait(), name="stop")
+        try:
+            done, _ = await asyncio.wait({*tasks, stop}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            # a transaction under way is either committed or not: the database knows, and the next start asks it
+            for task in (*tasks, stop):
+                task.cancel()
+            await asyncio.gather(*tasks, stop, return_exceptions=True)
+
+    async def _follow(self) -> None:
+        while True:
+            self._say(Follow(committed=self._writer.offset))
+            await asyncio.sleep(FOLLOW_AGAIN_SECONDS)
+
+    async def _listen(self) -> None:
+        while True:
+            self._hear(await self._socket.recv_multipart())
+
+    def _hear(self, frames: list[bytes]) -> None:
+        try:
+            message, _ = sockets.unpack(frames, self._decoder)
+        except MarketdError as error:
+            _log.warning("ingest said what cannot be read: %s", error, extra={"action": "writer_unreadable"})
+            return
+        if isinstance(message, Durable) and message.journal == self._reader.uuid:
+            self._writer.on_durable(message.offset)
+
+    async def _tell_committed(self, offset: int) -> None:
+        self._say(Committed(journal=self._reader.uuid, offset=offset))
+
+    def _say(self, message: protocol.Message) -> None:
+        # ingest that is away hears it with the next Follow
+        sending: Any = self._socket.send(protocol.encode(message), zmq.NOBLOCK)
+        sending.add_done_callback(_ignore_full_queue)
+
+    async def drain(self) -> None:
+        # ingest ended before us, and its last word may still lie in the socket
+        while await self._socket.poll(LAST_WORD_MS):
+            self._hear(await self._socket.recv_multipart())
+        await self._writer.drain()
+        self._say(Committed(journal=self._reader.uuid, offset=self._writer.offset))
+
+    async def end(self) -> None:
+        await self._database.close()
+
+    def statistics(self) -> Mapping[str, Any]:
+        if not hasattr(self, "_writer"):
+            return {}
+        return {"writer": self._writer.statistics(), "database": self._database.statistics()}
+
+
+def _ignore_full_queue(sending: asyncio.Future[Any]) -> None:
+    if not sending.cancelled():
+        sending.exception()

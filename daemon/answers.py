@@ -1,0 +1,112 @@
+"""How an answer's records leave: as they are (`records`, `copy`) or for clients that are not ours (`json`, `arrow`).
+
+`records` is the kind's dtype, `copy` PostgreSQL's binary COPY, newest row first and every source, where the rows came
+straight from the database. `json` and `arrow` are columns in real numbers.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+
+from marketd.ipc.protocol import Format, ResultPart
+from marketd.market.bars import finish_bars
+from marketd.market.errors import InvalidArgument
+from marketd.market.fixed import to_real
+from marketd.market.instruments import Instrument
+from marketd.market.records import CANDLE, Kind, Records
+from marketd.market.rows import codec
+from marketd.market.times import ABSENT
+from marketd.sql.read import CopiedRows
+
+
+class Result(NamedTuple):
+    """Records of one part of an answer: as the database copied them out, or decoded (oldest first)."""
+
+    name: str
+    kind: Kind
+    copied: CopiedRows | None
+    records: Records | None
+    bar_source: str = ""
+    limit: int | None = None
+
+
+class Rendered(NamedTuple):
+    part: ResultPart
+    data: Any
+
+
+def render(result: Result, instrument: Instrument, wanted: Format) -> Rendered:
+    """The result in the format a client asked for. InvalidArgument when this daemon cannot make it."""
+    name, kind, copied = result.name, result.kind, result.copied
+    if copied is not None and wanted == "copy":
+        count = codec(copied.table, kind).count(copied.data)
+        part = ResultPart(name=name, kind=kind.name, count=count, encoding="copy", table=copied.table)
+        return Rendered(part, copied.data)
+    records = _decoded(result)
+    if wanted in ("records", "copy"):
+        part = ResultPart(name=name, kind=kind.name, count=len(records), encoding="records")
+        return Rendered(part, np.ascontiguousarray(records).view(np.uint8).data)
+    columns = real_columns(kind, records, instrument)
+    data = _to_json(columns) if wanted == "json" else _to_arrow(columns)
+    return Rendered(ResultPart(name=name, kind=kind.name, count=len(records), encoding=wanted), data)
+
+
+def _decoded(result: Result) -> Records:
+    if result.records is not None:
+        return result.records
+    assert result.copied is not None  # one of the two is set
+    records = codec(result.copied.table, result.kind).decode(result.copied.data)[1]
+    if result.kind.dtype is CANDLE:
+        return finish_bars(records, result.bar_source, result.limit)
+    return finish_rows(records, result.limit)
+
+
+def finish_rows(records: Records, limit: int | None, *, newest: bool = True) -> Records:
+    """Records in the order of time and seq, oldest first; the newest (or oldest) `limit`."""
+    time_field = (records.dtype.names or ("ts_event",))[0]
+    ordered = records[np.lexsort((records["seq"], records[time_field]))]
+    if limit is None:
+        return ordered
+    return ordered[max(0, len(ordered) - limit) :] if newest else ordered[:limit]
+
+
+def real_columns(kind: Kind, records: Records, instrument: Instrument) -> dict[str, Any]:
+    """Columns as numpy arrays, prices and sizes as reals (NaN where absent), times as int ns."""
+    columns: dict[str, Any] = {}
+    for name in kind.dtype.names or ():
+        role = kind.scales.get(name)
+        if role is not None:
+            columns[name] = to_real(records[name], instrument.scale(role))
+        elif kind.dtype[name].kind == "S":
+            columns[name] = np.char.decode(records[name], "utf-8", "replace")
+        else:
+            columns[name] = records[name]
+    return columns
+
+
+def _to_json(columns: dict[str, Any]) -> bytes:
+    return msgspec.json.encode({name: _json_values(values) for name, values in columns.items()})
+
+
+def _json_values(values: Any) -> list[Any]:
+    if values.dtype.kind == "f":
+        return [None if value != value else value for value in values.tolist()]
+    return [None if value == ABSENT else value for value in values.tolist()]
+
+
+def _to_arrow(columns: dict[str, Any]) -> bytes:
+    try:
+        import pyarrow as pa  # an extra: only clients that ask for Arrow need it here
+    except ImportError:
+        raise InvalidArgument(
+            "format: this daemon has no pyarrow; install marketd[parquet] where it runs, or ask for 'records'",
+            field="format",
+        ) from None
+    table = pa.table({name: np.ascontiguousarray(values) for name, values in columns.items()})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    return bytes(sink.getvalue())

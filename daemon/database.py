@@ -1,0 +1,116 @@
+"""The database as the supervisor sees it: an embedded PostgreSQL that it keeps alive, and the schema's
+preparation.
+
+An external database may be away when the daemon starts: then preparing is tried again in the background and
+the actors start meanwhile, because recording to the journal needs no database. What waiting cannot heal (a
+schema that does not fit, no PostgreSQL on the machine) ends the start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from marketd.daemon.keeper import CrashLoop
+from marketd.daemon.restarts import Restarts
+from marketd.daemon.settings import Supervision
+from marketd.market.errors import ConfigError
+from marketd.sql.errors import NoInstallation, NotReachable, ProfileError, SchemaError
+
+logger = logging.getLogger(__name__)
+
+HOPELESS = (ConfigError, SchemaError, ProfileError, NoInstallation, NotReachable)
+LEAST_STOP_SECONDS = 10.0  # for PostgreSQL's checkpoint, even when the actors have used up the budget
+
+type_prepare = Callable[[str], Awaitable[None]]
+
+
+class Postgres(Protocol):
+    """What is used of `marketd.sql.embedded.EmbeddedPostgres`."""
+
+    async def start(self) -> str: ...
+    async def stop(self, *, timeout_seconds: float = ...) -> None: ...
+    def is_alive(self) -> bool: ...
+
+
+class DatabaseKeeper:
+    """`start`, then `watch` as a task, then `stop`. `dsn` is the embedded server's, or the configured one."""
+
+    def __init__(
+        self, url: str, embedded: Postgres | None, prepare: type_prepare | None, settings: Supervision
+    ) -> None:
+        self.dsn = url
+        self.policy = Restarts(settings)
+        self.problem = ""  # a sentence while something is wrong
+        self._embedded = embedded
+        self._prepare = prepare
+        self._prepared = prepare is None
+
+    @property
+    def embedded(self) -> bool:
+        return self._embedded is not None
+
+    def use(self, settings: Supervision) -> None:
+        """After a reload."""
+        self.policy.settings = settings
+
+    async def start(self) -> None:
+        """Start the embedded server and try once to prepare the schema. Raises what waiting cannot heal."""
+        if self._embedded is not None:
+            self.dsn = await self._embedded.start()
+        await self._try_to_prepare()
+
+    async def watch(self) -> None:
+        """Keep the server alive and finish preparing. Raises CrashLoop, or what waiting cannot heal."""
+        attempts = Restarts(self.policy.settings)
+        while True:
+            await asyncio.sleep(self.policy.settings.ping_interval.seconds)
+            if self._embedded is not None and not self._embedded.is_alive():
+                await self._start_again(self._embedded)
+            elif not self._prepared:
+                await asyncio.sleep(attempts.died(time.monotonic()) or attempts.settings.restart_backoff_max.seconds)
+                await self._try_to_prepare()
+
+    async def stop(self, deadline: float) -> None:
+        if self._embedded is not None:
+            await self._embedded.stop(timeout_seconds=max(LEAST_STOP_SECONDS, deadline - time.monotonic()))
+
+    async def _start_again(self, embedded: Postgres) -> None:
+        self.problem = "the embedded PostgreSQL died and is started again"
+        delay = self.policy.died(time.monotonic())
+        if delay is None:
+            raise CrashLoop(
+                f"the embedded PostgreSQL died {self.policy.recent} times; its log is in the state directory"
+            )
+        logger.error(
+            "the embedded PostgreSQL died and is started again in %.2f s",
+            delay,
+            extra={"action": "postgres_restart", "seconds": delay},
+        )
+        await asyncio.sleep(delay)
+        try:
+            self.dsn = await embedded.start()
+        except HOPELESS:
+            raise
+        except Exception as error:  # the supervision border: the next look counts it as one more death
+            logger.error("the embedded PostgreSQL does not start: %s", error, extra={"action": "postgres_failed"})
+        else:
+            self.problem = ""
+
+    async def _try_to_prepare(self) -> None:
+        if self._prepare is None or self._prepared:
+            return
+        try:
+            async with asyncio.timeout(self.policy.settings.start_timeout.seconds):
+                await self._prepare(self.dsn)
+        except HOPELESS:
+            raise
+        except Exception as error:  # the supervision border: whatever the network does, recording goes on
+            self.problem = f"the database is not prepared: {type(error).__name__}: {error}"
+            logger.warning("%s; trying again", self.problem, extra={"action": "prepare_failed"})
+        else:
+            self._prepared, self.problem = True, ""
+            logger.info("the database's schema is ready", extra={"action": "database_prepared"})

@@ -1,0 +1,180 @@
+"""What a venue's adapter is: bytes in, events out. Pure; sockets are in `connection`, `rest` and `feed`.
+
+An adapter knows one venue's messages, streams and REST paths, and nothing of time, tasks or sockets. Every message that
+comes in is accounted for by exactly one of: a record in `Trades` or `Candles`, `Ignored`, `Rejected`, `VenueError` or
+`VenueClosing`; nothing falls through unnamed. `VenueTime` comes beside them, for any message that bears a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from marketd.market.errors import MarketdError
+from marketd.market.instruments import Instrument
+from marketd.market.records import Records
+
+MAX_NAME_CHARS = 48  # of an ignored message: names come from the venue and become metric labels
+MAX_PAYLOAD_BYTES = 16_384  # of a rejected message that is kept
+
+
+class Trades(NamedTuple):
+    """TRADE records of one symbol, in the order of their messages."""
+
+    symbol: str
+    records: Records
+
+
+class Candles(NamedTuple):
+    """CANDLE records (source VENUE) of closed bars of one symbol."""
+
+    symbol: str
+    records: Records
+
+
+class VenueTime(NamedTuple):
+    """The newest time of the venue in the messages of one symbol; "" is the venue as a whole."""
+
+    symbol: str
+    ts_ns: int
+
+
+class Ignored(NamedTuple):
+    """`messages` of one name that were understood and are of no use here."""
+
+    name: str
+    messages: int = 1
+
+
+class Rejected(NamedTuple):
+    """One message that broke a rule; `trade_id` when it was a trade whose id could be read."""
+
+    symbol: str | None
+    rule: str
+    detail: str
+    payload: bytes
+    trade_id: int | None = None
+
+
+class VenueError(NamedTuple):
+    """The venue refused something that was asked of it."""
+
+    text: str
+
+
+class VenueClosing(NamedTuple):
+    """The venue is about to close the connection."""
+
+    text: str
+
+
+Event = Trades | Candles | VenueTime | Ignored | Rejected | VenueError | VenueClosing
+
+
+class RestRequest(NamedTuple):
+    """A GET: path with query, and its weight in the venue's budget."""
+
+    target: str
+    weight: int
+
+
+class Page(NamedTuple):
+    """One REST answer of trades or bars, ascending.
+
+    `rows` counts what the venue sent, rejected ones included; `at_present` says that the venue had no more.
+    """
+
+    records: Records
+    rejected: list[Rejected]
+    rows: int
+    at_present: bool
+
+
+class VenueRefused(MarketdError):
+    """The venue refused a request."""
+
+
+class UnknownSymbol(VenueRefused):
+    """The venue does not trade that symbol."""
+
+
+class VenueAdapter(Protocol):
+    """One venue. `adopt` an instrument before its messages are decoded: its scales are needed."""
+
+    venue: str
+
+    def venue_symbol(self, symbol: str) -> str:
+        """`BTC/USDT`, `BTCUSDT`, `BTCUSDT.BINANCE` as the venue writes it; InvalidArgument if it is none of its own."""
+
+    def adopt(self, instrument: Instrument) -> None:
+        """From now on decode this instrument's messages at its scales."""
+
+    def forget(self, symbol: str) -> None: ...
+
+    @property
+    def timeframes(self) -> tuple[int, ...]:
+        """Timeframes (s) of the venue's own bars that are subscribed."""
+
+    # streams
+    def streams(self, symbol: str) -> list[str]: ...
+
+    def connect_url(self, base: str, streams: Sequence[str]) -> tuple[str, list[str]]:
+        """The address of a connection, and those of the streams that must be subscribed by message."""
+
+    def commands(self, verb: str, streams: Sequence[str], first_id: int) -> list[str]:
+        """Messages that "SUBSCRIBE" or "UNSUBSCRIBE" the streams."""
+
+    def decode_many(self, frames: Sequence[bytes]) -> list[Event]:
+        """What the messages say, grouped by symbol. Never raises, whatever the bytes are."""
+
+    # REST; each decoder raises VenueRefused for an answer that is not what was asked for
+    def instruments_request(self, symbols: Sequence[str]) -> RestRequest: ...
+
+    def decode_instruments(self, body: bytes, symbols: Sequence[str]) -> list[Instrument]: ...
+
+    def time_request(self) -> RestRequest: ...
+
+    def decode_time(self, body: bytes) -> int: ...
+
+    def trades_request(self, symbol: str, first_id: int) -> RestRequest: ...
+
+    def newest_trade_request(self, symbol: str) -> RestRequest: ...
+
+    def decode_trades(self, symbol: str, body: bytes) -> Page: ...
+
+    def bars_request(self, symbol: str, timeframe: int, start_ns: int) -> RestRequest: ...
+
+    def decode_bars(self, symbol: str, timeframe: int, body: bytes, now_ns: int) -> Page:
+        """Only bars that had ended at `now_ns` of the venue's time."""
+
+    def decode_rest(self, url: str, body: bytes) -> list[Event]:
+        """The events of a recorded REST answer, by its url."""
+
+
+class Limits(NamedTuple):
+    """What a venue allows, and how it behaves; from its documentation."""
+
+    streams_per_connection: int
+    commands_per_second: float
+    ping_interval_seconds: float  # the venue's own pings
+    session_seconds: float  # after this the venue closes a connection
+    weight_per_minute: int  # of REST requests, per address
+    page_rows: int  # most rows of one REST answer
+
+
+class Venue(NamedTuple):
+    """One row of the table of venues (`marketd.daemon.feeds.venues`)."""
+
+    name: str
+    adapter: Callable[..., VenueAdapter]  # (trades=…, candles=…)
+    ws_url: str
+    rest_url: str
+    limits: Limits
+    headers: dict[str, str]
+    api_key_header: str = ""
+
+
+def clip_name(name: Any) -> str:
+    """A venue's word as a bounded, printable name."""
+    text = str(name)[:MAX_NAME_CHARS]
+    return text if text.isprintable() and text else "unnamed"

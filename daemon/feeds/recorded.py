@@ -1,0 +1,197 @@
+"""Recorded Binance messages, decoded with all their fields, and the instruments that they speak of.
+
+A recording bears no `exchangeInfo`: an instrument's scales are the finest decimal places among all its recorded
+prices and sizes, those of the order book included. The emulator and the import take them from here, so that both give
+the same fixed-point numbers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import parse_qs, urlsplit
+
+import msgspec
+from msgspec import Struct, field
+
+from marketd.daemon.feeds import binance_messages as messages
+from marketd.daemon.feeds.binance_records import instrument_of
+from marketd.daemon.feeds.captures import CaptureLine, CaptureReader
+from marketd.daemon.feeds.precision import Rules, Texts, split_pair, step_text
+from marketd.market.instruments import Instrument
+
+Level = tuple[str, str]  # price and size, as the venue wrote them
+
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
+class DepthDiff(Struct, gc=False):
+    first_id: int = field(name="U")
+    last_id: int = field(name="u")
+    symbol: str = field(name="s")
+    bids: list[Level] = field(name="b")
+    asks: list[Level] = field(name="a")
+    event_time: messages.VenueClock = field(name="E", default=0)
+
+
+class BookTicker(Struct, gc=False):
+    symbol: str = field(name="s")
+    bid: str = field(name="b")
+    bid_size: str = field(name="B")
+    ask: str = field(name="a")
+    ask_size: str = field(name="A")
+    event_time: messages.VenueClock = field(name="E", default=0)
+
+
+class Snapshot(Struct, gc=False):
+    last_id: int = field(name="lastUpdateId")
+    bids: list[Level]
+    asks: list[Level]
+
+
+_envelope = msgspec.json.Decoder(messages.Envelope).decode
+_head = msgspec.json.Decoder(messages.Head)
+_snapshot = msgspec.json.Decoder(Snapshot).decode
+_BY_NAME: dict[str, msgspec.json.Decoder[Any]] = {
+    "trade": msgspec.json.Decoder(messages.TradeMessage),
+    "aggTrade": msgspec.json.Decoder(messages.AggTradeMessage),
+    "bookTicker": msgspec.json.Decoder(BookTicker),
+    "depth": msgspec.json.Decoder(DepthDiff),
+    "kline": msgspec.json.Decoder(messages.KlineMessage),
+}
+
+
+class Recorded(NamedTuple):
+    """One message of a stream: `name` is trade, aggTrade, bookTicker, depth, kline, or "other"."""
+
+    stream: str
+    name: str
+    message: Any
+    data: bytes
+
+
+class RecordedSnapshot(NamedTuple):
+    symbol: str
+    snapshot: Snapshot
+
+
+class Recording:
+    """Reads a recording's lines, one after the other, and learns its symbols' scales."""
+
+    def __init__(self) -> None:
+        self._texts: dict[str, Texts] = {}
+        self.skipped: Counter[str] = Counter()  # lines that are no message of a stream, by reason
+
+    def read(self, line: CaptureLine) -> Recorded | RecordedSnapshot | None:
+        """What a line says; None (and counted) when it is neither a stream's message nor a book's snapshot."""
+        try:
+            if line.kind == "ws":
+                return self._message(line.payload)
+            if line.kind == "rest":
+                return self._snapshot(line)
+        except _UNREADABLE:
+            self.skipped["REST answer" if line.kind == "rest" else "undecodable"] += 1
+            return None
+        self.skipped[line.kind] += 1
+        return None
+
+    def _message(self, payload: bytes) -> Recorded | None:
+        envelope = _envelope(payload)
+        if envelope.stream is None:
+            self.skipped["no stream's message"] += 1
+            return None
+        data = bytes(envelope.data)
+        suffix = envelope.stream.partition("@")[2]
+        name = suffix.partition("@")[0].partition("_")[0]
+        decoder = _BY_NAME.get(name)
+        if decoder is None:
+            return Recorded(envelope.stream, "other", _head.decode(data), data)
+        message = decoder.decode(data)
+        self._see(name, message)
+        return Recorded(envelope.stream, name, message, data)
+
+    def _see(self, name: str, message: Any) -> None:
+        texts = self._texts_of(message.symbol)
+        if name in ("trade", "aggTrade"):
+            texts.see(message.price, message.size)
+        elif name == "bookTicker":
+            texts.see(message.bid, message.bid_size)
+            texts.see(message.ask, message.ask_size)
+        elif name == "depth":
+            for price, size in message.bids + message.asks:
+                texts.see(price, size)
+        else:
+            kline = message.kline
+            for price in (kline.open, kline.high, kline.low, kline.close):
+                texts.see(price, kline.volume)
+
+    def _snapshot(self, line: CaptureLine) -> RecordedSnapshot | None:
+        snapshot = _snapshot(line.payload)
+        symbol = parse_qs(urlsplit(line.url).query).get("symbol", [""])[-1]
+        if not symbol and len(self._texts) == 1:
+            symbol = next(iter(self._texts))  # one format does not name it, and there is only one
+        if not symbol:
+            self.skipped["snapshot of no known symbol"] += 1
+            return None
+        texts = self._texts_of(symbol)
+        for price, size in snapshot.bids + snapshot.asks:
+            texts.see(price, size)
+        return RecordedSnapshot(symbol, snapshot)
+
+    def _texts_of(self, symbol: str) -> Texts:
+        texts = self._texts.get(symbol)
+        if texts is None:
+            texts = self._texts[symbol] = Texts()
+        return texts
+
+    @property
+    def rules(self) -> dict[str, Rules]:
+        """Of each symbol seen so far."""
+        return {symbol: _rules(symbol, texts) for symbol, texts in self._texts.items()}
+
+
+def _rules(symbol: str, texts: Texts) -> Rules:
+    base, quote = split_pair(symbol)
+    return Rules(symbol, base or symbol, quote or "USD", texts.price_places, texts.size_places)
+
+
+def filters_of(rules: Rules) -> list[dict[str, str]]:
+    """The filters of `exchangeInfo` that say the same."""
+    tick, step = step_text(rules.price_places), step_text(rules.size_places)
+    return [
+        {"filterType": "PRICE_FILTER", "minPrice": tick, "maxPrice": "1000000.00000000", "tickSize": tick},
+        {"filterType": "LOT_SIZE", "minQty": step, "maxQty": "9000.00000000", "stepSize": step},
+    ]
+
+
+class Survey(NamedTuple):
+    """What a recording has: instruments (id 0) as a feed that is served it by the emulator would declare them."""
+
+    instruments: list[Instrument]
+    trades: str  # "trade", or "aggTrade" when there are only those
+    candles: tuple[str, ...]  # intervals of the recorded klines
+    first_ns: int  # receive time of the first line
+
+
+def survey(paths: Iterable[Path | str], venue: str = "BINANCE") -> Survey:
+    """Read a recording once, for its symbols, scales and streams."""
+    recording = Recording()
+    names: set[str] = set()
+    intervals: set[str] = set()
+    first_ns = 0
+    for path in paths:
+        for line in CaptureReader(path):
+            first_ns = first_ns or line.recv_ns
+            read = recording.read(line)
+            if isinstance(read, Recorded):
+                names.add(read.name)
+                if read.name == "kline":
+                    intervals.add(read.message.kline.interval)
+    instruments = [
+        instrument_of(messages.SymbolInfo(rules.symbol, rules.base, rules.quote, filters=filters_of(rules)), venue)
+        for rules in recording.rules.values()
+    ]
+    trades = "aggTrade" if "aggTrade" in names and "trade" not in names else "trade"
+    return Survey(instruments, trades, tuple(sorted(intervals)), first_ns)

@@ -1,0 +1,249 @@
+"""Fills what the stream did not bring, over REST.
+
+For a while the live records that follow a hole are held back, so that what is missing comes before them
+(`hold_seconds`). Then they go on, the ledger says GAP, and the hole is filled behind them, at leisure: BACKFILLED.
+Numbers that the venue itself does not have are a GAP at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, NamedTuple
+
+from marketd.daemon.feeds.adapter import Page, Rejected, VenueAdapter, VenueRefused
+from marketd.daemon.feeds.backoff import Backoff
+from marketd.daemon.feeds.rest import RestClient, RestFailed
+from marketd.daemon.feeds.sequence import Lost, Missing
+from marketd.daemon.feeds.symbol_state import CoverageEvent, Part, SymbolState, Track
+from marketd.market.errors import Timeout
+from marketd.market.records import Coverage, Records
+from marketd.market.times import ABSENT, NS_PER_SECOND
+
+_log = logging.getLogger(__name__)
+
+REQUEST_SECONDS = 10.0  # for one page, waiting for the venue's budget included
+RETRY_FIRST_SECONDS = 0.2
+RETRY_CAP_SECONDS = 5.0
+LATE_RETRY_CAP_SECONDS = 300.0
+LATE_FILLS = 16  # holes of one track that are filled behind the live records at a time
+LATE_MOST = 2_000_000  # records in one of them; a longer hole stays a GAP
+
+HandOver = Callable[[SymbolState, list[Part]], Awaitable[None]]
+Reject = Callable[[list[Rejected]], Awaitable[None]]
+Spawn = Callable[[Coroutine[Any, Any, None], str], object]
+
+
+class RepairSettings(NamedTuple):
+    hold_seconds: float = 10.0  # live records wait at most so long for what is missing before them
+    patience_seconds: float = 0.3  # a hole inside the stream may close by itself (a rolled connection overlaps)
+
+
+class Repairs:
+    def __init__(
+        self,
+        adapter: VenueAdapter,
+        rest: RestClient,
+        settings: RepairSettings,
+        *,
+        order: asyncio.Lock,
+        hand_over: HandOver,
+        reject: Reject,
+        spawn: Spawn,
+    ) -> None:
+        self._adapter = adapter
+        self._rest = rest
+        self._settings = settings
+        self._order = order  # held from a sequence's decision until its records are handed over
+        self._hand_over = hand_over
+        self._reject = reject
+        self._spawn = spawn
+        self.counts: Counter[str] = Counter()
+
+    def look(self, state: SymbolState) -> None:
+        """Begin to repair whatever is missing and not being repaired."""
+        for track in state.tracks:
+            if track.sequence.missing is not None and not (track.is_repaired or state.removed):
+                track.is_repaired = True
+                self._spawn(self._run(state, track), f"repair {state.symbol} {track.name}")
+
+    async def _run(self, state: SymbolState, track: Track) -> None:
+        try:
+            await self._repair(state, track)
+        finally:
+            track.is_repaired = False
+        self.look(state)  # what went missing while the repair was reported
+
+    async def _repair(self, state: SymbolState, track: Track) -> None:
+        sequence, started_at, filled = track.sequence, track.last_ts, 0
+        was_catching_up, was_observed = sequence.is_catching_up, state.observed
+        if not was_catching_up:
+            await asyncio.sleep(self._settings.patience_seconds)
+        backoff = Backoff(RETRY_FIRST_SECONDS, RETRY_CAP_SECONDS)
+        while (missing := sequence.missing) is not None and not state.removed:
+            page = await self._fetch(state, track, missing.first)
+            async with self._order:
+                came = await self._take(state, track, missing, page)
+                await self._give_up_in_time(state, track)
+            filled += came
+            if came:
+                backoff.reset()
+            elif sequence.missing is not None:
+                await asyncio.sleep(self._wait_seconds(track, backoff.next()))
+        if filled and was_observed:  # what came before the beginning of observation is no hole in it
+            reason = "after a reconnect" if was_catching_up else "hole in the stream"
+            await self._report_filled(state, track, started_at, track.last_ts, filled, reason)
+
+    def _wait_seconds(self, track: Track, wanted: float) -> float:
+        """Not beyond the moment at which held records must go on."""
+        if track.held_since is None:
+            return wanted
+        return max(0.01, min(wanted, track.held_since + self._settings.hold_seconds - time.monotonic()))
+
+    async def _fetch(self, state: SymbolState, track: Track, first: int) -> Page | None:
+        """The page from number `first` on; None when the venue did not give it."""
+        deadline = time.monotonic() + REQUEST_SECONDS
+        if track.held_since is not None:
+            deadline = min(deadline, max(track.held_since + self._settings.hold_seconds, time.monotonic() + 1.0))
+        page: Page | None = None
+        try:
+            if not track.timeframe:
+                body = await self._rest.get(self._adapter.trades_request(state.symbol, first), deadline)
+                # a removed symbol's scales are gone
+                page = None if state.removed else self._adapter.decode_trades(state.symbol, body)
+            else:
+                # the venue's clock is asked before its bars: what had ended then is whole in the answer
+                now_ns = self._adapter.decode_time(await self._rest.get(self._adapter.time_request(), deadline))
+                start_ns = first * track.timeframe * NS_PER_SECOND
+                request = self._adapter.bars_request(state.symbol, track.timeframe, start_ns)
+                body = await self._rest.get(request, deadline)
+                if not state.removed:
+                    page = self._adapter.decode_bars(state.symbol, track.timeframe, body, now_ns)
+        except (RestFailed, VenueRefused, Timeout) as error:
+            self.counts["failed requests"] += 1
+            _log.warning(
+                "%s of %s from %d on cannot be fetched yet: %s",
+                track.name,
+                state.symbol,
+                first,
+                error,
+                extra={"action": "repair_failed", "symbol": state.symbol, "track": track.name},
+            )
+            return None
+        return page
+
+    async def _take(self, state: SymbolState, track: Track, asked: Missing, page: Page | None) -> int:
+        """Hand on what a page brought; how many records were missing and are no more."""
+        sequence = track.sequence
+        missing = sequence.missing
+        if page is None or missing is None or missing.first != asked.first:
+            return 0  # or the stream has brought them meanwhile
+        before, records = track.last_ts, page.records
+        numbers = track.numbers(records)
+        if missing.last is not None and len(numbers) and numbers[0] > missing.last:
+            records = records[:0]  # asked for the missing ones the venue gave what follows: it has none of them
+            step = sequence.skip()
+        else:
+            if missing.last is not None:
+                records = records[numbers <= missing.last]  # what follows is held, as it came live
+            step = sequence.fetched(records, at_present=page.at_present)
+        track.follow(step.records, time.monotonic())
+        await self._reject(page.rejected)
+        refused = {rejected.trade_id for rejected in page.rejected}
+        lost = [hole for hole in step.lost if not _is_within(hole, refused)]
+        parts = [self._gap(track, hole, before, "the venue has no such records") for hole in lost]
+        if len(step.records):
+            parts.append((track.kind, step.records))
+        await self._hand_over(state, parts)
+        self.counts["filled"] += len(records)
+        return len(records)
+
+    async def _give_up_in_time(self, state: SymbolState, track: Track) -> None:
+        sequence, now = track.sequence, time.monotonic()
+        waited = 0.0 if track.held_since is None else now - track.held_since
+        if not sequence.overfull and waited < self._settings.hold_seconds:
+            return
+        before = track.last_ts
+        step = sequence.skip()
+        track.held_since = None  # for a further hole the time begins anew
+        track.follow(step.records, now)
+        parts = [self._gap(track, hole, before, "not to be had in time") for hole in step.lost]
+        if len(step.records):
+            parts.append((track.kind, step.records))
+        await self._hand_over(state, parts)
+        for hole in step.lost:
+            self._fill_late(state, track, hole, before)
+
+    def _gap(self, track: Track, hole: Lost, before_ns: int, reason: str) -> Part:
+        self.counts["gaps"] += 1
+        self.counts["lost"] += hole.size
+        _log.warning(
+            "%d records of %s (numbers %d to %d) are missing: %s",
+            hole.size,
+            track.name,
+            hole.first,
+            hole.last,
+            reason,
+            extra={"action": "coverage_gap", "first": hole.first, "last": hole.last},
+        )
+        return CoverageEvent(Coverage.GAP, before_ns, hole.ts_end, track.kind, hole.size, reason).part()
+
+    # ---- behind the live records --------------------------------------------------------------
+
+    def _fill_late(self, state: SymbolState, track: Track, hole: Lost, before_ns: int) -> None:
+        if track.late_fills >= LATE_FILLS or hole.size > LATE_MOST:
+            self.counts["holes left open"] += 1
+            return
+        track.late_fills += 1
+        self._spawn(self._late(state, track, hole, before_ns), f"late fill {state.symbol} {track.name} {hole.first}")
+
+    async def _late(self, state: SymbolState, track: Track, hole: Lost, before_ns: int) -> None:
+        backoff = Backoff(RETRY_CAP_SECONDS, LATE_RETRY_CAP_SECONDS)
+        first, filled = hole.first, 0
+        try:
+            while first <= hole.last and not state.removed:
+                page = await self._fetch(state, track, first)
+                if page is None:
+                    await asyncio.sleep(backoff.next())
+                    continue
+                backoff.reset()
+                numbers = track.numbers(page.records)
+                records: Records = page.records[(numbers >= first) & (numbers <= hole.last)]
+                async with self._order:
+                    await self._reject(page.rejected)
+                    if len(records):
+                        await self._hand_over(state, [(track.kind, records)])
+                filled += len(records)
+                if page.at_present or not len(numbers):
+                    break  # the venue has no more
+                first = int(numbers[-1]) + 1
+        finally:
+            track.late_fills -= 1
+        if filled:
+            self.counts["filled"] += filled
+            await self._report_filled(state, track, before_ns, hole.ts_end, filled, "behind the live records")
+
+    async def _report_filled(
+        self, state: SymbolState, track: Track, start_ns: int, end_ns: int, count: int, reason: str
+    ) -> None:
+        if end_ns == ABSENT:
+            return
+        event = CoverageEvent(Coverage.BACKFILLED, start_ns, end_ns, track.kind, count, reason)
+        _log.info(
+            "%d records of %s %s were filled in: %s",
+            count,
+            state.symbol,
+            track.name,
+            reason,
+            extra={"action": "backfilled", "symbol": state.symbol, "count": count},
+        )
+        async with self._order:
+            await self._hand_over(state, [event.part()])
+
+
+def _is_within(hole: Lost, refused: set[int | None]) -> bool:
+    """Whether every number of a hole was there, but broke a rule: then it is in quarantine, and no gap."""
+    return hole.size <= len(refused) and all(number in refused for number in range(hole.first, hole.last + 1))

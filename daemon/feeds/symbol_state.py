@@ -1,0 +1,142 @@
+"""What a feed remembers of one symbol, and the small records that it makes itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from marketd.daemon.feeds.sequence import NOTHING_YET, NumberSequence, bar_numbers, trade_numbers
+from marketd.ipc.protocol import Resume
+from marketd.market.instruments import Instrument
+from marketd.market.records import BY_NAME, CANDLE, COVERAGE, TICK, TRADE, Coverage, Records
+from marketd.market.times import ABSENT, NS_PER_SECOND
+
+Part = tuple[str, Records]  # name of the kind, records
+
+
+class Track:
+    """One numbered stream of a symbol (its trades, or its bars of one timeframe) and where it stands."""
+
+    def __init__(self, kind: str, timeframe: int = 0) -> None:
+        self.kind = kind
+        self.timeframe = timeframe  # s; 0: trades
+        self.time_field = BY_NAME[kind].time
+        if timeframe:
+            self.sequence = NumberSequence(CANDLE, bar_numbers(timeframe), time_field=self.time_field)
+        else:
+            self.sequence = NumberSequence(TRADE, trade_numbers)
+        self.last_ts = ABSENT  # of the newest record handed on
+        self.held_since: float | None = None  # monotonic s; None: nothing is held back
+        self.is_repaired = False  # a repair is running
+        self.late_fills = 0  # running ones
+
+    def __repr__(self) -> str:
+        return f"<Track {self.name}: last {self.sequence.last}, missing {self.sequence.missing}>"
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind} {self.timeframe}s" if self.timeframe else self.kind
+
+    def numbers(self, records: Records) -> Records:
+        return bar_numbers(self.timeframe)(records) if self.timeframe else trade_numbers(records)
+
+    def begin_after(self, newest: Records) -> None:
+        """The stream begins after the venue's newest record, or (empty) with its first."""
+        numbers = self.numbers(newest)
+        self.sequence.begin_catch_up(int(numbers[-1]) if len(numbers) else NOTHING_YET)
+        self.follow(newest, 0.0)
+
+    def live(self, records: Records, now: float) -> Records:
+        """Records of the stream; what may be handed on."""
+        ready = self.sequence.live(records)
+        self.follow(ready, now)
+        return ready
+
+    def follow(self, handed_on: Records, now: float) -> None:
+        if len(handed_on):
+            self.last_ts = max(self.last_ts, int(handed_on[self.time_field].max()))
+        if not self.sequence.held:
+            self.held_since = None
+        elif self.held_since is None:
+            self.held_since = now
+
+
+class SymbolState:
+    def __init__(self, instrument: Instrument, resume: Resume, timeframes: Sequence[int]) -> None:
+        self.instrument = instrument
+        self.trades = Track("trade")
+        self.bars = {timeframe: Track("candle", timeframe) for timeframe in timeframes}
+        self.newest_ns = ABSENT  # the newest ts_event handed on, ticks included
+        self.sent_at = 0.0  # monotonic s of the last trade or tick
+        self.observed = resume.last_trade_id is not None  # ingest knows since when it is observed
+        self.removed = False
+        self.refreshed_at = 0.0  # monotonic s: when its scales were asked for
+        self.begin_catch_up(resume)
+
+    @property
+    def symbol(self) -> str:
+        return self.instrument.symbol
+
+    @property
+    def tracks(self) -> list[Track]:
+        return [self.trades, *self.bars.values()]
+
+    def begin_catch_up(self, resume: Resume | None = None) -> None:
+        """Something may have been missed since the last record, here or (resume) before this process."""
+        if resume is None:
+            for track in self.tracks:
+                track.sequence.begin_catch_up()
+            return
+        self.trades.sequence.begin_catch_up(resume.last_trade_id)
+        self.trades.last_ts = max(self.trades.last_ts, _or_absent(resume.last_trade_ts))
+        for timeframe, track in self.bars.items():
+            ts = resume.venue_bars.get(timeframe)
+            track.sequence.begin_catch_up(None if ts is None else ts // (timeframe * NS_PER_SECOND))
+            track.last_ts = max(track.last_ts, _or_absent(ts))
+
+    def change(self, instrument: Instrument) -> bool:
+        """Take over the venue's new rules; True when numbers are written otherwise from now on."""
+        before, self.instrument = self.instrument, instrument
+        if before.id == instrument.id and _scales(before) == _scales(instrument):
+            return False
+        for track in self.tracks:
+            track.sequence.drop_held()
+        return True
+
+
+def _or_absent(ts: int | None) -> int:
+    return ABSENT if ts is None else ts
+
+
+def _scales(instrument: Instrument) -> tuple[int, int, int]:
+    return instrument.price_scale, instrument.size_scale, instrument.quote_scale
+
+
+def tick(ts_ns: int) -> Part:
+    record = np.zeros(1, dtype=TICK)
+    record["ts_event"] = ts_ns
+    return "tick", record
+
+
+class CoverageEvent(NamedTuple):
+    """One row of the ledger. `detail` counts records; `stream` is the kind that it speaks of."""
+
+    state: Coverage
+    start_ns: int
+    end_ns: int
+    stream: str = "trade"
+    detail: int = 0
+    reason: str = ""
+
+    def part(self) -> Part:
+        record = np.zeros(1, dtype=COVERAGE)
+        start = self.end_ns if self.start_ns == ABSENT else min(self.start_ns, self.end_ns)
+        record["ts_event"] = record["ts_start"] = start
+        record["ts_end"] = self.end_ns
+        record["detail"] = self.detail
+        record["stream"] = BY_NAME[self.stream].id
+        record["state"] = self.state
+        record["reason"] = self.reason.encode()[:40]
+        return "coverage", record

@@ -1,0 +1,348 @@
+"""The import lane: recorded traffic through the same decoder and the same kernel as live, on the recorded clock.
+
+A lane of its own: journal (`<state>/import-journal`), clock and kernel, no arena. Every message keeps its recorded
+receive time as `ts_known`. Sequence numbers are below those of the live lane, so that what was known live always
+counts as later. The import is only for the time before an instrument's first live record: an import never changes
+an answer that was given.
+
+Importing a file twice, or going on after an interruption, skips what is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from marketd.daemon.clock import RecordedClock
+from marketd.daemon.feeds.adapter import Candles, Ignored, Rejected, Trades, VenueAdapter, VenueTime
+from marketd.daemon.feeds.captures import CaptureLine, CaptureReader, read_captures
+from marketd.daemon.feeds.recorded import Survey, survey
+from marketd.daemon.feeds.venues import venue_of
+from marketd.daemon.ingest_link import IngestLink
+from marketd.daemon.kernel import (
+    CANDLE_KIND,
+    COVERAGE_KIND,
+    TICK_KIND,
+    TRADE_KIND,
+    InstrumentState,
+    Kernel,
+    coverage_record,
+    tick_record,
+)
+from marketd.daemon.recovery import restore_kernel
+from marketd.daemon.registry import REGISTRY_NAME, Registry
+from marketd.daemon.settings import Config
+from marketd.daemon.writer import Writer
+from marketd.ipc.journal import Journal
+from marketd.ipc.journal_errors import JournalBehind
+from marketd.ipc.journal_reader import JournalReader
+from marketd.ipc.protocol import Rejection
+from marketd.market.errors import InvalidArgument, MarketdError
+from marketd.market.instruments import Instrument, global_instrument
+from marketd.market.records import BY_NAME, Coverage, Kind, Records
+from marketd.market.times import ABSENT, NS_PER_SECOND, isoformat_ns
+from marketd.sql.connections import DatabaseConnectionManager
+
+_log = logging.getLogger(__name__)
+
+LANE = "import"
+JOURNAL_DIRECTORY = "import-journal"
+FIRST_SEQ = -(2**62)  # below every live sequence number
+BATCH_BYTES = 8 << 20
+LINES_PER_TURN = 500  # then the writer gets its turn
+QUIET_NS = NS_PER_SECOND  # without a trade: then a TICK, as a feed does
+INSTRUMENT_KIND = BY_NAME["instrument"]
+
+
+class ImportProgress(NamedTuple):
+    file: str
+    lines: int
+    trades: int
+    candles: int
+    known: int  # skipped, because they are there already
+    committed_bytes: int
+
+
+class ImportReport(NamedTuple):
+    lines: int
+    trades: int
+    candles: int
+    known: int
+    refused: int
+    ignored: dict[str, int]
+    rules: dict[str, int]
+    damage: list[str]
+    forming: int  # bars that are still open
+    instruments: list[Instrument]
+
+
+class Ids(Protocol):
+    """Where an import gets its instruments' ids: from the file of ids, or from the daemon that owns it."""
+
+    @property
+    def registry(self) -> Registry: ...
+
+    async def declare(self, wanted: list[Instrument]) -> list[tuple[Instrument, bool]]:
+        """The instruments with their ids, and whether each is new here and must be journaled."""
+
+
+class OwnIds:
+    """No daemon runs: this process owns the file."""
+
+    def __init__(self, registry: Registry) -> None:
+        self.registry = registry
+
+    async def declare(self, wanted: list[Instrument]) -> list[tuple[Instrument, bool]]:
+        self.registry.check(wanted)
+        return [self.registry.declare(each) for each in wanted]
+
+
+class DaemonIds:
+    """A daemon runs: its ingest assigns the ids, and journals what is new."""
+
+    def __init__(self, link: IngestLink, config: Config) -> None:
+        self._link = link
+        self._config = config
+
+    @property
+    def registry(self) -> Registry:
+        return Registry(self._config.state_path / REGISTRY_NAME, self._config.daemon_no, read_only=True)
+
+    async def declare(self, wanted: list[Instrument]) -> list[tuple[Instrument, bool]]:
+        return [(instrument, False) for instrument, _ in await self._link.declare(wanted)]
+
+
+class CaptureImport:
+    """One import: `run` it once."""
+
+    def __init__(
+        self, config: Config, database: DatabaseConnectionManager, ids: Ids, *, venue: str, close: bool = False
+    ) -> None:
+        self._config = config
+        self._database = database
+        self._ids = ids
+        self._venue = venue_of(venue)
+        self._close = close
+        self._kernel = Kernel(
+            config.kinds(),
+            config.timeframe_seconds,
+            grace_ns=config.grace,
+            max_skew_ns=config.validation.max_skew,
+            first_seq=FIRST_SEQ,
+        )
+        self._clock = RecordedClock()
+        self._counts: Counter[str] = Counter()
+        self._ignored: Counter[str] = Counter()
+        self._rules: Counter[str] = Counter()
+        self._instruments: dict[str, Instrument] = {}
+
+    async def run(
+        self, paths: Sequence[Path], progress: Callable[[ImportProgress], None] = lambda _: None
+    ) -> ImportReport:
+        """Import the files, one recording, in order. Returns when everything is committed."""
+        readers = read_captures(list(paths))
+        found = await asyncio.to_thread(survey, paths, self._venue.name)
+        loop = asyncio.get_running_loop()
+        writer: Writer | None = None
+
+        def told(offset: int) -> None:
+            if writer is not None:
+                loop.call_soon_threadsafe(writer.on_durable, offset)
+
+        directory = self._config.state_path / JOURNAL_DIRECTORY
+        with Journal.open(
+            directory,
+            checkpoint=self._kernel.checkpoint,
+            segment_bytes=self._config.journal.segment,
+            budget_bytes=self._config.journal.budget,
+            on_durable=told,
+        ) as journal:
+            self._journal = journal
+            restore_kernel(journal, self._kernel, self._ids.registry)
+            writer = Writer(
+                self._database,
+                JournalReader(directory),
+                self._config.kinds(),
+                lane=LANE,
+                batch_bytes=BATCH_BYTES,
+                batch_age_seconds=0.0,
+                committed=self._committed,
+            )
+            await writer.start()
+            await self._declare(found)
+            await self._take_in(readers, writer, progress)
+            await self._settle(writer)
+        return self._report(readers)
+
+    async def _committed(self, offset: int) -> None:
+        self._journal.release(offset, 0)
+
+    # ---- instruments --------------------------------------------------------------------------
+
+    async def _declare(self, found: Survey) -> None:
+        self._adapter: VenueAdapter = self._venue.adapter(trades=found.trades, candles=found.candles)
+        declared = await self._ids.declare(found.instruments)
+        self._registry = self._ids.registry
+        for instrument, new in declared:
+            self._instruments[instrument.symbol] = instrument
+            self._adapter.adopt(instrument)
+            if new:
+                record = instrument.to_record()
+                record["ts_event"] = record["ts_known"] = found.first_ns - found.first_ns % 1000
+                state = self._kernel.state(instrument)
+                state.seq += 1
+                record["seq"] = state.seq
+                section = (INSTRUMENT_KIND.id, INSTRUMENT_KIND.dtype.itemsize, 1, record.tobytes())
+                self._journal.append(instrument.id, state.seq, int(record["ts_known"][0]), [section])
+
+    def _refuse_live_times(self, instrument: Instrument, received_ns: int) -> None:
+        since = self._registry.live_since(instrument.id)
+        if since and received_ns >= since:
+            raise InvalidArgument(
+                f"capture: {instrument.name} has live records since {isoformat_ns(since)}, and this recording goes "
+                "beyond that; an import must not change what was known then: feed it to the daemon as a producer",
+                field="capture",
+            )
+
+    # ---- lines --------------------------------------------------------------------------------
+
+    async def _take_in(
+        self, readers: Sequence[CaptureReader], writer: Writer, progress: Callable[[ImportProgress], None]
+    ) -> None:
+        for reader in readers:
+            for line in reader:
+                if line.kind != "ws":
+                    self._ignored[f"{line.kind} line"] += 1
+                    continue
+                self._take_line(line)
+                self._counts["lines"] += 1
+                if self._counts["lines"] % LINES_PER_TURN == 0:
+                    await self._write_behind(writer)
+                    progress(self._progress(reader, writer))
+            progress(self._progress(reader, writer))
+
+    async def _write_behind(self, writer: Writer) -> None:
+        """Let the writer keep up: at most one batch of the journal is ahead of the database."""
+        await asyncio.sleep(0)
+        while self._journal.durable - writer.offset > BATCH_BYTES:
+            await writer.step()
+
+    def _take_line(self, line: CaptureLine) -> None:
+        for instrument, parts, rejected in self._parts_of(line):
+            if parts or rejected:
+                self._accept(instrument, parts, rejected, line.recv_ns)
+
+    def _parts_of(self, line: CaptureLine) -> Iterator[tuple[Instrument, list[tuple[Kind, Records]], list[Rejection]]]:
+        """What one message brings, by instrument; ticks for the quiet ones."""
+        for event in self._adapter.decode_many([line.payload]):
+            if isinstance(event, Trades):
+                instrument = self._instruments[event.symbol]
+                state = self._kernel.state(instrument)
+                yield instrument, self._gap_before(state, fresh := self._fresh(state, event.records)) + fresh, []
+            elif isinstance(event, Candles):
+                yield self._instruments[event.symbol], [(CANDLE_KIND, event.records)], []
+            elif isinstance(event, VenueTime):
+                for instrument in self._instruments.values():
+                    yield instrument, self._time_parts(self._kernel.state(instrument), event.ts_ns), []
+            elif isinstance(event, Rejected):
+                instrument = self._instruments.get(event.symbol or "", global_instrument(self._config.daemon_no))
+                yield instrument, [], [Rejection("message", event.rule, event.detail, event.payload)]
+            else:
+                self._ignored[event.name if isinstance(event, Ignored) else type(event).__name__] += 1
+
+    def _fresh(self, state: InstrumentState, records: Records) -> list[tuple[Kind, Records]]:
+        repeated = state.trade_ids.repeated(records)
+        if repeated is not None and repeated.any():
+            self._counts["known"] += int(repeated.sum())
+            records = records[~repeated]
+        return [(TRADE_KIND, records)] if len(records) else []
+
+    @staticmethod
+    def _gap_before(state: InstrumentState, fresh: list[tuple[Kind, Records]]) -> list[tuple[Kind, Records]]:
+        """A GAP when the venue's ids skip: bars over it are partial."""
+        last = state.trade_ids.last
+        if not fresh or last is None:
+            return []
+        first = fresh[0][1][0]
+        missing = int(first["trade_id"]) - last - 1
+        if missing <= 0:
+            return []
+        start, end = state.last_trade_ts, int(first["ts_event"])
+        event = coverage_record(
+            Coverage.GAP, start, max(start, end), stream=TRADE_KIND.id, detail=missing, reason="not in the recording"
+        )
+        return [(COVERAGE_KIND, event)]
+
+    @staticmethod
+    def _time_parts(state: InstrumentState, venue_ns: int) -> list[tuple[Kind, Records]]:
+        if state.newest == ABSENT and not state.observed:
+            state.observed = True
+            event = coverage_record(Coverage.OBSERVED, venue_ns, venue_ns, stream=TRADE_KIND.id, reason="recorded")
+            return [(COVERAGE_KIND, event)]
+        if state.newest != ABSENT and venue_ns - state.newest >= QUIET_NS:
+            return [(TICK_KIND, tick_record(venue_ns))]
+        return []
+
+    def _accept(
+        self, instrument: Instrument, parts: list[tuple[Kind, Records]], rejected: list[Rejection], received_ns: int
+    ) -> None:
+        self._refuse_live_times(instrument, received_ns)
+        self._clock.set(received_ns)
+        lot = self._kernel.accept(instrument, parts, self._clock.next(), source=LANE, rejected=rejected)
+        for kind, records in parts:
+            if kind in (TRADE_KIND, CANDLE_KIND):
+                self._counts[kind.name] += len(records)
+        self._rules.update([r.rule for r in lot.refused] + [r.rule for r in rejected])
+        self._counts["refused"] += len(lot.refused) + len(rejected)
+        while True:
+            try:
+                self._journal.append(instrument.id, lot.seq, lot.ts_known, lot.sections)
+                return
+            except JournalBehind:
+                self._journal.wait_room(1.0)
+
+    # ---- the end ------------------------------------------------------------------------------
+
+    async def _settle(self, writer: Writer) -> None:
+        """Everything durable, and everything committed."""
+        if self._close:
+            for instrument in self._instruments.values():
+                newest = self._kernel.state(instrument).newest
+                if newest != ABSENT:
+                    event = coverage_record(
+                        Coverage.ENDED, newest, newest, stream=TRADE_KIND.id, reason="end of import"
+                    )
+                    self._accept(instrument, [(COVERAGE_KIND, event)], [], self._clock.last)
+        if not await asyncio.to_thread(self._journal.wait_durable, self._journal.end, 60.0):
+            raise MarketdError(
+                f"the import's journal could not be flushed: {self._journal.failure or 'the disk is too slow'}"
+            )
+        writer.on_durable(self._journal.end)
+        await writer.drain()
+
+    def _progress(self, reader: CaptureReader, writer: Writer) -> ImportProgress:
+        counts = self._counts
+        return ImportProgress(
+            reader.path.name, counts["lines"], counts["trade"], counts["candle"], counts["known"], writer.offset
+        )
+
+    def _report(self, readers: Sequence[CaptureReader]) -> ImportReport:
+        counts = self._counts
+        for reader in readers:
+            self._ignored.update({f"line: {reason}": count for reason, count in reader.skipped.items()})
+        return ImportReport(
+            lines=counts["lines"],
+            trades=counts["trade"],
+            candles=counts["candle"],
+            known=counts["known"],
+            refused=counts["refused"],
+            ignored=dict(self._ignored),
+            rules=dict(self._rules),
+            damage=[reader.damage for reader in readers if reader.damage],
+            forming=sum(len(self._kernel.state(i).fold.open_bars()) for i in self._instruments.values()),
+            instruments=list(self._instruments.values()),
+        )

@@ -1,0 +1,353 @@
+"""Ingest: the only writer of journal and arena. One message is one batch of one instrument.
+
+    validate → stamp → fold → one journal frame → publish in the arena → PUB; acknowledge once the frame is on disk
+
+The frame goes into the journal's front buffer (memory that outlives this process) before a reader can see it, the
+journal's own thread writes and flushes to disk, and the loop here never waits for a disk: a slow one delays
+acknowledgements, never the arena.
+
+`Ingest` handles messages; it owns no loop and no process (`daemon.actors.ingest` does).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, deque
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import zmq
+
+from marketd.daemon.clock import LiveClock
+from marketd.daemon.kernel import (
+    COVERAGE_KIND,
+    InstrumentState,
+    Kernel,
+    Lot,
+    coverage_record,
+)
+from marketd.daemon.producers import repeated_outcome
+from marketd.daemon.publisher import Publisher
+from marketd.daemon.registry import Registry
+from marketd.ipc import protocol
+from marketd.ipc.journal import Journal
+from marketd.ipc.journal_errors import JournalBehind
+from marketd.ipc.protocol import Committed, Declare, Declared, Durable, Failure, Follow, Outcome, RebuildBars, Rejection
+from marketd.market.errors import JournalFull, MarketdError, ProtocolError
+from marketd.market.instruments import GLOBAL_NAME, Instrument
+from marketd.market.records import BY_NAME, INSTRUMENT, Coverage, Kind, Records
+from marketd.market.times import NS_PER_SECOND
+
+_log = logging.getLogger(__name__)
+
+INSTRUMENT_KIND = BY_NAME["instrument"]
+ACCEPTED_FROM_OUTSIDE = frozenset({"trade", "candle", "tick", "coverage"})  # and every declared series
+MAX_REBUILD = 100  # bars in one question
+MAX_UNACKNOWLEDGED = 50_000  # answers that wait for the disk; beyond it nothing more is read
+FRAME_OVERHEAD_BYTES = 16_384  # room for the bars and rows that a batch may add to its own bytes
+
+
+class IngestStatistics(NamedTuple):
+    batches: int
+    records: int
+    refused: int
+    rejected: int  # by the senders themselves: what was no record
+    repeated: int
+    failures: int
+    live_only: int
+    unacknowledged: int
+    late_unknown: int
+
+
+class Ingest:
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        kernel: Kernel,
+        journal: Journal,
+        publisher: Publisher,
+        clock: LiveClock,
+        socket: zmq.Socket[bytes],
+        live_only: bool,
+    ) -> None:
+        self._registry = registry
+        self._kernel = kernel
+        self._journal = journal
+        self._publisher = publisher
+        self._clock = clock
+        self._socket = socket
+        self.live_only = live_only
+        self._decoder = protocol.Decoder(protocol.ToIngest)
+        self._waiting: deque[tuple[int, bytes, protocol.Message]] = deque()  # (offset, peer, answer), by offset
+        self._follower: bytes | None = None
+        self._told = -1
+        self.committed = 0
+        self.rules: Counter[str] = Counter()
+        self._counts = Counter[str]()
+
+    # ---- messages -----------------------------------------------------------------------------
+
+    def handle(self, peer: bytes, frames: list[bytes]) -> None:
+        """One message. Whatever is wrong with it becomes an answer; nothing that arrives here may end ingest."""
+        header = frames[0] if frames else b""
+        try:
+            message = self._decoder.decode(header)
+            if isinstance(message, protocol.Ingest):
+                self._ingest(peer, message, frames[1:])
+            elif isinstance(message, Declare):
+                self._declare(peer, message)
+            elif isinstance(message, Follow):
+                self._follow(peer, message)
+            else:
+                self._on_committed(message)
+        except MarketdError as error:
+            self._counts["failures"] += 1
+            self._send(
+                peer, Failure(id=protocol.request_id(header), code=error.code, message=str(error), field=error.field)
+            )
+
+    def _send(self, peer: bytes, message: protocol.Message) -> None:
+        try:
+            self._socket.send_multipart((peer, protocol.encode(message)), zmq.DONTWAIT)
+        except zmq.ZMQError:
+            # the peer is gone, or reads nothing: it asks again under the same number
+            self._counts["unsent"] += 1
+
+    def _ingest(self, peer: bytes, request: protocol.Ingest, payloads: list[bytes]) -> None:
+        if len(request.producer) != 16:
+            raise ProtocolError(f"producer: {len(request.producer)} bytes, it has 16", field="producer")
+        known = self._kernel.producers.find(request.producer, request.batch)
+        if known is not None:
+            self._counts["repeated"] += 1
+            self._answer(peer, known.offset, repeated_outcome(request.id, request.batch, known))
+            return
+        instrument = self._instrument(request.instrument)
+        parts = self._read_parts(request, payloads)
+        limit = self._journal.max_frame_bytes - FRAME_OVERHEAD_BYTES
+        if sum(map(len, payloads)) > limit:
+            raise ProtocolError(
+                f"parts: a frame of the journal takes batches of at most {limit} bytes; send it in pieces",
+                field="parts",
+            )
+        room = self._journal.has_room
+        if not room and not (self.live_only and request.live):
+            raise JournalFull(
+                "the journal has used up journal.budget or its disk; nothing was accepted. Free disk space, let the "
+                "writer catch up (marketd status), or raise journal.budget",
+                field="journal.budget",
+            )
+        lot = self._kernel.accept(
+            instrument,
+            parts,
+            self._clock.next(),
+            source=request.source,
+            producer=request.producer,
+            batch=request.batch,
+            rejected=request.rejected,
+        )
+        self._kernel.remember(request.producer, request.batch, lot)
+        end = self._take(lot) if room else None
+        self._count(lot, request.rejected)
+        outcome = Outcome(
+            id=request.id,
+            batch=request.batch,
+            accepted=lot.accepted,
+            refused=lot.refused,
+            seq=lot.seq,
+            ts_known=lot.ts_known,
+            durable=end is not None,
+        )
+        if end is None:
+            self._keep_live_only(lot)
+            self._send(peer, outcome)
+            return
+        self._kernel.remember(request.producer, request.batch, lot, end)
+        self._answer(peer, end, outcome)
+
+    def _instrument(self, wanted: str | int) -> Instrument:
+        return self._registry.by_name(wanted) if isinstance(wanted, str) else self._registry.by_id(wanted)
+
+    def _read_parts(self, request: protocol.Ingest, payloads: list[bytes]) -> list[tuple[Kind, Records]]:
+        if len(request.parts) != len(payloads):
+            raise ProtocolError(f"parts: {len(request.parts)} are named, {len(payloads)} frames follow", field="parts")
+        parts = []
+        for part, payload in zip(request.parts, payloads, strict=True):
+            kind = self._kernel.kinds.by_name(part.kind)
+            if not (kind.declared or kind.name in ACCEPTED_FROM_OUTSIDE):
+                raise ProtocolError(f"parts: {kind.name} records are marketd's own", field="parts")
+            parts.append((kind, protocol.read_part(kind, part.count, payload)))
+        return parts
+
+    def _take(self, lot: Lot) -> int | None:
+        """Frame and publish a lot; the end of its frame, or None when the journal could not hold it."""
+        state = lot.state
+        if state.unstored_since:
+            self._close_unstored(state, lot.ts_known)
+        try:
+            end = self._journal.append(state.instrument.id, lot.seq, lot.ts_known, lot.sections)
+        except (JournalFull, JournalBehind):
+            return None
+        self._publisher.show(lot, end)
+        state.rebuild |= dict.fromkeys(lot.unknown, end)
+        return end
+
+    def _keep_live_only(self, lot: Lot) -> None:
+        """`journal.when_full = "live_only"`: readers go on seeing the market, the ledger says what was not stored."""
+        state = lot.state
+        if not state.unstored_since:
+            state.unstored_since = lot.ts_known
+            _log.error(
+                "%s is kept live only: the journal is full",
+                state.instrument.name,
+                extra={"action": "journal_full", "instrument": state.instrument.name},
+            )
+        state.unstored_count += lot.records
+        self._counts["live_only"] += lot.records
+        self._publisher.show(lot, -1)
+
+    def _close_unstored(self, state: InstrumentState, until_ns: int) -> None:
+        since, count = state.unstored_since, state.unstored_count
+        state.unstored_since = state.unstored_count = 0
+        self.record_coverage(
+            state.instrument,
+            coverage_record(Coverage.UNSTORED, since, until_ns, stream=0, detail=count, reason="journal full"),
+        )
+
+    def record_coverage(self, instrument: Instrument, event: Records) -> None:
+        """Write an event of the ledger that ingest itself observed."""
+        lot = self._kernel.accept(instrument, [(COVERAGE_KIND, event)], self._clock.next(), source="ingest")
+        self._take(lot)
+
+    def _count(self, lot: Lot, rejected: Sequence[Rejection]) -> None:
+        self._counts["batches"] += 1
+        self._counts["records"] += lot.accepted
+        self._counts["rejected"] += len(rejected)
+        self.rules.update(each.rule for each in rejected)
+        if lot.refused:
+            self._counts["refused"] += len(lot.refused)
+            self.rules.update(refusal.rule for refusal in lot.refused)
+            first = lot.refused[0]
+            _log.warning(
+                "%d of %s's records were refused and are in quarantine; the first: %s (%s)",
+                len(lot.refused),
+                lot.state.instrument.name,
+                first.rule,
+                first.detail,
+                extra={"action": "refused", "instrument": lot.state.instrument.name, "rule": first.rule},
+            )
+
+    # ---- instruments --------------------------------------------------------------------------
+
+    def _declare(self, peer: bytes, request: Declare) -> None:
+        declared, resume, end = [], [], 0
+        self._registry.check(request.instruments)  # all of them, before the first gets an id
+        for wanted in request.instruments:
+            instrument, new = self._registry.declare(wanted)
+            if new:
+                end = self.journal_instrument(instrument)
+            self._registry.mark_live(instrument.id, self._clock.now())
+            declared.append(instrument)
+            resume.append(self._kernel.state(instrument).resume())
+            self._publisher.board(instrument)
+        if end:
+            self._publisher.announce(self._registry.instruments)
+        self._answer(peer, end, Declared(id=request.id, instruments=declared, resume=resume))
+
+    def journal_instrument(self, instrument: Instrument) -> int:
+        """Journal an INSTRUMENT record, before the first use of its id; the end of its frame."""
+        state = self._kernel.state(instrument)
+        record = instrument.to_record()
+        record["ts_event"] = record["ts_known"] = ts_known = self._clock.next()
+        state.seq += 1
+        record["seq"] = state.seq
+        section = (INSTRUMENT_KIND.id, INSTRUMENT.itemsize, 1, record.tobytes())
+        _log.info(
+            "instrument %s has the id %d",
+            instrument.name,
+            instrument.id,
+            extra={"action": "instrument_declared", "instrument": instrument.name},
+        )
+        return self._journal.append(instrument.id, state.seq, ts_known, [section])
+
+    def step_of_clock(self, step_ns: int) -> None:
+        now = self._clock.now()
+        _log.warning("the wall clock stepped by %.3f s", step_ns / 1e9, extra={"action": "clock_step"})
+        event = coverage_record(Coverage.CLOCK_STEP, now - max(step_ns, 0), now, stream=0, detail=step_ns)
+        self.record_coverage(self._registry.by_name(GLOBAL_NAME), event)
+
+    # ---- durability ---------------------------------------------------------------------------
+
+    def _answer(self, peer: bytes, offset: int, answer: protocol.Message) -> None:
+        """Send the answer once the journal is durable up to `offset`."""
+        if offset <= self._journal.durable:
+            self._send(peer, answer)
+        elif self._waiting and offset < self._waiting[-1][0]:
+            # the repetition of a batch that still waits: in front of what came after it
+            place = next(i for i, entry in enumerate(self._waiting) if entry[0] > offset)
+            self._waiting.insert(place, (offset, peer, answer))
+        else:
+            self._waiting.append((offset, peer, answer))
+
+    def on_durable(self) -> None:
+        """Acknowledge what has reached the disk, and tell the writer."""
+        durable = self._journal.durable
+        waiting = self._waiting
+        while waiting and waiting[0][0] <= durable:
+            _, peer, answer = waiting.popleft()
+            self._send(peer, answer)
+        if self._follower is not None and durable > self._told:
+            self._told = durable
+            self._send(self._follower, Durable(journal=self._journal.uuid, offset=durable))
+
+    @property
+    def accepting(self) -> bool:
+        """False while too many answers wait for the disk: then nothing more is read, and peers wait."""
+        return len(self._waiting) < MAX_UNACKNOWLEDGED
+
+    def _follow(self, peer: bytes, request: Follow) -> None:
+        self._follower = peer
+        self._told = self._journal.durable
+        self._send(peer, Durable(id=request.id, journal=self._journal.uuid, offset=self._told))
+        self.committed = max(self.committed, request.committed)
+
+    def _on_committed(self, message: Committed) -> None:
+        if message.journal == self._journal.uuid:
+            self.committed = max(self.committed, message.offset)
+
+    def next_rebuild(self) -> RebuildBars | None:
+        """Bars of one instrument whose late trades are committed: to be computed from all their stored trades."""
+        for state in self._kernel.states:
+            due = [bar for bar, offset in state.rebuild.items() if offset <= self.committed]
+            if due:
+                return RebuildBars(instrument=state.instrument.id, bars=due[:MAX_REBUILD])
+        return None
+
+    def adopt(self, request: RebuildBars, bars: Records) -> None:
+        """Store and publish what was rebuilt. A bar that has no trades any more (retention) keeps its version, and the
+        ledger says so."""
+        instrument = self._registry.by_id(request.instrument)
+        state = self._kernel.state(instrument)
+        if len(bars) and self._journal.has_room:
+            self._take(self._kernel.adopt(instrument, bars, self._clock.next()))
+        found = set(zip(bars["timeframe"].tolist(), bars["ts"].tolist(), strict=True))
+        for timeframe, ts in request.bars:
+            if (timeframe, ts) not in found and state.rebuild.pop((timeframe, ts), None) is not None:
+                event = coverage_record(
+                    Coverage.LATE_REFUSED, ts, ts + timeframe * NS_PER_SECOND, stream=2, reason="its trades are gone"
+                )
+                self.record_coverage(instrument, event)
+
+    def statistics(self) -> IngestStatistics:
+        counts: Any = self._counts
+        return IngestStatistics(
+            batches=counts["batches"],
+            records=counts["records"],
+            refused=counts["refused"],
+            rejected=counts["rejected"],
+            repeated=counts["repeated"],
+            failures=counts["failures"],
+            live_only=counts["live_only"],
+            unacknowledged=len(self._waiting),
+            late_unknown=sum(len(state.rebuild) for state in self._kernel.states),
+        )

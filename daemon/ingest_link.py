@@ -1,0 +1,212 @@
+"""A feed's line to ingest: numbered batches, a bounded window of unanswered ones, resent until they are answered.
+
+A batch keeps its number for life, so that sending it again is safe: ingest answers a repeated number with the first
+outcome, also across its own restarts. Whoever sends faster than ingest answers waits in `send`; that is the back-
+pressure of a feed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import zmq
+import zmq.asyncio
+
+from marketd.ipc import protocol, sockets
+from marketd.ipc.protocol import Declare, Declared, Failure, Ingest, Outcome, Part, Rejection, Resume
+from marketd.market.errors import Busy, JournalFull, MarketdError, ProtocolError
+from marketd.market.instruments import Instrument
+from marketd.market.records import Records
+
+_log = logging.getLogger(__name__)
+
+WINDOW = 256  # unanswered batches; as many outcomes as ingest remembers of a producer
+RESEND_SECONDS = 1.0
+PASSING = frozenset({Busy.code, JournalFull.code})  # the same batch may be taken a little later
+
+
+class LinkStatistics(NamedTuple):
+    batches: int
+    records: int
+    accepted: int
+    refused: int
+    resent: int
+    unanswered: int
+    live_only: int
+    dropped: int
+
+
+class _Pending:
+    __slots__ = ("frames", "records", "sent")
+
+    def __init__(self, frames: list[Any], records: int) -> None:
+        self.frames = frames
+        self.records = records
+        self.sent = 0.0
+
+
+class IngestLink:
+    """`open()`, then `declare` and `send`; `flush()` waits for every answer; `close()`."""
+
+    def __init__(self, context: zmq.asyncio.Context, url: str, *, source: str) -> None:
+        self._socket = context.socket(zmq.DEALER)
+        sockets.configure(self._socket, high_water=2 * WINDOW)
+        self._url = url
+        self._source = source
+        self._producer = os.urandom(16)
+        self._numbers = itertools.count(1)
+        self._decoder = protocol.Decoder(protocol.FromIngest)
+        self._pending: OrderedDict[int, _Pending] = OrderedDict()
+        self._declares: dict[int, asyncio.Future[Declared]] = {}
+        self._room = asyncio.Condition()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._batches = self._records = self._accepted = self._refused = 0
+        self._resent = self._live_only = self._dropped = 0
+
+    def open(self) -> None:
+        self._socket.connect(self._url)
+        self._tasks = [
+            asyncio.create_task(self._listen(), name=f"answers to {self._source}"),
+            asyncio.create_task(self._resend(), name=f"resend for {self._source}"),
+        ]
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._socket.close()
+
+    # ---- sending ------------------------------------------------------------------------------
+
+    async def declare(self, instruments: Sequence[Instrument]) -> list[tuple[Instrument, Resume]]:
+        """The instruments with their ids, and what ingest has of each; asks until it is answered."""
+        number = next(self._numbers)
+        answer = self._declares[number] = asyncio.get_running_loop().create_future()
+        try:
+            while True:
+                await self._socket.send(protocol.encode(Declare(id=number, instruments=list(instruments))))
+                try:
+                    declared = await asyncio.wait_for(asyncio.shield(answer), RESEND_SECONDS)
+                except TimeoutError:
+                    continue
+                return list(zip(declared.instruments, declared.resume, strict=True))
+        finally:
+            del self._declares[number]
+
+    async def send(
+        self,
+        instrument: Instrument,
+        parts: Sequence[tuple[str, Records]],
+        rejected: Sequence[Rejection] = (),
+    ) -> None:
+        """One batch. Returns once it is on its way and the window has room; the answer is seen to by the link."""
+        async with self._room:
+            await self._room.wait_for(lambda: len(self._pending) < WINDOW)
+        number = next(self._numbers)
+        message = Ingest(
+            id=number,
+            instrument=instrument.id,
+            producer=self._producer,
+            batch=number,
+            parts=[Part(kind, len(records)) for kind, records in parts],
+            source=self._source,
+            live=True,
+            rejected=list(rejected),
+        )
+        frames = [
+            protocol.encode(message),
+            *(np.ascontiguousarray(records).view(np.uint8).data for _, records in parts),
+        ]
+        records = sum(len(each) for _, each in parts)
+        self._pending[number] = pending = _Pending(frames, records)
+        self._batches += 1
+        self._records += records
+        await self._transmit(pending)
+
+    async def _transmit(self, pending: _Pending) -> None:
+        pending.sent = time.monotonic()
+        await self._socket.send_multipart(pending.frames)
+
+    async def flush(self) -> None:
+        """Wait until every batch has its answer."""
+        async with self._room:
+            await self._room.wait_for(lambda: not self._pending)
+
+    # ---- answers ------------------------------------------------------------------------------
+
+    async def _listen(self) -> None:
+        while True:
+            frames = await self._socket.recv_multipart()
+            try:
+                message, _ = sockets.unpack(frames, self._decoder)
+            except ProtocolError as error:
+                _log.error("ingest's answer cannot be read: %s", error, extra={"action": "link_unreadable"})
+                continue
+            if isinstance(message, Outcome):
+                self._on_outcome(message)
+            elif isinstance(message, Declared):
+                self._settle(message.id, message)
+            elif isinstance(message, Failure):
+                self._on_failure(message)
+            async with self._room:
+                self._room.notify_all()
+
+    def _settle(self, number: int, result: Declared | MarketdError) -> None:
+        waiting = self._declares.get(number)
+        if waiting is None or waiting.done():
+            return
+        if isinstance(result, Declared):
+            waiting.set_result(result)
+        else:
+            waiting.set_exception(result)
+
+    def _on_outcome(self, outcome: Outcome) -> None:
+        if self._pending.pop(outcome.batch, None) is None:
+            return  # the second answer to a batch that was sent twice
+        self._accepted += outcome.accepted
+        self._refused += len(outcome.refused)
+        self._live_only += 0 if outcome.durable else outcome.accepted
+
+    def _on_failure(self, failure: Failure) -> None:
+        if failure.code in PASSING and failure.id in self._pending:
+            return  # it is sent again
+        if failure.id in self._declares:
+            self._settle(failure.id, MarketdError(failure.message, field=failure.field))
+            return
+        dropped = self._pending.pop(failure.id, None)
+        if dropped is not None:
+            self._dropped += dropped.records
+            _log.error(
+                "ingest refused a batch of %d records: %s",
+                dropped.records,
+                failure.message,
+                extra={"action": "batch_refused", "code": failure.code, "records": dropped.records},
+            )
+
+    async def _resend(self) -> None:
+        while True:
+            await asyncio.sleep(RESEND_SECONDS / 4)
+            late = time.monotonic() - RESEND_SECONDS
+            for pending in [p for p in self._pending.values() if p.sent < late]:
+                self._resent += 1
+                await self._transmit(pending)
+
+    def statistics(self) -> LinkStatistics:
+        return LinkStatistics(
+            self._batches,
+            self._records,
+            self._accepted,
+            self._refused,
+            self._resent,
+            len(self._pending),
+            self._live_only,
+            self._dropped,
+        )

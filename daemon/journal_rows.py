@@ -1,0 +1,91 @@
+"""From journal frames to table rows: what the writer commits in one transaction. Pure.
+
+Payloads of one kind are joined over all frames and read as one array, so that the cost of a record is the same in a
+frame of one and in a frame of thousands.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from uuid import UUID
+
+import numpy as np
+
+from marketd.daemon.kernel import QUARANTINE_KIND, quarantine_decoder
+from marketd.ipc.frames import Frame
+from marketd.market.records import COVERAGE, INSTRUMENT, Kind, KindTable, Records
+from marketd.sql.store import Commit, Ids, StoredQuarantine, TableRows, split_rows
+
+UNDECLARED_ITEM = 1 << 30  # numbers of such items begin here, apart from those of a frame's quarantine section
+
+
+def commit_of(frames: Sequence[Frame], kinds: KindTable, journal: UUID, lane: str) -> Commit:
+    """Everything that `frames` (at least one) bring to the database."""
+    payloads: defaultdict[int, list[memoryview]] = defaultdict(list)
+    owners: defaultdict[int, list[int]] = defaultdict(list)
+    counts: defaultdict[int, list[int]] = defaultdict(list)
+    quarantine: list[StoredQuarantine] = []
+    ts_known = 0
+    for frame in frames:
+        if frame.is_checkpoint:
+            continue  # ingest's own state
+        ts_known = max(ts_known, frame.ts_known)
+        for kind_id, itemsize, count, payload in frame.sections:
+            if kind_id == QUARANTINE_KIND.id:
+                quarantine += _quarantine_rows(frame, payload)
+            elif kind_id not in kinds:
+                quarantine += _undeclared_rows(frame, kind_id, itemsize, payload)
+            else:
+                payloads[kind_id].append(payload)
+                owners[kind_id].append(frame.instrument)
+                counts[kind_id].append(count)
+    rows: list[TableRows] = []
+    instruments: Records | None = None
+    coverage: list[tuple[Ids, Records]] = []
+    for kind_id, buffers in payloads.items():
+        kind = kinds.by_id(kind_id)
+        if kind.table is None:
+            continue
+        records, ids = _join(kind, buffers, owners[kind_id], counts[kind_id])
+        if kind.dtype is INSTRUMENT:
+            instruments = records
+        elif kind.dtype is COVERAGE:
+            coverage.append((ids, records))
+        else:
+            rows += split_rows(kind, ids, records)
+    return Commit(journal, lane, frames[-1].end, ts_known, rows, instruments, coverage, quarantine)
+
+
+def _join(kind: Kind, buffers: list[memoryview], owners: list[int], counts: list[int]) -> tuple[Records, Ids]:
+    data = buffers[0] if len(buffers) == 1 else b"".join(buffers)
+    records = np.frombuffer(data, dtype=kind.dtype)
+    return records, np.repeat(np.array(owners, dtype=np.int32), np.array(counts))
+
+
+def _undeclared_rows(frame: Frame, kind_id: int, itemsize: int, payload: memoryview) -> list[StoredQuarantine]:
+    """Records of a stream that the configuration no longer declares: kept, where they can be found."""
+    detail = f"stream number {kind_id} is not declared (any more); declare it as it was, and replay"
+    return [
+        StoredQuarantine(
+            frame.instrument,
+            frame.ts_known,
+            frame.offset,
+            UNDECLARED_ITEM + start // itemsize,
+            f"stream {kind_id}",
+            "undeclared",
+            detail,
+            "journal",
+            bytes(payload[start : start + itemsize]),
+        )
+        for start in range(0, len(payload), itemsize)
+    ]
+
+
+def _quarantine_rows(frame: Frame, payload: memoryview) -> list[StoredQuarantine]:
+    return [
+        StoredQuarantine(
+            frame.instrument, frame.ts_known, frame.offset, item, q.kind, q.rule, q.detail, q.source, q.payload
+        )
+        for item, q in enumerate(quarantine_decoder.decode(payload))
+    ]

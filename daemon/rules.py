@@ -1,0 +1,200 @@
+"""What must hold between settings, beyond the type of each. Pure; called when a Config is made.
+
+Every rule that is broken is a ConfigError whose message begins with the path of the setting, and says the way
+out.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+from marketd.market.errors import ConfigError, InvalidArgument
+from marketd.market.instruments import VENUES
+from marketd.market.records import FIRST_SERIES_ID, Kind, series_kind
+from marketd.market.times import NS_PER_SECOND, parse_timeframe
+from marketd.sql.server_settings import merge_settings, parse_listen
+
+if TYPE_CHECKING:
+    from marketd.daemon.settings import Config, Venue
+
+MIN_SEGMENT_BYTES = 1 << 20
+PAGE_BYTES = 4096
+LAST_SERIES_ID = 0xFFFF  # a kind's number is 16 bits wide in the journal
+MAX_SERIES = 1000
+_INSTANCE = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
+_FEED_VENUES = [venue for venue in VENUES if venue != "COB"]
+
+
+def check(config: Config) -> None:
+    """Raise ConfigError for the first rule that is broken."""
+    if not _INSTANCE.fullmatch(config.instance):
+        fail(
+            "instance",
+            f"{config.instance!r} becomes part of paths; write a-z, 0-9, _ and -, at most 32 of them",
+        )
+    _check_timeframes(config)
+    for name, venue in config.venues.items():
+        _check_venue(name, venue)
+    if config.default_venue is not None:
+        _check_venue_name("default_venue", config.default_venue, VENUES)
+    for alias, target in config.aliases.items():
+        if not alias or not target:
+            fail(f"aliases.{alias or repr(alias)}", "an alias maps one symbol to another, and neither is empty")
+    series({name: stream.fields for name, stream in config.streams.items()})
+    _check_journal(config)
+    _check_bounds(config)
+    _check_listen("http.listen", config.http.listen)
+    parse_listen(config.embedded.listen)
+    merge_settings({}, config.embedded.settings)
+
+
+def series(streams: Mapping[str, Mapping[str, str]]) -> list[Kind]:
+    """The kinds of declared streams.
+
+    A kind's number stands in every journal frame, so it must not depend on which other streams are declared:
+    it is a hash of name and fields. Declaring one differently makes it another kind, never a misreading of
+    old bytes.
+    """
+    if len(streams) > MAX_SERIES:
+        fail("streams", f"{len(streams)} streams are declared; at most {MAX_SERIES} are served by one daemon")
+    kinds: dict[int, Kind] = {}
+    for name, fields in streams.items():
+        declaration = " ".join([name, *(f"{field}:{type_name}" for field, type_name in fields.items())])
+        number = FIRST_SERIES_ID + zlib.crc32(declaration.encode()) % (LAST_SERIES_ID + 1 - FIRST_SERIES_ID)
+        if number in kinds:
+            fail(
+                f"streams.{name}",
+                f"its number collides with that of streams.{kinds[number].name}; rename one of them",
+            )
+        kinds[number] = series_kind(number, name, fields)
+    return list(kinds.values())
+
+
+def host_and_port(text: str) -> tuple[str, int]:
+    """`"127.0.0.1:9464"` or `"[::1]:9464"` in its two parts; ValueError when it is neither."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
+        raise ValueError(f"{text!r} is no address; write HOST:PORT, such as '127.0.0.1:9464'")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def fail(path: str, sentence: str) -> None:
+    raise ConfigError(f"{path}: {sentence}", field=path)
+
+
+def _check_timeframes(config: Config) -> None:
+    seconds = [_timeframe(f"timeframes[{i}]", text) for i, text in enumerate(config.timeframes)]
+    if not seconds:
+        fail("timeframes", "name at least one, such as '1m'")
+    smallest = min(seconds)
+    for i, value in enumerate(seconds):
+        path = f"timeframes[{i}]"
+        if value in seconds[:i]:
+            fail(path, f"{config.timeframes[i]!r} stands there twice")
+        if value % smallest:
+            fail(
+                path,
+                f"{config.timeframes[i]!r} is no multiple of the smallest one, from which it is folded",
+            )
+    for name in config.cache.bars:
+        _timeframe(f"cache.bars.{name}", name)
+
+
+def _timeframe(path: str, text: str) -> int:
+    try:
+        return parse_timeframe(text, field=path)
+    except InvalidArgument as error:
+        raise ConfigError(str(error), field=path) from None
+
+
+def _check_venue(name: str, venue: Venue) -> None:
+    where = f"venues.{name}"
+    _check_venue_name(where, name, _FEED_VENUES)
+    if venue.enabled and not venue.symbols:
+        fail(f"{where}.symbols", "name at least one symbol, such as 'BTC/USDT', or set enabled = false")
+    for symbol, count in _counted(venue.symbols):
+        if not symbol.strip() or count > 1:
+            fail(f"{where}.symbols", f"{symbol!r} " + ("stands there twice" if count > 1 else "is no symbol"))
+    for i, text in enumerate(venue.candles):
+        _timeframe(f"{where}.candles[{i}]", text)
+    _check_url(f"{where}.ws_url", venue.ws_url, ("ws://", "wss://"))
+    _check_url(f"{where}.rest_url", venue.rest_url, ("http://", "https://"))
+    _check_positive(where, {"roll_after": venue.roll_after, "dead_after": venue.dead_after})
+    _check_order(where, "reconnect_min", venue.reconnect_min, "reconnect_max", venue.reconnect_max)
+
+
+def _check_venue_name(path: str, name: str, venues: Iterable[str]) -> None:
+    if name not in venues:
+        close = get_close_matches(name.upper(), list(venues), n=1)
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(venues)}"
+        fail(path, f"{name!r} is no venue; {hint}")
+
+
+def _counted(items: tuple[str, ...]) -> Iterator[tuple[str, int]]:
+    return ((item, items.count(item)) for item in items)
+
+
+def _check_journal(config: Config) -> None:
+    journal = config.journal
+    if journal.segment < MIN_SEGMENT_BYTES or journal.segment % PAGE_BYTES:
+        fail("journal.segment", f"{journal.segment} is too small or no multiple of 4KiB; write 1MiB or more")
+    if journal.budget < 3 * journal.segment:
+        least = type(journal.budget)(3 * journal.segment)
+        fail("journal.budget", f"{journal.budget} is less than three segments; write at least {least}")
+    if journal.front < MIN_SEGMENT_BYTES or journal.front % PAGE_BYTES:
+        fail("journal.front", f"{journal.front} is too small or no multiple of 4KiB; write 1MiB or more")
+    if journal.durability == "interval":
+        _check_positive("journal", {"interval": journal.interval})
+
+
+def _check_bounds(config: Config) -> None:
+    supervisor = config.supervisor
+    _check_positive("cache", {"window": config.cache.window})
+    _check_positive("database", {"statement_timeout": config.database.statement_timeout})
+    names = ("ping_interval", "start_timeout", "crash_window", "drain_timeout")
+    _check_positive("supervisor", {name: getattr(supervisor, name) for name in names})
+    _check_order("database", "pool_min", config.database.pool_min, "pool_max", config.database.pool_max)
+    _check_order("supervisor", "ping_interval", supervisor.ping_interval, "ping_timeout", supervisor.ping_timeout)
+    _check_order(
+        "supervisor",
+        "restart_backoff",
+        supervisor.restart_backoff,
+        "restart_backoff_max",
+        supervisor.restart_backoff_max,
+    )
+    if config.grace >= min(parse_timeframe(text) for text in config.timeframes) * NS_PER_SECOND:
+        fail(
+            "grace",
+            f"{config.grace} is as long as the smallest timeframe; only two bars of one are open at a time",
+        )
+
+
+def _check_positive(table: str, values: Mapping[str, int]) -> None:
+    for name, value in values.items():
+        if value <= 0:
+            fail(f"{table}.{name}", "must be more than 0")
+
+
+def _check_order(table: str, low: str, low_value: int, high: str, high_value: int) -> None:
+    if low_value > high_value:
+        fail(
+            f"{table}.{low}",
+            f"{low_value} is more than {table}.{high}, {high_value}; lower one or raise the other",
+        )
+
+
+def _check_url(path: str, url: str, schemes: tuple[str, ...]) -> None:
+    if url and not url.startswith(schemes):
+        fail(path, f"{url!r} does not begin with {' or '.join(schemes)}")
+
+
+def _check_listen(path: str, text: str) -> None:
+    try:
+        if text:
+            host_and_port(text)
+    except ValueError as error:
+        fail(path, str(error))

@@ -1,0 +1,34 @@
+"""What the state of its parts says about the whole daemon. Pure.
+
+ok        everything runs and serves
+degraded  something is missing, but records come in and questions are answered
+failed    an essential actor (ingest, every query actor) does not answer, or the daemon has not started yet
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from marketd.daemon import plan
+from marketd.ipc.protocol import ActorReport
+
+_SERVING = ("live", "warming")
+
+
+def judge(daemon_state: str, actors: Sequence[ActorReport], database_problem: str) -> tuple[str, list[str]]:
+    """`ok | degraded | failed`, and a sentence for each thing that is not well."""
+    problems = [f"{actor.name} is {actor.state}" for actor in actors if actor.state != "live"]
+    if database_problem:
+        problems.append(database_problem)
+    if daemon_state != "live":
+        return "failed", [f"the daemon is {daemon_state}", *problems]
+    dead = [role for role in plan.ESSENTIAL if not _serves(actors, role)]
+    if dead:
+        return "failed", [*(f"no {role} actor serves" for role in dead), *problems]
+    return ("degraded" if problems else "ok"), problems
+
+
+def _serves(actors: Iterable[ActorReport], role: str) -> bool:
+    """True also where no such actor is planned at all."""
+    states = [actor.state for actor in actors if plan.role_of(actor.name) == role]
+    return not states or any(state in _SERVING for state in states)

@@ -1,0 +1,385 @@
+"""The words of the wire: every message between processes, as msgspec structs.
+
+A message is a list of frames: one msgpack header (a tagged union, field `type`), then record arrays as raw
+frames, one for each entry of `parts`. Pure: bytes in, structs out; sockets are in `marketd.ipc.sockets`.
+
+Every request bears the protocol version, an id that its reply repeats, and how long the caller will wait. A header
+that cannot be read is answered with `Failure(code="protocol_error")`, naming the field; nothing that arrives
+here may end an actor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from marketd.market.errors import ProtocolError
+from marketd.market.instruments import Instrument
+from marketd.market.records import Kind, Records
+
+VERSION = 1
+OLDEST_VERSION = 1
+MAX_HEADER_BYTES = 1 << 20
+MAX_PAYLOAD_BYTES = 64 << 20  # of one message; a larger batch is two batches
+MAX_RECORDS = 1_000_000  # in one message
+DEFAULT_TIMEOUT_MS = 10_000
+
+Format = Literal["records", "copy", "arrow", "json"]
+
+
+class Message(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag=str.lower):
+    """What every message bears."""
+
+    v: int = VERSION
+    id: int = 0
+
+
+class Request(Message, kw_only=True):
+    timeout_ms: int = DEFAULT_TIMEOUT_MS
+
+
+class Part(msgspec.Struct, frozen=True, array_like=True):
+    """One raw frame that follows the header: `count` records of stream `kind`."""
+
+    kind: str
+    count: int
+
+
+class Refusal(msgspec.Struct, frozen=True, array_like=True):
+    """One record that was refused: its index in its part, the rule's name, and what was wrong."""
+
+    index: int
+    rule: str
+    detail: str = ""
+    part: int = 0
+
+
+class Rejection(msgspec.Struct, frozen=True, array_like=True):
+    """A message or row that the sender could not turn into a record: the rule it broke, why, and itself."""
+
+    kind: str
+    rule: str
+    detail: str
+    payload: bytes
+
+
+# ---- producers and feeds -> ingest --------------------------------------------------------------
+
+
+class Declare(Request, kw_only=True):
+    """Instruments a producer or feed will send; their ids are assigned (the `id` of each is ignored)."""
+
+    instruments: list[Instrument]
+
+
+class Resume(msgspec.Struct, frozen=True, kw_only=True):
+    """What ingest already has of an instrument, so that a feed can fetch what is missing."""
+
+    last_trade_id: int | None = None
+    last_trade_ts: int | None = None
+    venue_bars: dict[int, int] = {}  # timeframe in seconds -> ts of the newest venue bar
+
+
+class Declared(Message, kw_only=True):
+    instruments: list[Instrument]
+    resume: list[Resume]
+
+
+class Ingest(Request, kw_only=True):
+    """One batch of one instrument. `(producer, batch)` is its number: a repeated one gets its first outcome.
+
+    `source` says who made it (`feed:BINANCE`, a producer's own name) and stands in the quarantine.
+    Batch numbers of a producer rise by one; 0 asks for no protection against repetition.
+    """
+
+    instrument: str | int  # the canonical name or the id
+    producer: bytes  # 16 bytes
+    batch: int
+    parts: list[Part]
+    source: str = ""
+    live: bool = (
+        False  # a feed: with `journal.when_full = "live_only"` its records are shown though they cannot be stored
+    )
+    rejected: list[Rejection] = []  # what the sender could not read as records: for the quarantine
+
+
+class Outcome(Message, kw_only=True):
+    """The first answer to a batch, given once it is durable (`durable=False`: kept live only)."""
+
+    batch: int
+    accepted: int
+    refused: list[Refusal] = []
+    seq: int = 0  # of the first accepted record
+    ts_known: int = 0
+    durable: bool = True
+    repeated: bool = False
+
+
+# ---- the writer <-> ingest ----------------------------------------------------------------------
+
+
+class Follow(Request, kw_only=True):
+    """The writer asks to be told of durable offsets."""
+
+    committed: int
+
+
+class Durable(Message, kw_only=True):
+    journal: bytes
+    offset: int
+
+
+class Committed(Message, kw_only=True):
+    journal: bytes
+    offset: int
+
+
+# ---- clients -> query ---------------------------------------------------------------------------
+
+
+class Describe(Request, kw_only=True):
+    """What this daemon is: instance, kinds, instruments, aliases."""
+
+
+class Stream(msgspec.Struct, frozen=True, kw_only=True):
+    """A declared series, enough to rebuild its Kind."""
+
+    id: int
+    name: str
+    fields: dict[str, str]
+
+
+class Description(Message, kw_only=True):
+    instance: str
+    daemon_no: int
+    version: str
+    runtime_dir: str
+    profile: str
+    timeframes: list[int]
+    streams: list[Stream]
+    instruments: list[Instrument]
+    aliases: dict[str, str]
+    default_venue: str | None = None
+
+
+class Bars(Request, kw_only=True):
+    """Closed bars with start <= ts < end (ns), of each timeframe (s): the newest `limit`, oldest first.
+
+    `known_at` (ns): only records with ts_known <= it, in the newest version known then.
+    """
+
+    symbol: str
+    timeframes: list[int]
+    start: int | None = None
+    end: int | None = None
+    limit: int | None = None
+    bar_source: Literal["best", "own", "venue", "import"] = "best"
+    known_at: int | None = None
+    format: Format = "records"
+
+
+class Rows(Request, kw_only=True):
+    """Records of a stream (`trade`, `coverage`, a declared series) with start <= ts_event < end (ns)."""
+
+    symbol: str
+    stream: str
+    start: int | None = None
+    end: int | None = None
+    limit: int | None = None
+    newest: bool = True  # with a limit: the newest rows (else the oldest); always answered oldest first
+    known_at: int | None = None
+    format: Format = "records"
+
+
+class Health(Request, kw_only=True):
+    pass
+
+
+class HealthReport(Message, kw_only=True):
+    status: str  # ok | degraded | failed
+    report: dict[str, Any]
+
+
+class RebuildBars(Request, kw_only=True):
+    """Ingest asks for own bars computed anew from the stored trades. The answer has those that have any."""
+
+    instrument: int
+    bars: list[tuple[int, int]]  # (timeframe s, ts ns)
+
+
+class Meta(msgspec.Struct, kw_only=True):
+    """What an answer is worth."""
+
+    served_from: str = ""  # arena | database | database+arena
+    watermark: int | None = None  # ts_known up to which the answer is complete
+    committed_offset: int | None = None  # of the live journal, in the database that answered
+    stale_ns: int | None = None
+    durable: bool | None = None
+    coverage: str | None = None
+    gaps: list[tuple[int, int]] = []
+    book_state: str | None = None
+    latency_ns: int | None = None
+
+
+class ResultPart(msgspec.Struct, frozen=True, kw_only=True):
+    """One raw frame of an answer. encoding `records`: the kind's dtype; `copy`: PostgreSQL's binary COPY of `table`."""
+
+    name: str  # "trade", "candle.1m"
+    kind: str
+    count: int
+    encoding: Format
+    table: str | None = None
+
+
+class Answer(Message, kw_only=True):
+    instrument: Instrument
+    parts: list[ResultPart]
+    meta: Meta
+
+
+# ---- the supervisor <-> actors ------------------------------------------------------------------
+
+
+class Ping(Request, kw_only=True):
+    pass
+
+
+class Reload(Request, kw_only=True):
+    """Read the config again and take over what may change in a running daemon."""
+
+
+class Stop(Request, kw_only=True):
+    """Finish what was accepted and end."""
+
+
+class Pong(Message, kw_only=True):
+    actor: str
+    state: str  # starting | warming | live | draining
+    metrics: bytes = b""  # Prometheus text exposition; empty: as it was in the last Pong
+    statistics: dict[str, Any] = {}
+
+
+class Done(Message, kw_only=True):
+    detail: str = ""
+
+
+class Failure(Message, kw_only=True):
+    """A request was not served: the error's code, what was wrong, and the field that was."""
+
+    code: str
+    message: str
+    field: str | None = None
+
+
+ToIngest = Declare | Ingest | Follow | Committed
+FromIngest = Declared | Outcome | Durable | Failure
+ToQuery = Describe | Bars | Rows | Health | RebuildBars
+FromQuery = Description | Answer | HealthReport | Failure
+Control = Ping | Reload | Stop
+FromControl = Pong | Done | Failure
+
+
+class StreamHeader(msgspec.Struct, frozen=True, array_like=True):
+    """Second frame of a PUB message (first the topic, third the records); `number` rises by 1 per topic."""
+
+    number: int
+    kind: str
+    count: int
+    instrument: int
+    ts_known: int
+    seq: int
+
+
+_encoder = msgspec.msgpack.Encoder()
+encode = _encoder.encode
+
+
+class Decoder:
+    """Reads headers of one direction; every flaw is a ProtocolError that names the field."""
+
+    def __init__(self, union: Any) -> None:
+        self._decoder = msgspec.msgpack.Decoder(union)
+
+    def decode(self, header: bytes | memoryview) -> Any:
+        if len(header) > MAX_HEADER_BYTES:
+            raise ProtocolError(f"a header of {len(header)} bytes; at most {MAX_HEADER_BYTES} are read", field="header")
+        try:
+            message = self._decoder.decode(header)
+        except msgspec.ValidationError as error:
+            raise ProtocolError(f"header: {error}", field=_field_of(str(error))) from None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError) as error:
+            raise ProtocolError(f"header: no msgpack message ({error})", field="header") from None
+        if not OLDEST_VERSION <= message.v <= VERSION:
+            raise ProtocolError(
+                f"v: protocol version {message.v} is not spoken here ({OLDEST_VERSION} to {VERSION} are)", field="v"
+            )
+        return message
+
+
+def request_id(header: bytes | memoryview) -> int:
+    """The id of a message that cannot be decoded as a whole, so that its error still reaches the caller; else 0."""
+    try:
+        fields = msgspec.msgpack.decode(header, type=dict[str, msgspec.Raw])
+        return msgspec.msgpack.decode(fields["id"], type=int)
+    except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, RecursionError, OverflowError):
+        return 0
+
+
+def _field_of(error: str) -> str | None:
+    """msgspec ends its messages with ``- at `$.field` ``, or names an unknown field in backticks."""
+    quoted = error.split("`")[1::2]
+    return quoted[-1].removeprefix("$.") if quoted else None
+
+
+def read_part(kind: Kind, count: int, payload: bytes | memoryview) -> Records:
+    """The records of one raw frame, without a copy, shape (count,). ProtocolError if the sizes do not agree."""
+    expected = count * kind.dtype.itemsize
+    if count < 0 or count > MAX_RECORDS or len(payload) != expected:
+        raise ProtocolError(
+            f"parts: {count} records of {kind.name} are {expected} bytes, the frame has {len(payload)}", field="parts"
+        )
+    return np.frombuffer(payload, dtype=kind.dtype)
+
+
+def total_bytes(frames: Sequence[bytes | memoryview]) -> int:
+    return sum(len(frame) for frame in frames)
+
+
+# ---- operators (marketd status | reload | stop) -> the supervisor ---------------------------------
+# On the control socket too: Reload and Stop as above, meant for the whole daemon; Status only here.
+
+
+class Status(Request, kw_only=True):
+    """What runs, and how well."""
+
+
+class ActorReport(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    state: str  # starting | warming | live | draining | down (waits to be started again) | stopped
+    pid: int | None = None
+    restarts: int = 0
+    uptime_seconds: float | None = None
+    heard_seconds: float | None = None  # since its last Pong
+    statistics: dict[str, Any] = {}
+
+
+class StatusReport(Message, kw_only=True):
+    instance: str
+    daemon_no: int
+    version: str
+    pid: int
+    state: str  # starting | live | stopping
+    health: str  # ok | degraded | failed
+    started_ns: int
+    runtime_dir: str
+    state_dir: str
+    http: str | None
+    actors: list[ActorReport]
+    problems: list[str] = []  # sentences; why it is not ok
+
+
+ToSupervisor = FromControl | Status | Reload | Stop
+FromSupervisor = StatusReport | Done | Failure

@@ -1,0 +1,163 @@
+"""An exchange on this machine: Binance's WebSocket and REST, from recorded traffic or from a synthetic market.
+
+    marketd emulate captures/spot_btcusdt_20240808.gz captures/spot_btcusdt_20240809.gz --speed max
+    marketd emulate --synthetic --symbols BTCUSDT,ETHUSDT --rate 50 --port 9500
+
+Prints its address and the lines of a configuration that point a daemon to it, then its progress, until Ctrl-C. Files
+of one recording are played in the order given, from the moment that the first client subscribes; after the end REST
+goes on answering. The synthetic market is the same for a seed, at every moment, over restarts too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from marketd.market.errors import InvalidArgument, MarketdError
+from marketd.ops import words
+from marketd.ops.extras import needs_daemon_extra
+from marketd.ops.options import add_json_option
+
+if TYPE_CHECKING:
+    from marketd.daemon.feeds.emulator import CaptureSource, Emulator, SyntheticMarket
+    from marketd.daemon.feeds.emulator.server import EmulatorStatistics
+
+    Market = CaptureSource | SyntheticMarket
+
+VENUE = "BINANCE"
+DEFAULT_SYMBOLS = "BTCUSDT,ETHUSDT,SOLUSDT"
+DEFAULT_RATE = 10.0
+TERMINAL_SECONDS, LOG_SECONDS = 1.0, 10.0  # between two lines of progress
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "captures", nargs="*", metavar="CAPTURE", help="recorded traffic: raw, cryptofeed's, marketd's own"
+    )
+    parser.add_argument(
+        "--speed", choices=("1", "10", "max"), default="1", help="of a recording (default 1: as it was)"
+    )
+    parser.add_argument("--synthetic", action="store_true", help="a market that was never there")
+    parser.add_argument("--symbols", metavar="A,B", help=f"of the synthetic market (default {DEFAULT_SYMBOLS})")
+    parser.add_argument("--seed", type=int, default=1, help="which synthetic market (default 1)")
+    parser.add_argument(
+        "--rate",
+        type=float,
+        default=DEFAULT_RATE,
+        metavar="N",
+        help=f"trades a second of each symbol (default {DEFAULT_RATE:g})",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="where to listen (default 127.0.0.1)")
+    parser.add_argument("--port", type=int, default=0, help="default: any that is free")
+    parser.add_argument("--expose", action="store_true", help="allow a --host that other machines can reach")
+    add_json_option(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    with needs_daemon_extra():
+        from marketd.daemon.feeds.emulator import Emulator
+    if not 0 <= args.port <= 65_535:
+        raise InvalidArgument(f"--port: {args.port} is none; write 0 (any) to 65535", field="port")
+    market = _market(args)
+    asyncio.run(_serve(Emulator(market, args.host, args.port, expose=args.expose), sorted(market.rules), args.json))
+    return 0
+
+
+def _market(args: argparse.Namespace) -> Market:
+    from marketd.daemon.feeds.emulator import CaptureSource, SyntheticMarket
+
+    if args.synthetic == bool(args.captures):
+        raise InvalidArgument("emulate: name the files of a recording, or --synthetic")
+    if args.synthetic:
+        if args.rate <= 0:
+            raise InvalidArgument("--rate: trades a second, more than 0", field="rate")
+        symbols = [symbol.strip().upper().replace("/", "") for symbol in (args.symbols or DEFAULT_SYMBOLS).split(",")]
+        return SyntheticMarket(args.seed, [symbol for symbol in symbols if symbol], args.rate)
+    if args.symbols:
+        raise InvalidArgument(
+            "--symbols: a recording has the symbols that it has; this is for --synthetic", field="symbols"
+        )
+    print(f"reading {words.plural(len(args.captures), 'file')} …", file=sys.stderr)
+    capture = CaptureSource(args.captures, speed=args.speed)
+    for damage in capture.damage:
+        print(f"! {damage}", file=sys.stderr)
+    return capture
+
+
+async def _serve(emulator: Emulator, symbols: Sequence[str], as_json: bool) -> None:
+    over = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, over.set)
+    try:
+        await emulator.start()
+    except OSError as error:
+        raise MarketdError(f"the emulator cannot listen: {error.strerror or error}; choose another --port") from None
+    try:
+        _introduce(emulator, symbols, as_json)
+        await _show_progress(emulator, over, as_json)
+    finally:
+        await emulator.stop()
+
+
+def _introduce(emulator: Emulator, symbols: Sequence[str], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"ws_url": emulator.url, "rest_url": emulator.rest_url, "symbols": list(symbols)}), flush=True)
+        return
+    print(f"{VENUE} is emulated at {emulator.url} and {emulator.rest_url}; in the configuration of a daemon:\n")
+    print(config_lines(emulator.url, emulator.rest_url, symbols))
+    print("Ctrl-C ends it.", flush=True)
+
+
+def config_lines(ws_url: str, rest_url: str, symbols: Sequence[str]) -> str:
+    """What points a daemon to an emulator, as TOML."""
+    return f'[venues.{VENUE}]\nsymbols = {json.dumps(list(symbols))}\nws_url = "{ws_url}"\nrest_url = "{rest_url}"\n'
+
+
+async def _show_progress(emulator: Emulator, over: asyncio.Event, as_json: bool) -> None:
+    in_place = sys.stdout.isatty() and not as_json
+    pause = TERMINAL_SECONDS if in_place else LOG_SECONDS
+    began, first, before = time.monotonic(), emulator.statistics(), ""
+    while not over.is_set():
+        try:
+            async with asyncio.timeout(pause):
+                await over.wait()
+        except TimeoutError:
+            pass
+        now = emulator.statistics()
+        line = _json_line(now) if as_json else progress_line(first, now, time.monotonic() - began)
+        if line != before or over.is_set():
+            print(f"\r{line}\x1b[K" if in_place else line, end="" if in_place else "\n", flush=True)
+        before = line
+    if in_place:
+        print()
+
+
+def progress_line(first: EmulatorStatistics, now: EmulatorStatistics, seconds: float) -> str:
+    """`2 clients, 12,345 messages sent, market at 2024-08-08T23:54:00Z, 41 % (about 12.0 s to go)`"""
+    progress = now.progress
+    parts = [
+        words.plural(now.clients, "client"),
+        f"{words.count(now.sent)} messages sent",
+        f"market at {words.moment(progress.now_ms * 1_000_000)}",
+    ]
+    if now.cut_off:
+        parts.append(f"{words.plural(now.cut_off, 'client')} cut off for not keeping up")
+    if progress.ended:
+        parts.append("the recording is over; REST goes on")
+    elif progress.total:
+        share = f"{100 * progress.position / progress.total:.0f} %"
+        played = progress.position - first.progress.position
+        left = seconds * (progress.total - progress.position) / played if played else None
+        parts.append(share if left is None else f"{share} (about {words.duration(left)} to go)")
+    return ", ".join(parts)
+
+
+def _json_line(now: EmulatorStatistics) -> str:
+    return json.dumps({**now._asdict(), "progress": now.progress._asdict()})

@@ -1,0 +1,60 @@
+-- Statements of the query actor. Each is bound by instrument and time; answers are newest first, so that a limit keeps the newest.
+-- $1 instrument, $2 start (inclusive), $3 end (exclusive), $4 limit; as known: $5 the moment.
+
+-- name: committed_known
+-- Up to which ts_known the database has the live lane.
+SELECT journal, committed_offset, (extract(epoch FROM ts_known)::numeric * 1000000000)::bigint AS ts_known_ns
+FROM journal_commits WHERE lane = 'live' ORDER BY committed_at DESC LIMIT 1;
+
+-- name: instruments
+SELECT instrument_id, symbol, venue, base, quote, market, price_scale, size_scale, quote_scale, tick_size, step_size, flags
+FROM instruments ORDER BY instrument_id;
+
+-- name: bars_1s
+SELECT {columns} FROM candles_1s
+WHERE instrument_id = $1 AND ts >= $2 AND ts < $3
+ORDER BY ts DESC LIMIT $4;
+
+-- name: bars_1s_of_source
+SELECT {columns} FROM candles_1s
+WHERE instrument_id = $1 AND ts >= $2 AND ts < $3 AND source = $5
+ORDER BY ts DESC LIMIT $4;
+
+-- name: bars
+SELECT {columns} FROM candles
+WHERE instrument_id = $1 AND ts >= $2 AND ts < $3 AND timeframe = $5
+ORDER BY ts DESC LIMIT $4;
+
+-- name: bars_of_source
+SELECT {columns} FROM candles
+WHERE instrument_id = $1 AND ts >= $2 AND ts < $3 AND timeframe = $5 AND source = $6
+ORDER BY ts DESC LIMIT $4;
+
+-- name: bars_as_known
+-- The newest version known at $6, of each bar and source.
+SELECT {columns} FROM (
+    SELECT DISTINCT ON (ts, source) * FROM (
+        SELECT {candles_columns} FROM {table}
+        WHERE instrument_id = $1 AND ts >= $2 AND ts < $3 {and_timeframe} AND ts_known <= $6
+        UNION ALL
+        SELECT {columns} FROM candle_versions
+        WHERE instrument_id = $1 AND ts >= $2 AND ts < $3 AND timeframe = $5 AND ts_known <= $6
+    ) versions
+    ORDER BY ts DESC, source, seq DESC
+) known
+ORDER BY ts DESC LIMIT $4;
+
+-- name: rows_newest
+SELECT {columns} FROM {table}
+WHERE instrument_id = $1 AND ts_event >= $2 AND ts_event < $3 AND ts_known <= $5
+ORDER BY ts_event DESC, seq DESC LIMIT $4;
+
+-- name: rows_oldest
+SELECT {columns} FROM {table}
+WHERE instrument_id = $1 AND ts_event >= $2 AND ts_event < $3 AND ts_known <= $5
+ORDER BY ts_event, seq LIMIT $4;
+
+-- name: coverage
+SELECT ts_event, ts_known, seq, stream, state, ts_start, ts_end, detail, reason FROM coverage
+WHERE instrument_id = $1 AND ts_start < $3 AND ts_end >= $2 AND ts_known <= $5
+ORDER BY ts_event DESC, seq DESC LIMIT $4;

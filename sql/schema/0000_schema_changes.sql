@@ -1,0 +1,19 @@
+-- What the runner itself stands on; run before every look at the schema, and so repeatable.
+
+CREATE SCHEMA IF NOT EXISTS marketd;
+
+CREATE TABLE IF NOT EXISTS marketd.schema_changes (
+    name       text        NOT NULL PRIMARY KEY,
+    checksum   text        NOT NULL,
+    profile    text        NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT now(),
+    took_ms    bigint      NOT NULL
+);
+
+COMMENT ON SCHEMA marketd IS 'Market data kept by marketd. Times are UTC; prices and sizes are integers at the instrument''s scale; the views v_… show real numbers.';
+COMMENT ON TABLE  marketd.schema_changes            IS 'The schema files that were applied, in the order of their names.';
+COMMENT ON COLUMN marketd.schema_changes.name       IS 'File name without .sql; its number gives the order.';
+COMMENT ON COLUMN marketd.schema_changes.checksum   IS 'SHA-256 of the file as it was applied.';
+COMMENT ON COLUMN marketd.schema_changes.profile    IS 'timescale or postgres: how this database stores its rows; the same in all rows.';
+COMMENT ON COLUMN marketd.schema_changes.applied_at IS 'When it was applied.';
+COMMENT ON COLUMN marketd.schema_changes.took_ms    IS 'How long that took, in milliseconds.';

@@ -1,0 +1,219 @@
+"""The writer's side of the database: rows of all tables and the journal's offset, in one transaction.
+
+`commit` is exactly once: the offset that a restarted writer reads is committed with the rows, so that recovery is
+the ordinary start. New rows go in by plain binary COPY; what may already be there (revised bars, repairs, imports)
+is staged and merged. A unique violation (23505) means merge, not failure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import asyncpg
+import numpy as np
+import numpy.typing as npt
+
+from marketd.market.records import CANDLE, TRADE, CandleFlag, Kind, Records
+from marketd.market.rows import codec
+from marketd.sql.copy import copy_in
+from marketd.sql.partitions import PartitionKeeper
+from marketd.sql.statements import statements
+
+Connection = Any  # asyncpg's Connection or the pool's proxy of one
+Ids = npt.NDArray[np.int32]
+
+_STORE = statements("store")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SECOND_TABLE, _CANDLE_TABLE = "candles_1s", "candles"
+# what the statements on bars have in place of a timeframe column, which candles_1s does not need
+_BAR_NAMES = {
+    _SECOND_TABLE: {
+        "table": _SECOND_TABLE,
+        "timeframe": "1",
+        "c_timeframe": "1",
+        "and_timeframe": "",
+        "key_timeframe": "",
+        "conflict_timeframe": "",
+    },
+    _CANDLE_TABLE: {
+        "table": _CANDLE_TABLE,
+        "timeframe": "timeframe",
+        "c_timeframe": "c.timeframe",
+        "and_timeframe": "AND c.timeframe = s.timeframe",
+        "key_timeframe": "s.timeframe,",
+        "conflict_timeframe": "timeframe,",
+    },
+}
+
+
+def to_datetime(ts_ns: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=ts_ns // 1000)
+
+
+class TableRows(NamedTuple):
+    """Records of one kind bound for one table."""
+
+    table: str
+    kind: Kind
+    instruments: Ids
+    records: Records
+    fresh: bool  # nothing of it is expected to be in the table: plain COPY first
+
+
+class StoredQuarantine(NamedTuple):
+    """One row of the quarantine."""
+
+    instrument: int
+    ts_known: int
+    offset: int
+    item: int
+    kind: str
+    rule: str
+    detail: str
+    source: str
+    payload: bytes
+
+
+class Commit(NamedTuple):
+    """All that one transaction writes."""
+
+    journal: UUID
+    lane: str
+    offset: int
+    ts_known: int
+    rows: Sequence[TableRows]
+    instruments: Records | None
+    coverage: Sequence[tuple[Ids, Records]]
+    quarantine: Sequence[StoredQuarantine]
+
+
+def split_rows(kind: Kind, instruments: Ids, records: Records) -> list[TableRows]:
+    """Records by table: bars of a second have their own, and revised bars merge."""
+    if kind.dtype is not CANDLE:
+        return [TableRows(kind.table or "", kind, instruments, records, True)]
+    seconds = records["timeframe"] == 1
+    revised = (records["flags"] & CandleFlag.REVISED) != 0
+    rows = []
+    for table, of_table in ((_SECOND_TABLE, seconds), (_CANDLE_TABLE, ~seconds)):
+        # one merge for the table as soon as one bar revises: the fresh bar it revises may be in the same batch
+        if of_table.any():
+            fresh = not revised[of_table].any()
+            rows.append(TableRows(table, kind, instruments[of_table], records[of_table], fresh))
+    return rows
+
+
+async def read_committed(connection: Connection, journal: UUID) -> int | None:
+    """The offset up to which the database has this journal; None when it never saw it."""
+    row = await connection.fetchrow(_STORE["committed"], journal)
+    return None if row is None else int(row["committed_offset"])
+
+
+async def commit(connection: Connection, work: Commit, partitions: PartitionKeeper) -> None:
+    """Write everything of `work` and its offset in one transaction."""
+    for rows in work.rows:
+        times = rows.records[rows.kind.time]
+        first, last = int(times.min()), int(times.max())
+        await partitions.ensure(connection, rows.table, first, last)
+        if rows.kind.dtype is CANDLE:
+            await partitions.ensure(connection, "candle_versions", first, last)
+    async with connection.transaction():
+        await _write_descriptions(connection, work)
+        for rows in work.rows:
+            await _write_rows(connection, rows)
+        await connection.execute(
+            _STORE["commit_offset"], work.journal, work.lane, work.offset, to_datetime(work.ts_known)
+        )
+
+
+async def _write_rows(connection: Connection, rows: TableRows) -> None:
+    table_codec = codec(rows.table, rows.kind)
+    data = table_codec.encode(rows.instruments, rows.records)
+    if rows.fresh:
+        try:
+            async with connection.transaction():
+                await copy_in(connection, rows.table, table_codec.columns, data)
+            return
+        except asyncpg.UniqueViolationError:
+            pass
+    await connection.execute(_STORE["stage"].format(table=rows.table))
+    await copy_in(connection, f"stage_{rows.table}", table_codec.columns, data)
+    await _merge(connection, rows)
+
+
+async def _merge(connection: Connection, rows: TableRows) -> None:
+    times = rows.records[rows.kind.time]
+    bounds = to_datetime(int(times.min())), to_datetime(int(times.max()))
+    if rows.kind.dtype is TRADE:
+        await connection.execute(_STORE["merge_trades"], *bounds)
+    elif rows.kind.dtype is CANDLE:
+        names = _BAR_NAMES[rows.table]
+        await connection.execute(_STORE["drop_unchanged_bars"].format_map(names), *bounds)
+        await connection.execute(_STORE["keep_replaced_bars"].format_map(names), *bounds)
+        await connection.execute(_STORE["merge_bars"].format_map(names))
+    else:
+        await connection.execute(_STORE["merge_series"].format(table=rows.table), *bounds)
+    # a second merge into the same table in this transaction must find the stage empty
+    await connection.execute(f"DELETE FROM stage_{rows.table}")
+
+
+async def _write_descriptions(connection: Connection, work: Commit) -> None:
+    if work.instruments is not None:
+        await connection.executemany(_STORE["upsert_instrument"], [_instrument_row(r) for r in work.instruments])
+    coverage = [
+        _coverage_row(int(instrument), record)
+        for instruments, records in work.coverage
+        for instrument, record in zip(instruments, records, strict=True)
+    ]
+    if coverage:
+        await connection.executemany(_STORE["insert_coverage"], coverage)
+    if work.quarantine:
+        rows = [_quarantine_row(work.journal, row) for row in work.quarantine]
+        await connection.executemany(_STORE["insert_quarantine"], rows)
+
+
+def _instrument_row(record: Any) -> tuple[Any, ...]:
+    texts = (bytes(record[name]).decode() for name in ("symbol", "venue", "base", "quote", "market"))
+    numbers = ("price_scale", "size_scale", "quote_scale", "tick_size", "step_size", "flags")
+    return (
+        int(record["instrument"]),
+        *texts,
+        *(int(record[name]) for name in numbers),
+        to_datetime(int(record["ts_known"])),
+        int(record["seq"]),
+    )
+
+
+def _coverage_row(instrument: int, record: Any) -> tuple[Any, ...]:
+    return (
+        instrument,
+        to_datetime(int(record["ts_event"])),
+        to_datetime(int(record["ts_known"])),
+        int(record["seq"]),
+        int(record["stream"]),
+        int(record["state"]),
+        to_datetime(int(record["ts_start"])),
+        to_datetime(int(record["ts_end"])),
+        int(record["detail"]),
+        bytes(record["reason"]).decode(errors="replace"),
+    )
+
+
+def _quarantine_row(journal: UUID, row: StoredQuarantine) -> tuple[Any, ...]:
+    # PostgreSQL's text holds no NUL
+    detail = row.detail.replace("\x00", "�")
+    source = row.source.replace("\x00", "�")
+    return (
+        row.instrument,
+        to_datetime(row.ts_known),
+        journal,
+        row.offset,
+        row.item,
+        row.kind,
+        row.rule,
+        detail,
+        source,
+        row.payload,
+    )

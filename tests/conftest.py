@@ -1,0 +1,107 @@
+"""Hooks and fixtures for every test: tools of the machine, recorded data, a count of what is left open."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from multiprocessing import resource_tracker
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+from support import check_tool_names, demand, eventually, required_tools
+
+# No deadline: a busy machine is no bug, and no test asserts a maximum runtime.
+hypothesis.settings.register_profile("marketd", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("marketd")
+
+_SHM = Path("/dev/shm")
+_TEST_INSTANCE = re.compile(r"marketd-test-(\d+)-")
+_instance_numbers = itertools.count(1)
+
+
+def pytest_configure() -> None:
+    try:
+        required_tools()
+    except ValueError as error:
+        raise pytest.UsageError(f"MARKETD_TESTS_REQUIRE: {error}") from None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Before any fixture starts a server that is not there."""
+    for mark in item.iter_markers("requires"):
+        check_tool_names(mark.args)
+        for tool in mark.args:
+            demand(tool)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The recorded exchange traffic: MARKETD_SHARED_DATA, else shared/data beside the repository."""
+    return demand("shared_data")
+
+
+@pytest.fixture
+def runtime_dir() -> Iterator[Path]:
+    """A runtime directory in shared memory as a daemon has one, removed afterwards with all that is in it."""
+    path = _SHM / f"marketd-test-{os.getpid()}-{next(_instance_numbers)}"
+    path.mkdir(mode=0o750)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _resource_tracker() -> None:
+    """multiprocessing opens this pipe at its first spawn and keeps it; earlier, it is nobody's leak."""
+    resource_tracker.ensure_running()
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_open(_resource_tracker: None) -> Iterator[None]:
+    """Fails a test that leaves file descriptors or shared-memory files behind.
+
+    Descriptors are counted, not compared: their numbers are reused. Set up first and so torn down last,
+    after the test's own fixtures; those of a wider scope are open before and after.
+    """
+    files, shm = _open_files(), _shm_files()
+    yield
+    if _is_clean(files, shm):
+        return
+    gc.collect()  # an object in a reference cycle closes its file only now
+    try:
+        eventually(lambda: _is_clean(files, shm), timeout=2.0)  # zmq closes its sockets in a thread
+    except AssertionError:
+        new_files = sorted(set(_open_files().items()) - set(files.items()))
+        new_shm = sorted(_shm_files() - shm)
+        pytest.fail(f"left open: descriptors {new_files}, shared memory {new_shm}", pytrace=False)
+
+
+def _is_clean(files: dict[int, str], shm: set[str]) -> bool:
+    return len(_open_files()) <= len(files) and _shm_files() <= shm
+
+
+def _open_files() -> dict[int, str]:
+    links: dict[int, str] = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            links[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:
+            continue  # the listing's own descriptor, closed by now
+    return links
+
+
+def _shm_files() -> set[str]:
+    """Instances in shared memory, without those that another test run on this machine made meanwhile."""
+    names = {path.name for path in _SHM.glob("marketd-*")}
+    return {name for name in names if not _is_of_another_run(name)}
+
+
+def _is_of_another_run(name: str) -> bool:
+    match = _TEST_INSTANCE.match(name)
+    return match is not None and int(match[1]) != os.getpid()

@@ -1,0 +1,192 @@
+"""The verbs beside a running daemon, as an operator uses them: every one is a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from marketd.ops.cli import EXIT_NOT_RUNNING, EXIT_NOT_WELL, EXIT_USAGE
+from marketd.sql.installations import find_installations
+from support import eventually
+
+MARKETD = [sys.executable, "-m", "marketd.ops"]
+START_SECONDS = 60.0
+
+
+class Site(NamedTuple):
+    """A configured daemon, running or not."""
+
+    config: Path
+    overrides: tuple[str, ...]
+
+    def command(self, *arguments: str) -> list[str]:
+        sets = [part for each in self.overrides for part in ("--set", each)]
+        verb, rest = list(arguments), []
+        if "--" in verb:
+            at = verb.index("--")
+            verb, rest = verb[:at], verb[at:]
+        return [*MARKETD, *verb, "--config", str(self.config), *sets, *rest]
+
+    def run(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(self.command(*arguments), capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == code, (arguments, done.stdout, done.stderr)
+        return done
+
+    def json(self, *arguments: str, code: int = 0) -> Any:
+        return json.loads(self.run(*arguments, "--json", code=code).stdout)
+
+
+@pytest.fixture(scope="module")
+def emulator() -> Iterator[dict[str, Any]]:
+    """A synthetic market, and what it told of itself."""
+    command = [*MARKETD, "emulate", "--synthetic", "--symbols", "BTCUSDT,ETHUSDT", "--rate", "30", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield json.loads(process.stdout.readline())
+        process.send_signal(signal.SIGINT)
+        last = json.loads(process.stdout.read().splitlines()[-1])
+        assert process.wait(timeout=20) == 0
+        assert last["sent"] > 0
+
+
+@pytest.fixture(scope="module")
+def site(emulator: dict[str, Any], reachable_dir: Path) -> Iterator[Site]:
+    if not find_installations():
+        pytest.skip("no PostgreSQL on this machine: install one, or pip install 'marketd[embedded]'")
+    file = reachable_dir / "marketd.toml"
+    runtime_dir = Path("/dev/shm") / f"marketd-test-{os.getpid()}-verbs"
+    init = [*MARKETD, "init", "--venue", "BINANCE", "--symbols", "BTC/USDT,ETH/USDT", "--output", str(file)]
+    subprocess.run(init, check=True, capture_output=True)
+    addresses = [f"venues.BINANCE.{name}={emulator[name]}" for name in ("ws_url", "rest_url")]
+    places = [f"state_dir={reachable_dir / 'verbs'}", f"runtime_dir={runtime_dir}", "http.listen="]
+    yield Site(file, (*addresses, *places))
+    shutil.rmtree(runtime_dir, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def daemon(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """The daemon, live and with trades in it."""
+    log = tmp_path_factory.mktemp("daemon") / "log"
+    with log.open("wb") as output, subprocess.Popen(site.command("run"), stderr=output) as process:
+
+        def is_live() -> bool:
+            assert process.poll() is None, log.read_text()
+            done = subprocess.run(site.command("status", "--json"), capture_output=True, text=True, check=False)
+            return done.returncode == 0 and bool(json.loads(done.stdout)["journal"]["committed"])
+
+        try:
+            eventually(is_live, timeout=START_SECONDS)
+            yield site
+        finally:
+            if process.poll() is None:
+                site.run("stop")
+            assert process.wait(timeout=30) == 0, log.read_text()
+
+
+def test_status_shows_actors_offsets_and_prices(daemon: Site) -> None:
+    eventually(lambda: all(line["price"] for line in daemon.json("status")["instruments"]))
+    status = daemon.json("status")
+    assert (status["health"], status["state"]) == ("ok", "live")
+    assert {actor["name"] for actor in status["actors"]} == {"ingest", "writer", "query-1", "feed-BINANCE"}
+    assert {line["name"] for line in status["instruments"]} == {"BTCUSDT.BINANCE", "ETHUSDT.BINANCE"}
+    assert "feed-BINANCE  live" in daemon.run("status").stdout
+
+
+def test_queries_print_tables_csv_and_json(daemon: Site) -> None:
+    trades = daemon.json("query", "trades", "BTC/USDT", "--limit", "5")
+    assert len(trades["rows"]) == 5
+    assert {row["side"] for row in trades["rows"]} <= {"buy", "sell"}
+    head, *lines = daemon.run(
+        "query", "trades", "BTC/USDT", "--limit", "3", "--csv", "--columns", "time,price"
+    ).stdout.split()
+    assert (head, len(lines)) == ("time,price", 3)
+    bars = daemon.run("query", "ohlcv", "ETH/USDT", "--timeframe", "1s", "--limit", "2")
+    assert bars.stdout.split()[:2] == ["TIME", "OPEN"]
+    assert "rows of ETHUSDT.BINANCE" in bars.stderr
+    assert daemon.json("query", "stream", "coverage", "BTC/USDT")["rows"][0]["state"] == "observed"
+    names = [instrument["name"] for instrument in daemon.json("query", "instruments")]
+    assert "BTCUSDT.BINANCE" in names
+    assert daemon.json("query", "health")["status"] in ("ok", "degraded")
+    assert daemon.run("query", "trades", "BTC/USDT", "--columns", "colour", code=EXIT_USAGE)
+
+
+def test_tail_prints_what_comes_and_ends_with_its_count(daemon: Site) -> None:
+    lines = daemon.run("tail", "trade", "BTC/USDT", "--count", "3", "--json").stdout.splitlines()
+    assert len({json.loads(line)["trade_id"] for line in lines}) == 3
+    bars = daemon.run("tail", "candle", "BTC/USDT", "--timeframe", "1s", "--count", "1").stdout
+    assert "open=" in bars
+
+
+def test_ctrl_c_is_the_ordinary_end_of_tail(daemon: Site) -> None:
+    command = daemon.command("tail", "trade", "BTC/USDT")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert "price=" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert "0 missed" in said
+    assert "Traceback" not in said
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(daemon: Site) -> None:
+    command = daemon.command("tail", "trade", "BTC/USDT")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr is not None
+        said = process.stderr.read()
+    assert process.wait(timeout=20) == 0
+    assert "Traceback" not in said
+
+
+def test_the_journal_is_whole_beside_its_writer(daemon: Site) -> None:
+    assert daemon.json("journal", "check")["ok"]
+    (line,) = daemon.json("journal", "list")
+    assert line["name"] == "journal"
+    assert "instrument ×1" in daemon.run("journal", "show", "--limit", "3").stdout
+
+
+def test_the_embedded_database_is_found(daemon: Site) -> None:
+    assert daemon.json("schema", "status")["pending"] == []
+    assert daemon.json("quarantine", "list") == []
+    if shutil.which("psql"):
+        shown = daemon.run("psql", "--", "-At", "-c", "select count(*) > 0 from v_trades").stdout
+        assert shown == "t\n"
+
+
+def test_the_doctor_finds_the_daemon_well(daemon: Site) -> None:
+    findings = {each["name"]: each for each in daemon.json("doctor")["findings"]}
+    assert findings["daemon"]["text"].startswith("live, ok")
+    assert findings["schema"]["level"] == "ok"
+
+
+def test_a_reload_takes_over_what_diff_announced(daemon: Site) -> None:
+    text = daemon.config.read_text()
+    daemon.config.write_text(text.replace('budget = "16GiB"', 'budget = "8GiB"'))
+    (difference,) = daemon.json("config", "diff", code=EXIT_NOT_WELL)
+    assert (difference["setting"], difference["needs_restart"]) == ("journal.budget", False)
+    assert daemon.json("reload")["detail"] == "journal.budget"
+    assert daemon.json("config", "diff") == []
+    daemon.config.write_text(text.replace("daemon_no = 1", "daemon_no = 2"))
+    assert "daemon_no" in daemon.run("reload", code=EXIT_USAGE).stderr
+    daemon.config.write_text(text.replace('budget = "16GiB"', 'budget = "8GiB"'))
+
+
+def test_what_was_stored_can_be_looked_at_when_the_daemon_is_stopped(daemon: Site) -> None:
+    assert daemon.json("stop")["stopped"]
+    daemon.run("status", code=EXIT_NOT_RUNNING)
+    daemon.run("stop", code=EXIT_NOT_RUNNING)
+    assert daemon.json("journal", "check")["ok"]
+    assert daemon.json("schema", "status")["pending"] == []
+    assert {f["name"]: f for f in daemon.json("doctor")["findings"]}["daemon"]["level"] == "ok"

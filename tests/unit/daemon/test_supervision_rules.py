@@ -1,0 +1,94 @@
+"""The pure parts of supervision: when to start again, in which order, and what it all says about health."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from marketd.daemon import plan
+from marketd.daemon.config import convert
+from marketd.daemon.restarts import Restarts
+from marketd.daemon.settings import Config, Supervision
+from marketd.daemon.verdict import judge
+from marketd.ipc.protocol import ActorReport
+
+SETTINGS: Supervision = convert(
+    {"supervisor": {"restart_backoff": "1s", "restart_backoff_max": "5s", "crash_limit": 5, "crash_window": "60s"}}
+).supervisor
+
+
+def test_the_backoff_doubles_up_to_its_cap_and_is_jittered() -> None:
+    restarts = Restarts(SETTINGS, random.Random(1))
+    delays = [restarts.died(now) or 0.0 for now in range(4)]
+    for delay, most in zip(delays, (1, 2, 4, 5), strict=True):
+        assert most / 2 <= delay <= most
+    assert len(set(delays)) == 4
+
+
+def test_the_death_too_many_within_the_window_gives_up() -> None:
+    restarts = Restarts(SETTINGS)
+    assert [restarts.died(now) is None for now in (0, 1, 2, 3, 4)] == [False] * 4 + [True]
+
+
+def test_deaths_outside_of_the_window_are_forgiven() -> None:
+    restarts = Restarts(SETTINGS)
+    assert all(restarts.died(now * 20.0) is not None for now in range(100))
+    assert (restarts.died(10_000.0) or 9) <= 1
+    assert restarts.recent == 1
+
+
+def test_the_plan_has_one_feed_for_each_enabled_venue() -> None:
+    venues = {"OKX": {"symbols": ["A"]}, "KRAKEN": {"enabled": False}}
+    config = convert({"query": {"processes": 2}, "venues": venues})
+    assert plan.actors(config) == ["ingest", "writer", "query-1", "query-2", "feed-OKX"]
+
+
+@pytest.mark.parametrize(("name", "role", "which"), [("ingest", "ingest", ""), ("feed-BINANCE", "feed", "BINANCE")])
+def test_a_name_is_a_role_and_which_of_them(name: str, role: str, which: str) -> None:
+    assert (plan.role_of(name), plan.which_of(name)) == (role, which)
+
+
+def test_stages_are_groups_of_one_role_in_the_order_wanted() -> None:
+    names = ["ingest", "writer", "query-1", "query-2", "feed-A", "other"]
+    assert plan.stages(names, plan.STOP_ORDER) == [
+        ["other"],
+        ["feed-A"],
+        ["query-1", "query-2"],
+        ["ingest"],
+        ["writer"],
+    ]
+    assert plan.stages([], plan.START_ORDER) == []
+
+
+def test_an_actor_is_called_as_the_program_that_it_is() -> None:
+    command = plan.actor_command("writer", Path("/x.toml"), ["a=1", "b=2"])
+    assert " ".join(command[1:]) == "-m marketd.ops actor writer --config /x.toml --set a=1 --set b=2"
+
+
+def actors(**states: str) -> list[ActorReport]:
+    all_live = dict.fromkeys(plan.actors(Config()), "live") | {name.replace("_", "-"): s for name, s in states.items()}
+    return [ActorReport(name=name, state=state) for name, state in all_live.items()]
+
+
+@pytest.mark.parametrize(
+    ("reports", "problem", "expected"),
+    [
+        (actors(), "", "ok"),
+        (actors(ingest="warming"), "", "degraded"),
+        (actors(writer="down"), "", "degraded"),
+        (actors(), "the database is away", "degraded"),
+        (actors(ingest="down"), "", "failed"),
+        (actors(query_1="starting"), "", "failed"),
+        (actors(query_1="down", query_2="live"), "", "degraded"),
+    ],
+)
+def test_the_verdict_follows_from_what_still_serves(reports: list[ActorReport], problem: str, expected: str) -> None:
+    health, problems = judge("live", reports, problem)
+    assert health == expected
+    assert bool(problems) == (expected != "ok")
+
+
+def test_a_daemon_that_has_not_started_has_failed_to_serve() -> None:
+    assert judge("starting", [], "") == ("failed", ["the daemon is starting"])

@@ -1,0 +1,37 @@
+"""Gaps: joined, filled, bounded, and the same answer for one bar and for many."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from marketd.market.observation import MAX_GAPS, Observation
+
+stretches = st.tuples(st.integers(0, 60), st.integers(0, 60))
+
+
+@given(st.lists(st.tuples(st.booleans(), stretches), max_size=15), st.sampled_from([None, 0, 5]), st.integers(1, 12))
+def test_a_bar_is_partial_if_any_moment_of_it_was_missed(events, since, delta):
+    observation, missed = Observation(since), set()
+    for is_gap, (start, end) in events:
+        if is_gap:
+            observation.add_gap(start, end)
+            missed |= set(range(start, end))
+        else:
+            observation.fill(start, end)
+            missed -= set(range(start, end))
+    expected = [since is None or ts < since or bool(missed & set(range(ts, ts + delta))) for ts in range(70)]
+    assert [observation.partial(ts, delta) for ts in range(70)] == expected
+    assert observation.partial_many(np.arange(70), delta).tolist() == expected
+    assert observation.gaps == sorted(observation.gaps)
+
+
+def test_more_gaps_than_are_kept_make_more_partial_bars_and_never_fewer():
+    observation = Observation(0)
+    for n in range(MAX_GAPS + 3):
+        observation.add_gap(10 * n, 10 * n + 1)
+    assert len(observation.gaps) == MAX_GAPS
+    assert observation.partial(5, 1)
+    assert all(observation.partial(10 * n, 1) for n in range(MAX_GAPS + 3))
+    assert not observation.partial(10 * MAX_GAPS + 5, 1)
