@@ -30,11 +30,13 @@ from marketd.market.records import BY_NAME, CANDLE, COVERAGE, CandleFlag, Kind, 
 from marketd.market.rows import codec
 from marketd.market.times import NS_PER_SECOND, parse_time_ns, parse_timeframe, timeframe_name
 from marketd.sql.connections import DatabaseConnectionManager
+from marketd.sql.errors import DatabaseError
 from marketd.sql.read import Span, Stored, read_bars, read_coverage, read_instruments, read_rows, read_stored
 from marketd.sql.store import Connection
 
 CANDLE_EMPTY = np.empty(0, CANDLE)
 INSTRUMENTS_SECONDS = 1.0  # how old the list of instruments may be
+LOOK_AGAIN_SECONDS = 0.05  # and how old it is at least when a symbol that is not in it makes us look again
 CANDLE_KIND = BY_NAME["candle"]
 
 
@@ -77,7 +79,7 @@ class QueryService:
                 daemon_no=config.daemon_no,
                 version=__version__,
                 runtime_dir=str(self._runtime_dir),
-                profile=(await self._database.profile()).name,
+                profile=await self._profile(),
                 timeframes=self._timeframes,
                 streams=[Stream(id=k.id, name=k.name, fields=dict(k.fields)) for k in self._kinds.series],
                 instruments=await self.instruments(),
@@ -87,18 +89,35 @@ class QueryService:
             [],
         )
 
+    async def _profile(self) -> str:
+        try:
+            return (await self._database.profile()).value
+        except DatabaseError:
+            return "unknown"  # the database is away
+
     async def instruments(self) -> list[Instrument]:
         """All that the database has or an arena shows; at most `INSTRUMENTS_SECONDS` old."""
         if time.monotonic() >= self._instruments_until:
-            async with self._database.acquire() as connection:
-                known = {i.id: i for i in await read_instruments(connection)}
+            known: dict[int, Instrument] = {}
+            with suppress(DatabaseError):  # without it, what ingest has is what can be asked for
+                async with self._database.acquire() as connection:
+                    known = {i.id: i for i in await read_instruments(connection)}
             known |= {i.id: i for i in presence.read_instruments(self._runtime_dir)}
             self._instruments = sorted(known.values(), key=lambda i: i.id)
             self._instruments_until = time.monotonic() + INSTRUMENTS_SECONDS
         return self._instruments
 
     async def _resolve(self, symbol: str) -> Instrument:
-        instruments = await self.instruments()
+        try:
+            return self._resolved(symbol, await self.instruments())
+        except UnknownInstrument:
+            # it may have been declared a moment ago: shared memory shows it already
+            if time.monotonic() < self._instruments_until - INSTRUMENTS_SECONDS + LOOK_AGAIN_SECONDS:
+                raise
+            self._instruments_until = 0.0
+            return self._resolved(symbol, await self.instruments())
+
+    def _resolved(self, symbol: str, instruments: list[Instrument]) -> Instrument:
         return resolve(symbol, instruments, aliases=self._config.aliases, default_venue=self._config.default_venue)
 
     # ---- bars ---------------------------------------------------------------------------------

@@ -30,6 +30,9 @@ _LATENCY = metrics.histogram("query_seconds", "Time from a request's arrival to 
 _FAILURES = metrics.counter("query_failures_total", "Requests that got an error", ["code"])
 
 
+PATIENCE_SECONDS = 24 * 3600.0  # a database that is away at the start is waited for
+
+
 class QueryStatistics(NamedTuple):
     requests: int
     failures: int
@@ -55,7 +58,6 @@ class QueryActor(AsyncActor):
             statement_timeout_seconds=config.database.statement_timeout.seconds,
             read_only=True,
         )
-        await self._database.open(config.supervisor.start_timeout.seconds)
         self._service = QueryService(self._database, config, config.kinds(), config.runtime_path)
         self._socket = self.context.socket(zmq.ROUTER)
         sockets.configure(self._socket)
@@ -63,18 +65,27 @@ class QueryActor(AsyncActor):
         self._decoder = protocol.Decoder(protocol.ToQuery)
         metrics.publish("query_database", self._database.statistics)
         metrics.publish("query", self._statistics)
+        # whoever asks before the database answers is told so, rather than left waiting
+        self.become("warming")
 
     async def run(self) -> None:
         serve = asyncio.create_task(self._serve(), name="serve requests")
+        connect = asyncio.create_task(self._connect(), name="connect to the database")
         stop = asyncio.create_task(self.stopping.wait(), name="stop")
+        pending = {serve, connect, stop}
         try:
-            done, _ = await asyncio.wait({serve, stop}, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
+            while serve in pending and stop in pending:
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
         finally:
-            serve.cancel()
-            stop.cancel()
-            await asyncio.gather(serve, stop, return_exceptions=True)
+            for task in (serve, connect, stop):
+                task.cancel()
+            await asyncio.gather(serve, connect, stop, return_exceptions=True)
+
+    async def _connect(self) -> None:
+        await self._database.open(PATIENCE_SECONDS)
+        self.become("live")
 
     async def _serve(self) -> None:
         while True:
