@@ -97,7 +97,6 @@ class Side(IntEnum):
 class TradeFlag(IntFlag):
     HASHED_ID = 1  # the venue's id is no integer; trade_id is its 64-bit hash
     AGGREGATE = 2  # an aggregate trade: the id is from the aggregate's id space
-    REPAIRED = 4  # fetched over REST after a gap
     NOT_MARKET = 8  # no market trade (insurance fund, ADL): stored, kept out of bars
     SNAPPED = 16  # a float was snapped to the grid
 

@@ -314,7 +314,7 @@ class BinanceAdapter:
             except _UNREADABLE as error:
                 rejected.append(Rejected(symbol, "undecodable", str(error)[:500], payload[:MAX_PAYLOAD_BYTES]))
         decoded.sort(key=lambda message: message[0].trade_id)
-        flags = self._flags | TradeFlag.REPAIRED
+        flags = self._flags
         records, broken = trade_records(self._instruments[symbol], decoded, flags)
         return Page(records, rejected + broken, len(rows), at_present=len(rows) < PAGE_ROWS)
 

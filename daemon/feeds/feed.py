@@ -18,7 +18,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 from marketd.daemon.feeds.adapter import (
     Candles,
@@ -35,11 +35,11 @@ from marketd.daemon.feeds.adapter import (
 )
 from marketd.daemon.feeds.backoff import Backoff
 from marketd.daemon.feeds.capture_writer import CaptureWriter
-from marketd.daemon.feeds.connection import Connection, ConnectionStatistics, Timing
-from marketd.daemon.feeds.repair import Repairs, RepairSettings
-from marketd.daemon.feeds.rest import RestClient, RestFailed, RestStatistics
+from marketd.daemon.feeds.connection import Connection, Timing
+from marketd.daemon.feeds.feed_model import FeedSettings, FeedStatistics, Sink, VenueClock
+from marketd.daemon.feeds.repair import Repairs
+from marketd.daemon.feeds.rest import RestClient, RestFailed
 from marketd.daemon.feeds.symbol_state import CoverageEvent, Part, SymbolState, tick
-from marketd.ipc.protocol import Resume
 from marketd.market.errors import Timeout
 from marketd.market.instruments import Instrument
 from marketd.market.records import Coverage, Records
@@ -51,71 +51,11 @@ QUIET_NS = NS_PER_SECOND  # without a trade: then a TICK
 QUIET_SECONDS = 1.0
 LOOK_SECONDS = 0.25  # how often the clock looks for quiet symbols
 ALIVE_SECONDS = 5.0  # since the venue was last heard: beyond, time does not go on by itself
-AHEAD_NS = 10 * NS_PER_SECOND  # a venue time so far after this machine's is no time
 REFRESH_SECONDS = 60.0  # a symbol's rules are asked for at most so often
 INFO_SYMBOLS = 100  # in one question for instruments
 REQUEST_SECONDS = 30.0
 BEGINNING_SECONDS = 5.0  # at most, before new symbols are subscribed
 MAX_NAMES = 100  # of ignored messages that are counted apart
-
-
-class Sink(Protocol):
-    """Takes what a feed brings. Both calls wait (back-pressure) and raise when they cannot be served at all."""
-
-    async def declare(self, instruments: list[Instrument]) -> list[tuple[Instrument, Resume]]:
-        """The instruments with their ids, and what is already there of each, in the same order."""
-
-    async def send(self, instrument: Instrument, parts: list[Part], observed: bool = True) -> None:
-        """One batch of one instrument; order of calls is order of records."""
-
-
-class FeedSettings(NamedTuple):
-    trades: str = "trade"  # or "aggTrade"
-    candles: tuple[str | int, ...] = ("1m",)
-    ws_url: str = ""  # "": the venue's own
-    rest_url: str = ""
-    weight_per_minute: int = 0  # 0: the venue's
-    api_key: str = ""
-    timing: Timing | None = None  # None: as the venue's limits demand
-    repair: RepairSettings = RepairSettings()
-
-
-class FeedStatistics(NamedTuple):
-    venue: str
-    symbols: int
-    messages: int
-    trades: int
-    candles: int
-    ticks: int
-    duplicates: int
-    held: int
-    repairing: int
-    filled: int
-    gaps: int
-    lost: int
-    rejected: dict[str, int]  # by rule
-    ignored: dict[str, int]  # by name
-    venue_errors: int
-    unknown_symbols: list[str]
-    lag_ns: int  # receipt after the venue's time, of the newest message; below 0 when the clocks differ
-    connections: list[ConnectionStatistics]
-    rest: RestStatistics
-
-
-class _Clock:
-    """The newest venue time that came over one connection."""
-
-    def __init__(self) -> None:
-        self.ts_ns = 0
-        self.at = 0.0  # monotonic s of its receipt
-        self.swept_ns = 0  # quiet symbols were last looked for at this venue time
-
-    def see(self, ts_ns: int, now: float) -> None:
-        if self.ts_ns < ts_ns <= time.time_ns() + AHEAD_NS:
-            self.ts_ns, self.at = ts_ns, now
-
-    def now_ns(self, now: float) -> int:
-        return self.ts_ns + int((now - self.at) * NS_PER_SECOND)
 
 
 class Feed:
@@ -161,7 +101,7 @@ class Feed:
         self._states: dict[str, SymbolState] = {}
         self._connections: dict[Connection, list[str]] = {}  # and the symbols of each
         self._running: dict[Connection, asyncio.Task[None]] = {}
-        self._clocks: dict[Connection, _Clock] = {}
+        self._clocks: dict[Connection, VenueClock] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._group: asyncio.TaskGroup | None = None
         self._changing = asyncio.Lock()  # one `reload` at a time
@@ -325,7 +265,7 @@ class Feed:
             self._settings.timing or Timing.of(self.venue.limits),
         )
         self._connections[connection] = list(symbols)
-        self._clocks[connection] = _Clock()
+        self._clocks[connection] = VenueClock()
         task = self._spawn(connection.run(), repr(connection))
         if task is not None:
             self._running[connection] = task
@@ -405,7 +345,7 @@ class Feed:
         now = time.monotonic()
         if self._capture is not None:
             self._capture.frames(recv_ns, frames)
-        clock = self._clocks.get(connection) or _Clock()
+        clock = self._clocks.get(connection) or VenueClock()
         async with self._order:
             self._counts["messages"] += len(frames)
             events = self._adapter.decode_many(frames)
@@ -423,7 +363,7 @@ class Feed:
                 await self._tick_quiet(connection, clock.ts_ns, now, by_clock=False)
 
     def _lots(
-        self, connection: Connection, events: list[Event], clock: _Clock, now: float
+        self, connection: Connection, events: list[Event], clock: VenueClock, now: float
     ) -> dict[str, tuple[SymbolState, list[Part]]]:
         """What is to be handed on, by symbol, in the order it came."""
         lots: dict[str, tuple[SymbolState, list[Part]]] = {}
@@ -438,9 +378,7 @@ class Feed:
                 if state is None:
                     self._ignore("not subscribed", len(event.records))
                     continue
-                if not state.observed:
-                    add(state, self._observed(state, int(event.records["ts_event"][0])))
-                add(state, ("trade", self._live_trades(state, event.records, now)))
+                add(state, ("trade", state.trades.live(event.records, now)))
                 self._repairs.look(state)
             elif isinstance(event, Candles):
                 state = self._states.get(event.symbol)
@@ -459,8 +397,11 @@ class Feed:
                 _log.info("%s: %s", connection.name, event.text, extra={"action": "venue_closing"})
                 connection.roll()
         if clock.ts_ns and self._unobserved:
-            for symbol in self._unobserved.intersection(self._connections.get(connection, ())):
-                add(self._states[symbol], self._observed(self._states[symbol], clock.ts_ns))
+            for symbol in self._unobserved.intersection(self._connections.get(connection, ())) - lots.keys():
+                state = self._states[symbol]
+                # of one whose first trades are held back or fetched, these will say since when
+                if state.trades.sequence.missing is None:
+                    add(state, self._observed(state, clock.ts_ns))
         return lots
 
     def _observed(self, state: SymbolState, since_ns: int) -> Part:
@@ -468,9 +409,6 @@ class Feed:
         self._unobserved.discard(state.symbol)
         state.newest_ns = max(state.newest_ns, since_ns)
         return CoverageEvent(Coverage.OBSERVED, since_ns, since_ns, reason="subscribed").part()
-
-    def _live_trades(self, state: SymbolState, records: Records, now: float) -> Records:
-        return state.trades.live(records, now)
 
     def _live_bars(self, state: SymbolState, records: Records, now: float) -> list[Part]:
         timeframes = records["timeframe"]
@@ -506,6 +444,10 @@ class Feed:
         """To the sink; only with `_order` held."""
         if not parts:
             return
+        if not state.observed:
+            first = next((records for kind, records in parts if kind == "trade"), None)
+            if first is not None:
+                parts = [self._observed(state, int(first["ts_event"][0])), *parts]
         for kind, records in parts:
             self._counts[kind] += len(records)
             if kind in ("trade", "tick"):
@@ -561,3 +503,6 @@ class Feed:
             connections=[connection.statistics() for connection in self._connections],
             rest=self._rest.statistics(),
         )
+
+
+__all__ = ["Feed", "FeedSettings", "FeedStatistics", "Part", "Sink"]

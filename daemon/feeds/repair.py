@@ -78,24 +78,24 @@ class Repairs:
         self.look(state)  # what went missing while the repair was reported
 
     async def _repair(self, state: SymbolState, track: Track) -> None:
-        sequence, started_at, filled = track.sequence, track.last_ts, 0
-        was_catching_up, was_observed = sequence.is_catching_up, state.observed
-        if not was_catching_up:
+        sequence = track.sequence
+        filling = _Filling(
+            track, "after a reconnect" if sequence.is_catching_up else "hole in the stream", report=state.observed
+        )
+        if not sequence.is_catching_up:
             await asyncio.sleep(self._settings.patience_seconds)
         backoff = Backoff(RETRY_FIRST_SECONDS, RETRY_CAP_SECONDS)
         while (missing := sequence.missing) is not None and not state.removed:
             page = await self._fetch(state, track, missing.first)
             async with self._order:
-                came = await self._take(state, track, missing, page)
-                await self._give_up_in_time(state, track)
-            filled += came
+                came = await self._take(state, track, missing, page, filling)
+                await self._give_up_in_time(state, track, filling)
             if came:
                 backoff.reset()
             elif sequence.missing is not None:
                 await asyncio.sleep(self._wait_seconds(track, backoff.next()))
-        if filled and was_observed:  # what came before the beginning of observation is no hole in it
-            reason = "after a reconnect" if was_catching_up else "hole in the stream"
-            await self._report_filled(state, track, started_at, track.last_ts, filled, reason)
+        async with self._order:
+            await self._hand_over(state, filling.end(track.last_ts))
 
     def _wait_seconds(self, track: Track, wanted: float) -> float:
         """Not beyond the moment at which held records must go on."""
@@ -135,7 +135,9 @@ class Repairs:
             return None
         return page
 
-    async def _take(self, state: SymbolState, track: Track, asked: Missing, page: Page | None) -> int:
+    async def _take(
+        self, state: SymbolState, track: Track, asked: Missing, page: Page | None, filling: _Filling
+    ) -> int:
         """Hand on what a page brought; how many records were missing and are no more."""
         sequence = track.sequence
         missing = sequence.missing
@@ -154,14 +156,19 @@ class Repairs:
         await self._reject(page.rejected)
         refused = {rejected.trade_id for rejected in page.rejected}
         lost = [hole for hole in step.lost if not _is_within(hole, refused)]
-        parts = [self._gap(track, hole, before, "the venue has no such records") for hole in lost]
+        parts: list[Part] = []
+        if lost:
+            parts = filling.end(track.last_ts)
+            parts += [self._gap(track, hole, before, "the venue has no such records") for hole in lost]
+        else:
+            filling.add(records)
         if len(step.records):
             parts.append((track.kind, step.records))
         await self._hand_over(state, parts)
         self.counts["filled"] += len(records)
         return len(records)
 
-    async def _give_up_in_time(self, state: SymbolState, track: Track) -> None:
+    async def _give_up_in_time(self, state: SymbolState, track: Track, filling: _Filling) -> None:
         sequence, now = track.sequence, time.monotonic()
         waited = 0.0 if track.held_since is None else now - track.held_since
         if not sequence.overfull and waited < self._settings.hold_seconds:
@@ -170,7 +177,8 @@ class Repairs:
         step = sequence.skip()
         track.held_since = None  # for a further hole the time begins anew
         track.follow(step.records, now)
-        parts = [self._gap(track, hole, before, "not to be had in time") for hole in step.lost]
+        parts = filling.end(track.last_ts) if step.lost else []
+        parts += [self._gap(track, hole, before, "not to be had in time") for hole in step.lost]
         if len(step.records):
             parts.append((track.kind, step.records))
         await self._hand_over(state, parts)
@@ -189,7 +197,8 @@ class Repairs:
             reason,
             extra={"action": "coverage_gap", "first": hole.first, "last": hole.last},
         )
-        return CoverageEvent(Coverage.GAP, before_ns, hole.ts_end, track.kind, hole.size, reason).part()
+        start_ns = before_ns if hole.ts_start == ABSENT else hole.ts_start
+        return CoverageEvent(Coverage.GAP, start_ns, hole.ts_end, track.kind, hole.size, reason).part()
 
     # ---- behind the live records --------------------------------------------------------------
 
@@ -202,7 +211,7 @@ class Repairs:
 
     async def _late(self, state: SymbolState, track: Track, hole: Lost, before_ns: int) -> None:
         backoff = Backoff(RETRY_CAP_SECONDS, LATE_RETRY_CAP_SECONDS)
-        first, filled = hole.first, 0
+        first, filled, refused = hole.first, 0, 0
         try:
             while first <= hole.last and not state.removed:
                 page = await self._fetch(state, track, first)
@@ -217,31 +226,42 @@ class Repairs:
                     if len(records):
                         await self._hand_over(state, [(track.kind, records)])
                 filled += len(records)
+                refused += sum(1 for r in page.rejected if first <= (r.trade_id or 0) <= hole.last)
                 if page.at_present or not len(numbers):
                     break  # the venue has no more
                 first = int(numbers[-1]) + 1
         finally:
             track.late_fills -= 1
-        if filled:
-            self.counts["filled"] += filled
-            await self._report_filled(state, track, before_ns, hole.ts_end, filled, "behind the live records")
+        self.counts["filled"] += filled
+        if filled and filled + refused >= hole.size:  # else it stays a GAP
+            reason = "behind the live records"
+            event = CoverageEvent(Coverage.BACKFILLED, before_ns, hole.ts_end, track.kind, filled, reason)
+            async with self._order:
+                await self._hand_over(state, [event.part()])
 
-    async def _report_filled(
-        self, state: SymbolState, track: Track, start_ns: int, end_ns: int, count: int, reason: str
-    ) -> None:
-        if end_ns == ABSENT:
-            return
-        event = CoverageEvent(Coverage.BACKFILLED, start_ns, end_ns, track.kind, count, reason)
-        _log.info(
-            "%d records of %s %s were filled in: %s",
-            count,
-            state.symbol,
-            track.name,
-            reason,
-            extra={"action": "backfilled", "symbol": state.symbol, "count": count},
-        )
-        async with self._order:
-            await self._hand_over(state, [event.part()])
+
+class _Filling:
+    """What a repair has filled so far, up to the next hole that stays: one BACKFILLED of the ledger."""
+
+    def __init__(self, track: Track, reason: str, *, report: bool) -> None:
+        self._track = track
+        self._reason = reason
+        self._report = report  # what came before observation began is no hole in it
+        self._start_ns = self._end_ns = track.last_ts
+        self._count = 0
+
+    def add(self, records: Records) -> None:
+        if len(records):
+            self._end_ns = max(self._end_ns, int(records[self._track.time_field].max()))
+            self._count += len(records)
+
+    def end(self, now_ns: int) -> list[Part]:
+        """The event, if there was something to report; what comes next begins at `now_ns`."""
+        count, start_ns, end_ns = self._count, self._start_ns, self._end_ns
+        self._count, self._start_ns, self._end_ns = 0, now_ns, now_ns
+        if not count or not self._report:
+            return []
+        return [CoverageEvent(Coverage.BACKFILLED, start_ns, end_ns, self._track.kind, count, self._reason).part()]
 
 
 def _is_within(hole: Lost, refused: set[int | None]) -> bool:

@@ -27,6 +27,7 @@ THREADS = 4  # requests at once; the weight budget is the narrower limit
 MAX_BODY_BYTES = 64 << 20
 REQUEST_SECONDS = 10.0  # at most, of one request, whatever the deadline
 DEFAULT_BAN_SECONDS = 60.0  # when a 429 or 418 does not say how long
+MAX_BAN_SECONDS = 86_400.0
 USED_WEIGHT_HEADER = "x-mbx-used-weight-1m"
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
@@ -169,7 +170,7 @@ class RestClient:
 
     def _heed(self, headers: Message) -> None:
         used = headers.get(USED_WEIGHT_HEADER, "")
-        if used.isdigit():
+        if used.isascii() and used.isdigit():
             self._budget.used(int(used))
 
     def statistics(self) -> RestStatistics:
@@ -190,6 +191,7 @@ class RestClient:
 
 def _seconds(retry_after: str | None) -> float:
     try:
-        return max(1.0, float(retry_after or ""))
+        # a day is longer than any venue bans; NaN fails both comparisons and becomes the least
+        return min(max(1.0, float(retry_after or "")), MAX_BAN_SECONDS)
     except ValueError:
         return DEFAULT_BAN_SECONDS

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from marketd.market.records import Records
-from marketd.market.times import NS_PER_SECOND
+from marketd.market.times import ABSENT, NS_PER_SECOND
 
 Numbers = npt.NDArray[np.int64]
 
@@ -40,11 +40,16 @@ class Missing(NamedTuple):
 
 
 class Lost(NamedTuple):
-    """Numbers first … last were not handed on; ts_end is the time of the record that follows them."""
+    """Numbers first … last were not handed on.
+
+    `ts_end` is the time of the record that follows them, `ts_start` that of the one before; ABSENT where that one was
+    handed on earlier.
+    """
 
     first: int
     last: int
     ts_end: int
+    ts_start: int = ABSENT
 
     @property
     def size(self) -> int:
@@ -184,7 +189,7 @@ class NumberSequence:
         before = np.concatenate([[self.last], numbers[:-1]])
         times = records[self._time_field]
         return [
-            Lost(int(before[i]) + 1, int(numbers[i]) - 1, int(times[i]))
+            Lost(int(before[i]) + 1, int(numbers[i]) - 1, int(times[i]), int(times[i - 1]) if i else ABSENT)
             for i in np.flatnonzero((numbers - before > 1) & (before != NOTHING_YET))
         ]
 

@@ -17,7 +17,7 @@ from marketd.daemon.feeds.captures import CaptureReader
 from marketd.daemon.feeds.connection import Timing
 from marketd.daemon.feeds.emulator import CaptureSource, Emulator, SyntheticMarket
 from marketd.daemon.feeds.recorded import survey
-from marketd.market.records import Coverage, Source, TradeFlag
+from marketd.market.records import Coverage, Source
 from support import eventually_async
 
 FIRST_ID, LAST_ID = 3735683259, 3735703162
@@ -82,7 +82,7 @@ async def test_nothing_is_lost_when_the_connection_is_cut_at_random_moments(shar
     assert statistics.gaps == 0
     if statistics.filled:
         assert Coverage.BACKFILLED in sink.states(SYMBOL)
-        assert (sink.records(SYMBOL, "trade")["flags"] & TradeFlag.REPAIRED).any()
+        assert not sink.records(SYMBOL, "trade")["flags"].any()  # a refetched trade is the same row as a live one
 
 
 async def test_a_connection_that_breaks_before_the_first_trade_was_read_loses_nothing(shared_data: Path) -> None:
@@ -255,7 +255,7 @@ async def test_what_the_venue_does_not_have_is_a_gap_and_the_feed_goes_on() -> N
             await eventually_async(lambda: len(sink.ids("BTCUSDT")) > 20)
         before = sink.ids("BTCUSDT")[-1]
         await eventually_async(lambda: SyntheticMarket.trades(source, "BTCUSDT", None, 1)[0]["id"] > before + 20)
-        source.forgets_up_to = before + 10
+        source.forgets = range(before + 1, before + 11)
         async with running(feed_of(emulator, sink, ["BTCUSDT"])):
             await eventually_async(lambda: sink.ids("BTCUSDT")[-1] > before + 30)
     ids = sink.ids("BTCUSDT")
@@ -265,14 +265,31 @@ async def test_what_the_venue_does_not_have_is_a_gap_and_the_feed_goes_on() -> N
     assert ids == [i for i in range(ids[0], ids[-1] + 1) if not before < i <= before + 10]
 
 
+async def test_what_was_filled_is_not_reported_over_a_gap_that_stays() -> None:
+    sink, source = RecordingSink(), _Forgetful(7, ["BTCUSDT"], 400.0)
+    async with emulated(source) as emulator:
+        async with running(feed_of(emulator, sink, ["BTCUSDT"])):
+            await eventually_async(lambda: len(sink.ids("BTCUSDT")) > 20)
+        before = sink.ids("BTCUSDT")[-1]
+        await eventually_async(lambda: SyntheticMarket.trades(source, "BTCUSDT", None, 1)[0]["id"] > before + 1500)
+        source.forgets = range(before + 1201, before + 1211)  # on the second page
+        async with running(feed_of(emulator, sink, ["BTCUSDT"])):
+            await eventually_async(lambda: sink.ids("BTCUSDT")[-1] > before + 1600)
+    coverage = sink.records("BTCUSDT", "coverage")
+    (gap,) = coverage[coverage["state"] == Coverage.GAP]
+    assert gap["detail"] == 10
+    for filled in coverage[coverage["state"] == Coverage.BACKFILLED]:
+        assert filled["ts_end"] <= gap["ts_start"] or filled["ts_start"] >= gap["ts_end"]
+    assert set(range(before, before + 1600)) - set(sink.ids("BTCUSDT")) == set(source.forgets)
+
+
 class _Forgetful(SyntheticMarket):
     """A venue that has lost some of its trades."""
 
-    forgets_up_to = 0
+    forgets = range(0)
 
     def trades(self, symbol: str, first_id: int | None, limit: int) -> list[dict[str, Any]]:
-        first_id = max(first_id or 0, self.forgets_up_to + 1)
-        return super().trades(symbol, first_id, limit)
+        return [row for row in super().trades(symbol, first_id, limit) if row["id"] not in self.forgets]
 
 
 async def test_a_finer_grid_of_the_venue_is_noticed_by_what_it_breaks_and_taken_over(

@@ -381,7 +381,7 @@ def rest_trade(number: int, **changes: Any) -> dict[str, Any]:
 def test_rest_trades_equal_those_of_the_stream_but_for_their_flag() -> None:
     page = adapter().decode_trades("BTCUSDT", json.dumps([rest_trade(7)]).encode())
     live = only(adapter().decode_many([trade(7)]), Trades).records
-    assert page.records["flags"].tolist() == [TradeFlag.REPAIRED]
+    assert page.records["flags"].tolist() == [0]
     page.records["flags"] = 0
     assert page.records.tolist() == live.tolist()
     assert page.at_present
@@ -404,7 +404,7 @@ def test_aggregate_trades_come_over_rest_too() -> None:
     made = adapter(trades="aggTrade")
     row = {"a": 5, "p": "1.5", "q": "2", "f": 1, "l": 2, "T": 1723161255342, "m": False, "M": True}
     page = made.decode_trades("BTCUSDT", json.dumps([row]).encode())
-    assert page.records["flags"].tolist() == [TradeFlag.AGGREGATE | TradeFlag.REPAIRED]
+    assert page.records["flags"].tolist() == [TradeFlag.AGGREGATE]
     assert made.trades_request("BTCUSDT", 5).target == "/api/v3/aggTrades?symbol=BTCUSDT&fromId=5&limit=1000"
 
 

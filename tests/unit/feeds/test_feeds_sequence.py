@@ -115,7 +115,7 @@ def test_numbers_that_the_venue_leaves_out_are_lost() -> None:
     made.begin_catch_up()
     step = made.fetched(trades([7, 8, 10]), at_present=True)
     assert ids(step.records) == [7, 8, 10]
-    assert step.lost == [Lost(5, 6, 70), Lost(9, 9, 100)]
+    assert step.lost == [Lost(5, 6, 70), Lost(9, 9, 100, 80)]
     assert [hole.size for hole in step.lost] == [2, 1]
 
 

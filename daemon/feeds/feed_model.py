@@ -1,0 +1,75 @@
+"""What a feed takes and tells: its sink, its settings, its statistics, and the clock of a connection."""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple, Protocol
+
+from marketd.daemon.feeds.connection import ConnectionStatistics, Timing
+from marketd.daemon.feeds.repair import RepairSettings
+from marketd.daemon.feeds.rest import RestStatistics
+from marketd.daemon.feeds.symbol_state import Part
+from marketd.ipc.protocol import Resume
+from marketd.market.instruments import Instrument
+from marketd.market.times import NS_PER_SECOND
+
+AHEAD_NS = 10 * NS_PER_SECOND  # a venue time so far after this machine's is no time
+
+
+class Sink(Protocol):
+    """Takes what a feed brings. Both calls wait (back-pressure) and raise when they cannot be served at all."""
+
+    async def declare(self, instruments: list[Instrument]) -> list[tuple[Instrument, Resume]]:
+        """The instruments with their ids, and what is already there of each, in the same order."""
+
+    async def send(self, instrument: Instrument, parts: list[Part], observed: bool = True) -> None:
+        """One batch of one instrument; order of calls is order of records."""
+
+
+class FeedSettings(NamedTuple):
+    trades: str = "trade"  # or "aggTrade"
+    candles: tuple[str | int, ...] = ("1m",)
+    ws_url: str = ""  # "": the venue's own
+    rest_url: str = ""
+    weight_per_minute: int = 0  # 0: the venue's
+    api_key: str = ""
+    timing: Timing | None = None  # None: as the venue's limits demand
+    repair: RepairSettings = RepairSettings()
+
+
+class FeedStatistics(NamedTuple):
+    venue: str
+    symbols: int
+    messages: int
+    trades: int
+    candles: int
+    ticks: int
+    duplicates: int
+    held: int
+    repairing: int
+    filled: int
+    gaps: int
+    lost: int
+    rejected: dict[str, int]  # by rule
+    ignored: dict[str, int]  # by name
+    venue_errors: int
+    unknown_symbols: list[str]
+    lag_ns: int  # receipt after the venue's time, of the newest message; below 0 when the clocks differ
+    connections: list[ConnectionStatistics]
+    rest: RestStatistics
+
+
+class VenueClock:
+    """The newest venue time that came over one connection."""
+
+    def __init__(self) -> None:
+        self.ts_ns = 0
+        self.at = 0.0  # monotonic s of its receipt
+        self.swept_ns = 0  # quiet symbols were last looked for at this venue time
+
+    def see(self, ts_ns: int, now: float) -> None:
+        if self.ts_ns < ts_ns <= time.time_ns() + AHEAD_NS:
+            self.ts_ns, self.at = ts_ns, now
+
+    def now_ns(self, now: float) -> int:
+        return self.ts_ns + int((now - self.at) * NS_PER_SECOND)
