@@ -11,6 +11,8 @@ records (and the columns that were made from them) are handed out again, each ti
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,12 +66,15 @@ class _Arena:
         self.kept: dict[tuple[str | int, int, str], _Kept] = {}
 
 
+Pick = Callable[["memoryview[int]"], tuple[int, ...]]
+
+
 class _Kept(NamedTuple):
     """Bars that were read, and the state that their rings had then."""
 
     mapped: object  # the mapped file's rings: another file, another object
-    words: tuple[int, ...]  # of a cut, that say how far the rings are
-    state: list[int]
+    pick: Pick  # from a cut's words those that say how far the rings are
+    state: tuple[int, ...]
     frame: Frame
 
 
@@ -122,12 +127,14 @@ class DataCacheManager:
             stale_ns = _check(reader)
             cut = reader.cut()
             kept = arena.kept.get((timeframe, limit, bar_source))
-            if kept is None or kept.mapped is not reader.rings or kept.state != _state(cut, kept.words):
+            words = cut.words
+            if kept is None or kept.mapped is not reader.rings or kept.state != kept.pick(words):
                 kept, cut = _read_bars(arena, timeframe, limit, bar_source)
+                words = cut.words
         except MarketdError:
             self._misses += 1
             raise
-        frame = kept.frame.restamped(_meta(reader, cut, stale_ns))
+        frame = kept.frame.restamped(_meta(reader, words, stale_ns))
         if forming:
             frame = _with_forming(frame, cut)
         self._count(frame, started)
@@ -149,7 +156,7 @@ class DataCacheManager:
         except MarketdError:
             self._misses += 1
             raise
-        frame = Frame(kind, arena.instrument, records, _meta(arena.reader, cut, stale_ns))
+        frame = Frame(kind, arena.instrument, records, _meta(arena.reader, cut.words, stale_ns))
         self._count(frame, started)
         return frame
 
@@ -234,23 +241,21 @@ def _check(reader: ArenaReader) -> int:
     return stale_ns
 
 
-def _meta(reader: ArenaReader, cut: Cut, stale_ns: int) -> Meta:
+def _meta(reader: ArenaReader, words: memoryview[int], stale_ns: int) -> Meta:
     return Meta(
         served_from="arena",
-        watermark=cut.ts_known,
+        watermark=words[arena_words.TS_KNOWN],
         stale_ns=stale_ns,
-        durable=cut.journal_offset <= reader.durable_offset,
+        durable=0 <= words[arena_words.JOURNAL_OFFSET] <= reader.durable_offset,  # -1: kept live only
     )
 
 
-def _state_words(reader: ArenaReader, names: tuple[str, ...]) -> tuple[int, ...]:
-    """Where a cut says how far rings are: while head and revision stay, so do their records."""
+def _picker(reader: ArenaReader, names: tuple[str, ...]) -> Pick:
+    """Picks from a cut's words how far rings are: while head and revision stay, so do their records."""
     heads = [reader.rings[name].head for name in names]
-    return (*heads, *(head + arena_words.REVISION for head in heads))
-
-
-def _state(cut: Cut, words: tuple[int, ...]) -> list[int]:
-    return [cut.word(index) for index in words]
+    indexes = [*heads, *(head + arena_words.REVISION for head in heads)]
+    pick: Pick = itemgetter(*indexes)
+    return pick
 
 
 def _require_reach(arena: _Arena, names: tuple[str, ...], limit: int, setting: str) -> None:
@@ -276,8 +281,8 @@ def _read_bars(arena: _Arena, timeframe: str | int, limit: int, bar_source: str)
     bars = records[names[0]]
     if len(names) == 2:
         bars = merge_best(bars, records[names[1]], limit, seconds * NS_PER_SECOND)
-    words = _state_words(arena.reader, names)
-    kept = _Kept(mapped, words, _state(cut, words), Frame(_CANDLE, arena.instrument, bars, timeframe=seconds))
+    pick = _picker(arena.reader, names)
+    kept = _Kept(mapped, pick, pick(cut.words), Frame(_CANDLE, arena.instrument, bars, timeframe=seconds))
     if len(arena.kept) >= MAX_KEPT_READS:
         arena.kept.clear()
     arena.kept[timeframe, limit, bar_source] = kept

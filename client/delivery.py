@@ -31,7 +31,7 @@ from marketd.market.errors import (
 from marketd.market.instruments import Instrument
 from marketd.market.records import Kind, Records
 
-BATCH_RECORDS = 100_000  # of one message; ten megabytes of bars, well inside the protocol's limit
+BATCH_RECORDS = 20_000  # of one message; two megabytes of bars, well inside one frame of the journal
 RESEND_SECONDS = 1.0
 # Answers that say for certain that a batch was not taken, so that its number is free.
 REFUSED_AS_A_WHOLE = (JournalFull, UnknownInstrument, UnknownStream, InvalidArgument)

@@ -18,7 +18,7 @@ from marketd.client.frames import Frame
 from marketd.ipc.protocol import Refusal
 from marketd.market.errors import InvalidArgument
 from marketd.market.instruments import Instrument
-from marketd.market.records import CandleFlag, Kind, Records, TradeFlag, empty
+from marketd.market.records import CandleFlag, Kind, Records, Side, TradeFlag, empty
 from marketd.market.times import ABSENT
 
 TIME_NAMES = ("time", "ts", "timestamp", "ts_event")
@@ -95,6 +95,8 @@ def encode_columns(
     named = {kind.time if name in TIME_NAMES else name: values for name, values in columns.items()}
     count = _check_columns(kind, named, constants)
     records = empty(kind, count)
+    if "side" in (kind.dtype.names or ()):
+        records["side"] = Side.UNKNOWN  # where the caller has no such column
     flags, flaws = np.zeros(count, dtype=np.int64), Flaws()
     for name, value in (*constants.items(), *((stamp, 0) for stamp in _STAMPS)):
         records[name] = value

@@ -30,7 +30,7 @@ class LiveClock:
         self._monotonic = monotonic
         self._offset = wall() - monotonic()
         self._corrected = monotonic()
-        self._ahead = False  # running ahead of the wall clock after a step back, until it has caught up
+        self._left = 0  # of the difference to the wall clock, what the last correction did not work off
         self.last = last_known_ns
 
     def next(self) -> int:
@@ -49,17 +49,17 @@ class LiveClock:
         monotonic = self._monotonic()
         elapsed, self._corrected = monotonic - self._corrected, monotonic
         difference = self._wall() - (monotonic + self._offset)
+        # what the wall clock did since the last look; a step back that is still being worked off is none again
+        step = difference - self._left
         if difference > STEP_NS:
             self._offset += difference
-            self._ahead = False
-            return difference
+            self._left = 0
+            return step if step > STEP_NS else difference
         limit = int(elapsed * SLEW)
-        self._offset += max(-limit, min(limit, difference))
-        if difference >= -STEP_NS:
-            self._ahead = False
-            return 0
-        first, self._ahead = not self._ahead, True
-        return difference if first else 0
+        slewed = max(-limit, min(limit, difference))
+        self._offset += slewed
+        self._left = difference - slewed
+        return step if abs(step) > STEP_NS else 0
 
 
 class RecordedClock:

@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 SILENT_PEER_SECONDS = 10  # a connection that says nothing holds a thread no longer
 NOTICE_CLOSE_SECONDS = 0.1
+MAX_CONNECTIONS = 64
 Health = Mapping[str, Any]
 
 
@@ -33,6 +34,34 @@ class _Handler(WSGIRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         logger.debug("http: %s", format % args, extra={"action": "http_request"})
+
+
+class _Server(ThreadingWSGIServer):
+    """A thread a connection, and no more than `MAX_CONNECTIONS`: the next is closed at once."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._free = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        super().__init__(*args, **kwargs)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self._free.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        # a peer that says nothing, or leaves: its own business, and no traceback for the operator
+        logger.debug("http: a connection broke off", exc_info=True, extra={"action": "http_broken"})
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
 
 
 class HttpServer:
@@ -85,6 +114,4 @@ class HttpServer:
 
 
 def _server_class(host: str) -> type[WSGIServer]:
-    if ":" not in host:
-        return ThreadingWSGIServer
-    return type("ThreadingWSGIServer6", (ThreadingWSGIServer,), {"address_family": socket.AF_INET6})
+    return _Server6 if ":" in host else _Server

@@ -242,7 +242,9 @@ class CaptureImport:
             if isinstance(event, Trades):
                 instrument = self._instruments[event.symbol]
                 state = self._kernel.state(instrument)
-                yield instrument, self._gap_before(state, fresh := self._fresh(state, event.records)) + fresh, []
+                fresh = self._fresh(state, event.records)
+                before = self._observed(state, int(event.records["ts_event"][0])) + self._gap_before(state, fresh)
+                yield instrument, before + fresh, []
             elif isinstance(event, Candles):
                 yield self._instruments[event.symbol], [(CANDLE_KIND, event.records)], []
             elif isinstance(event, VenueTime):
@@ -278,12 +280,18 @@ class CaptureImport:
         return [(COVERAGE_KIND, event)]
 
     @staticmethod
-    def _time_parts(state: InstrumentState, venue_ns: int) -> list[tuple[Kind, Records]]:
-        if state.newest == ABSENT and not state.observed:
-            state.observed = True
-            event = coverage_record(Coverage.OBSERVED, venue_ns, venue_ns, stream=TRADE_KIND.id, reason="recorded")
-            return [(COVERAGE_KIND, event)]
-        if state.newest != ABSENT and venue_ns - state.newest >= QUIET_NS:
+    def _observed(state: InstrumentState, since_ns: int) -> list[tuple[Kind, Records]]:
+        """OBSERVED, once: from the first that is heard, as a feed says it."""
+        if state.observed:
+            return []
+        state.observed = True
+        event = coverage_record(Coverage.OBSERVED, since_ns, since_ns, stream=TRADE_KIND.id, reason="recorded")
+        return [(COVERAGE_KIND, event)]
+
+    def _time_parts(self, state: InstrumentState, venue_ns: int) -> list[tuple[Kind, Records]]:
+        if state.newest == ABSENT:
+            return self._observed(state, venue_ns)
+        if venue_ns - state.newest >= QUIET_NS:
             return [(TICK_KIND, tick_record(venue_ns))]
         return []
 
@@ -311,12 +319,15 @@ class CaptureImport:
         """Everything durable, and everything committed."""
         if self._close:
             for instrument in self._instruments.values():
-                newest = self._kernel.state(instrument).newest
+                state = self._kernel.state(instrument)
+                newest = state.newest
                 if newest != ABSENT:
                     event = coverage_record(
                         Coverage.ENDED, newest, newest, stream=TRADE_KIND.id, reason="end of import"
                     )
-                    self._accept(instrument, [(COVERAGE_KIND, event)], [], self._clock.last)
+                    # where the files brought nothing new the clock has not moved, or not as far
+                    known_ns = max(self._clock.last, state.ts_known, newest)
+                    self._accept(instrument, [(COVERAGE_KIND, event)], [], known_ns)
         if not await asyncio.to_thread(self._journal.wait_durable, self._journal.end, 60.0):
             raise MarketdError(
                 f"the import's journal could not be flushed: {self._journal.failure or 'the disk is too slow'}"
@@ -329,6 +340,9 @@ class CaptureImport:
         return ImportProgress(
             reader.path.name, counts["lines"], counts["trade"], counts["candle"], counts["known"], writer.offset
         )
+
+    def _forming(self, instrument: Instrument) -> int:
+        return len(self._kernel.state(instrument).fold.open_bars())
 
     def _report(self, readers: Sequence[CaptureReader]) -> ImportReport:
         counts = self._counts
@@ -343,6 +357,7 @@ class CaptureImport:
             ignored=dict(self._ignored),
             rules=dict(self._rules),
             damage=[reader.damage for reader in readers if reader.damage],
-            forming=sum(len(self._kernel.state(i).fold.open_bars()) for i in self._instruments.values()),
+            # --close gave versions of them all
+            forming=0 if self._close else sum(map(self._forming, self._instruments.values())),
             instruments=list(self._instruments.values()),
         )

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import zmq
 
+from marketd.daemon import metrics
 from marketd.daemon.clock import LiveClock
 from marketd.daemon.kernel import (
     COVERAGE_KIND,
@@ -26,25 +27,31 @@ from marketd.daemon.kernel import (
     Lot,
     coverage_record,
 )
-from marketd.daemon.producers import repeated_outcome
+from marketd.daemon.pieces import MAX_PIECES, too_scattered
+from marketd.daemon.producers import LIVE_ONLY, repeated_outcome
 from marketd.daemon.publisher import Publisher
 from marketd.daemon.registry import Registry
-from marketd.ipc import protocol
+from marketd.ipc import protocol, sockets
 from marketd.ipc.journal import Journal
 from marketd.ipc.journal_errors import JournalBehind
 from marketd.ipc.protocol import Committed, Declare, Declared, Durable, Failure, Follow, Outcome, RebuildBars, Rejection
-from marketd.market.errors import JournalFull, MarketdError, ProtocolError
+from marketd.market.errors import Busy, InvalidArgument, JournalFull, MarketdError, ProtocolError, UnknownInstrument
 from marketd.market.instruments import GLOBAL_NAME, Instrument
 from marketd.market.records import BY_NAME, INSTRUMENT, Coverage, Kind, Records
 from marketd.market.times import NS_PER_SECOND
 
 _log = logging.getLogger(__name__)
 
+_REFUSED = metrics.counter("refused_total", "Records refused and in quarantine, by rule", ["rule"])
+_CLOCK_STEPS = metrics.counter("clock_steps_total", "Steps of the wall clock by over a second")
+
 INSTRUMENT_KIND = BY_NAME["instrument"]
 ACCEPTED_FROM_OUTSIDE = frozenset({"trade", "candle", "tick", "coverage"})  # and every declared series
+_DONTWAIT = int(zmq.DONTWAIT)
+_DONTWAIT_MORE = int(zmq.DONTWAIT | zmq.SNDMORE)
 MAX_REBUILD = 100  # bars in one question
 MAX_UNACKNOWLEDGED = 50_000  # answers that wait for the disk; beyond it nothing more is read
-FRAME_OVERHEAD_BYTES = 16_384  # room for the bars and rows that a batch may add to its own bytes
+MAX_DECLARED = 4_000  # instruments in one message: the answer, which tells what is known of each, has its limit too
 
 
 class IngestStatistics(NamedTuple):
@@ -92,6 +99,7 @@ class Ingest:
         """One message. Whatever is wrong with it becomes an answer; nothing that arrives here may end ingest."""
         header = frames[0] if frames else b""
         try:
+            sockets.check_frames(frames)
             message = self._decoder.decode(header)
             if isinstance(message, protocol.Ingest):
                 self._ingest(peer, message, frames[1:])
@@ -109,7 +117,9 @@ class Ingest:
 
     def _send(self, peer: bytes, message: protocol.Message) -> None:
         try:
-            self._socket.send_multipart((peer, protocol.encode(message)), zmq.DONTWAIT)
+            # two sends cost a fifth of one send_multipart, which turns every flag into an enum
+            self._socket.send(peer, _DONTWAIT_MORE)
+            self._socket.send(protocol.encode(message), _DONTWAIT)
         except zmq.ZMQError:
             # the peer is gone, or reads nothing: it asks again under the same number
             self._counts["unsent"] += 1
@@ -122,14 +132,10 @@ class Ingest:
             self._counts["repeated"] += 1
             self._answer(peer, known.offset, repeated_outcome(request.id, request.batch, known))
             return
+        self._demand_order(request)
         instrument = self._instrument(request.instrument)
         parts = self._read_parts(request, payloads)
-        limit = self._journal.max_frame_bytes - FRAME_OVERHEAD_BYTES
-        if sum(map(len, payloads)) > limit:
-            raise ProtocolError(
-                f"parts: a frame of the journal takes batches of at most {limit} bytes; send it in pieces",
-                field="parts",
-            )
+        self._publisher.board(instrument)  # what cannot be shown is refused while nothing has changed yet
         room = self._journal.has_room
         if not room and not (self.live_only and request.live):
             raise JournalFull(
@@ -145,6 +151,7 @@ class Ingest:
             producer=request.producer,
             batch=request.batch,
             rejected=request.rejected,
+            max_bytes=self._journal.max_frame_bytes,
         )
         self._kernel.remember(request.producer, request.batch, lot)
         end = self._take(lot) if room else None
@@ -159,14 +166,29 @@ class Ingest:
             durable=end is not None,
         )
         if end is None:
+            self._kernel.remember(request.producer, request.batch, lot, LIVE_ONLY)
             self._keep_live_only(lot)
             self._send(peer, outcome)
             return
         self._kernel.remember(request.producer, request.batch, lot, end)
         self._answer(peer, end, outcome)
 
+    def _demand_order(self, request: protocol.Ingest) -> None:
+        """What was on its way to an ingest that died is sent again, and must not be overtaken by what follows it."""
+        if not request.oldest:
+            return
+        due = max(self._kernel.producers.newest(request.producer) + 1, request.oldest)
+        if request.batch > due:
+            raise Busy(f"batch: {request.batch} came before {due}; send both again, in order", field="batch")
+
     def _instrument(self, wanted: str | int) -> Instrument:
-        return self._registry.by_name(wanted) if isinstance(wanted, str) else self._registry.by_id(wanted)
+        instrument = self._registry.by_name(wanted) if isinstance(wanted, str) else self._registry.by_id(wanted)
+        if instrument.removed:
+            raise UnknownInstrument(
+                f"instrument: {instrument.name} has another id by now, of a finer precision; declare it again",
+                field="instrument",
+            )
+        return instrument
 
     def _read_parts(self, request: protocol.Ingest, payloads: list[bytes]) -> list[tuple[Kind, Records]]:
         if len(request.parts) != len(payloads):
@@ -177,6 +199,17 @@ class Ingest:
             if not (kind.declared or kind.name in ACCEPTED_FROM_OUTSIDE):
                 raise ProtocolError(f"parts: {kind.name} records are marketd's own", field="parts")
             parts.append((kind, protocol.read_part(kind, part.count, payload)))
+        count = sum(len(records) for _, records in parts)
+        if count > protocol.MAX_BATCH_RECORDS:
+            raise ProtocolError(
+                f"parts: {count} records; a batch has at most {protocol.MAX_BATCH_RECORDS}, send it in pieces",
+                field="parts",
+            )
+        if too_scattered(parts):
+            raise InvalidArgument(
+                f"parts: the records lie on more than {MAX_PIECES} days; send them in the order of time, in pieces",
+                field="parts",
+            )
         return parts
 
     def _take(self, lot: Lot) -> int | None:
@@ -222,11 +255,12 @@ class Ingest:
     def _count(self, lot: Lot, rejected: Sequence[Rejection]) -> None:
         self._counts["batches"] += 1
         self._counts["records"] += lot.accepted
-        self._counts["rejected"] += len(rejected)
-        self.rules.update(each.rule for each in rejected)
+        if rejected:
+            self._counts["rejected"] += len(rejected)
+            self._count_rules(each.rule for each in rejected)
         if lot.refused:
             self._counts["refused"] += len(lot.refused)
-            self.rules.update(refusal.rule for refusal in lot.refused)
+            self._count_rules(refusal.rule for refusal in lot.refused)
             first = lot.refused[0]
             _log.warning(
                 "%d of %s's records were refused and are in quarantine; the first: %s (%s)",
@@ -237,14 +271,25 @@ class Ingest:
                 extra={"action": "refused", "instrument": lot.state.instrument.name, "rule": first.rule},
             )
 
+    def _count_rules(self, rules: Iterable[str]) -> None:
+        for rule, count in Counter(rules).items():
+            self.rules[rule] += count
+            _REFUSED.labels(rule).inc(count)
+
     # ---- instruments --------------------------------------------------------------------------
 
     def _declare(self, peer: bytes, request: Declare) -> None:
         declared, resume, end = [], [], 0
+        if len(request.instruments) > MAX_DECLARED:
+            raise InvalidArgument(
+                f"instruments: {len(request.instruments)} in one message; at most {MAX_DECLARED}", field="instruments"
+            )
         self._registry.check(request.instruments)  # all of them, before the first gets an id
         for wanted in request.instruments:
             instrument, new = self._registry.declare(wanted)
-            if new:
+            self._publisher.replace(instrument)
+            # without a record in this journal the database may not know the id: an import made it, or the disk was full
+            if new or self._kernel.state(instrument).seq == 0:
                 end = self.journal_instrument(instrument)
             self._registry.mark_live(instrument.id, self._clock.now())
             declared.append(instrument)
@@ -252,7 +297,8 @@ class Ingest:
             self._publisher.board(instrument)
         if end:
             self._publisher.announce(self._registry.instruments)
-        self._answer(peer, end, Declared(id=request.id, instruments=declared, resume=resume))
+        # an id may have been assigned a moment ago for somebody else, and not be on disk yet
+        self._answer(peer, self._journal.end, Declared(id=request.id, instruments=declared, resume=resume))
 
     def journal_instrument(self, instrument: Instrument) -> int:
         """Journal an INSTRUMENT record, before the first use of its id; the end of its frame."""
@@ -272,6 +318,7 @@ class Ingest:
 
     def step_of_clock(self, step_ns: int) -> None:
         now = self._clock.now()
+        _CLOCK_STEPS.inc()
         _log.warning("the wall clock stepped by %.3f s", step_ns / 1e9, extra={"action": "clock_step"})
         event = coverage_record(Coverage.CLOCK_STEP, now - max(step_ns, 0), now, stream=0, detail=step_ns)
         self.record_coverage(self._registry.by_name(GLOBAL_NAME), event)
@@ -292,6 +339,7 @@ class Ingest:
     def on_durable(self) -> None:
         """Acknowledge what has reached the disk, and tell the writer."""
         durable = self._journal.durable
+        self._publisher.mark_durable(durable)
         waiting = self._waiting
         while waiting and waiting[0][0] <= durable:
             _, peer, answer = waiting.popleft()
@@ -306,6 +354,7 @@ class Ingest:
         return len(self._waiting) < MAX_UNACKNOWLEDGED
 
     def _follow(self, peer: bytes, request: Follow) -> None:
+        self._check_committed(request.committed)
         self._follower = peer
         self._told = self._journal.durable
         self._send(peer, Durable(id=request.id, journal=self._journal.uuid, offset=self._told))
@@ -313,7 +362,15 @@ class Ingest:
 
     def _on_committed(self, message: Committed) -> None:
         if message.journal == self._journal.uuid:
+            self._check_committed(message.offset)
             self.committed = max(self.committed, message.offset)
+
+    def _check_committed(self, offset: int) -> None:
+        """What is not on disk here cannot be in the database: believed, it would free records that nobody has."""
+        if offset > self._journal.durable:
+            raise ProtocolError(
+                f"committed: {offset} is beyond the {self._journal.durable} bytes of this journal", field="committed"
+            )
 
     def next_rebuild(self) -> RebuildBars | None:
         """Bars of one instrument whose late trades are committed: to be computed from all their stored trades."""

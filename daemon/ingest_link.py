@@ -1,13 +1,15 @@
 """A feed's line to ingest: numbered batches, a bounded window of unanswered ones, resent until they are answered.
 
 A batch keeps its number for life, so that sending it again is safe: ingest answers a repeated number with the first
-outcome, also across its own restarts. Whoever sends faster than ingest answers waits in `send`; that is the back-
-pressure of a feed.
+outcome, also across its own restarts. Batches are taken in order: when one came before its predecessors, which were
+on their way to an ingest that died, it is Busy, and all unanswered ones are sent again, oldest first. Whoever sends
+faster than ingest answers waits in `send`; that is the back- pressure of a feed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import os
@@ -30,6 +32,8 @@ _log = logging.getLogger(__name__)
 
 WINDOW = 256  # unanswered batches; as many outcomes as ingest remembers of a producer
 RESEND_SECONDS = 1.0
+GO_BACK_SECONDS = 0.05  # between two times of sending everything again: the first makes the answers to the others
+FIRST_QUESTION = 1 << 40  # questions are numbered apart: the numbers of batches have no holes
 PASSING = frozenset({Busy.code, JournalFull.code})  # the same batch may be taken a little later
 
 
@@ -45,10 +49,11 @@ class LinkStatistics(NamedTuple):
 
 
 class _Pending:
-    __slots__ = ("frames", "records", "sent")
+    __slots__ = ("message", "payloads", "records", "sent")
 
-    def __init__(self, frames: list[Any], records: int) -> None:
-        self.frames = frames
+    def __init__(self, message: Ingest, payloads: list[Any], records: int) -> None:
+        self.message = message
+        self.payloads = payloads
         self.records = records
         self.sent = 0.0
 
@@ -63,6 +68,8 @@ class IngestLink:
         self._source = source
         self._producer = os.urandom(16)
         self._numbers = itertools.count(1)
+        self._questions = itertools.count(FIRST_QUESTION)
+        self._overtaken = asyncio.Event()
         self._decoder = protocol.Decoder(protocol.FromIngest)
         self._pending: OrderedDict[int, _Pending] = OrderedDict()
         self._declares: dict[int, asyncio.Future[Declared]] = {}
@@ -88,7 +95,7 @@ class IngestLink:
 
     async def declare(self, instruments: Sequence[Instrument]) -> list[tuple[Instrument, Resume]]:
         """The instruments with their ids, and what ingest has of each; asks until it is answered."""
-        number = next(self._numbers)
+        number = next(self._questions)
         answer = self._declares[number] = asyncio.get_running_loop().create_future()
         try:
             while True:
@@ -121,19 +128,18 @@ class IngestLink:
             live=True,
             rejected=list(rejected),
         )
-        frames = [
-            protocol.encode(message),
-            *(np.ascontiguousarray(records).view(np.uint8).data for _, records in parts),
-        ]
+        payloads = [np.ascontiguousarray(records).view(np.uint8).data for _, records in parts]
         records = sum(len(each) for _, each in parts)
-        self._pending[number] = pending = _Pending(frames, records)
+        self._pending[number] = pending = _Pending(message, payloads, records)
         self._batches += 1
         self._records += records
         await self._transmit(pending)
 
     async def _transmit(self, pending: _Pending) -> None:
         pending.sent = time.monotonic()
-        await self._socket.send_multipart(pending.frames)
+        message = pending.message
+        message.oldest = next(iter(self._pending), message.batch)
+        await self._socket.send_multipart([protocol.encode(message), *pending.payloads])
 
     async def flush(self) -> None:
         """Wait until every batch has its answer."""
@@ -177,6 +183,8 @@ class IngestLink:
 
     def _on_failure(self, failure: Failure) -> None:
         if failure.code in PASSING and failure.id in self._pending:
+            if failure.code == Busy.code:
+                self._overtaken.set()
             return  # it is sent again
         if failure.id in self._declares:
             self._settle(failure.id, MarketdError(failure.message, field=failure.field))
@@ -193,11 +201,17 @@ class IngestLink:
 
     async def _resend(self) -> None:
         while True:
-            await asyncio.sleep(RESEND_SECONDS / 4)
-            late = time.monotonic() - RESEND_SECONDS
-            for pending in [p for p in self._pending.values() if p.sent < late]:
-                self._resent += 1
-                await self._transmit(pending)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RESEND_SECONDS / 4):
+                    await self._overtaken.wait()
+            late = time.monotonic() - (0.0 if self._overtaken.is_set() else RESEND_SECONDS)
+            self._overtaken.clear()
+            for number in [number for number, p in self._pending.items() if p.sent <= late]:
+                pending = self._pending.get(number)
+                if pending is not None:  # not answered meanwhile
+                    self._resent += 1
+                    await self._transmit(pending)
+            await asyncio.sleep(GO_BACK_SECONDS)
 
     def statistics(self) -> LinkStatistics:
         return LinkStatistics(

@@ -13,6 +13,7 @@ from uuid import UUID
 import numpy as np
 
 from marketd.daemon.kernel import QUARANTINE_KIND, quarantine_decoder
+from marketd.daemon.pieces import stretches
 from marketd.ipc.frames import Frame
 from marketd.market.records import COVERAGE, INSTRUMENT, Kind, KindTable, Records
 from marketd.sql.store import Commit, Ids, StoredQuarantine, TableRows, split_rows
@@ -31,11 +32,13 @@ def commit_of(frames: Sequence[Frame], kinds: KindTable, journal: UUID, lane: st
         if frame.is_checkpoint:
             continue  # ingest's own state
         ts_known = max(ts_known, frame.ts_known)
+        undeclared = UNDECLARED_ITEM
         for kind_id, itemsize, count, payload in frame.sections:
             if kind_id == QUARANTINE_KIND.id:
                 quarantine += _quarantine_rows(frame, payload)
             elif kind_id not in kinds:
-                quarantine += _undeclared_rows(frame, kind_id, itemsize, payload)
+                quarantine += _undeclared_rows(frame, kind_id, itemsize, payload, undeclared)
+                undeclared += count
             else:
                 payloads[kind_id].append(payload)
                 owners[kind_id].append(frame.instrument)
@@ -53,8 +56,9 @@ def commit_of(frames: Sequence[Frame], kinds: KindTable, journal: UUID, lane: st
         elif kind.dtype is COVERAGE:
             coverage.append((ids, records))
         else:
-            rows += split_rows(kind, ids, records)
-    return Commit(journal, lane, frames[-1].end, ts_known, rows, instruments, coverage, quarantine)
+            for table_rows in split_rows(kind, ids, records):
+                rows += stretches(table_rows)
+    return Commit(journal, lane, frames[-1].end, ts_known, rows, instruments, coverage, quarantine, frames[0].offset)
 
 
 def _join(kind: Kind, buffers: list[memoryview], owners: list[int], counts: list[int]) -> tuple[Records, Ids]:
@@ -63,15 +67,19 @@ def _join(kind: Kind, buffers: list[memoryview], owners: list[int], counts: list
     return records, np.repeat(np.array(owners, dtype=np.int32), np.array(counts))
 
 
-def _undeclared_rows(frame: Frame, kind_id: int, itemsize: int, payload: memoryview) -> list[StoredQuarantine]:
-    """Records of a stream that the configuration no longer declares: kept, where they can be found."""
+def _undeclared_rows(
+    frame: Frame, kind_id: int, itemsize: int, payload: memoryview, first: int
+) -> list[StoredQuarantine]:
+    """Records of a stream that the configuration no longer declares: kept, where they can be found. Their items are
+    numbered from `first` on.
+    """
     detail = f"stream number {kind_id} is not declared (any more); declare it as it was, and replay"
     return [
         StoredQuarantine(
             frame.instrument,
             frame.ts_known,
             frame.offset,
-            UNDECLARED_ITEM + start // itemsize,
+            first + start // itemsize,
             f"stream {kind_id}",
             "undeclared",
             detail,
@@ -85,7 +93,20 @@ def _undeclared_rows(frame: Frame, kind_id: int, itemsize: int, payload: memoryv
 def _quarantine_rows(frame: Frame, payload: memoryview) -> list[StoredQuarantine]:
     return [
         StoredQuarantine(
-            frame.instrument, frame.ts_known, frame.offset, item, q.kind, q.rule, q.detail, q.source, q.payload
+            frame.instrument,
+            frame.ts_known,
+            frame.offset,
+            item,
+            _text(q.kind),
+            _text(q.rule),
+            q.detail,
+            q.source,
+            q.payload,
         )
         for item, q in enumerate(quarantine_decoder.decode(payload))
     ]
+
+
+def _text(words: str) -> str:
+    """PostgreSQL's text holds no NUL."""
+    return words.replace("\0", "\ufffd")

@@ -15,11 +15,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from marketd.daemon.producers import UNFRAMED, Producers, Remembered
 from marketd.ipc.frames import Frame
 from marketd.ipc.protocol import Refusal, Rejection, Resume
 from marketd.market.candles import BarFold, Folded
+from marketd.market.errors import InvalidArgument, RangeError
 from marketd.market.instruments import Instrument
 from marketd.market.records import (
     BY_NAME,
@@ -35,12 +37,20 @@ from marketd.market.records import (
     Records,
     Source,
 )
-from marketd.market.times import ABSENT, NS_PER_US
+from marketd.market.times import ABSENT, NS_PER_SECOND, NS_PER_US
 from marketd.market.trade_ids import TradeIds
 from marketd.market.validation import DataValidator
 
 KEPT_BARS = 16  # closed bars of each timeframe that a late trade revises without asking the database
+NO_LIMIT = 2**62
 SMALL_BATCH = 8  # up to here stamping with struct beats numpy
+
+MAX_VENUE_BARS = 1_000  # (source, timeframe)s of an instrument whose newest bar is known
+# room for what surrounds the records of a frame: its header and producer row, a section, a quarantined record's words
+FRAME_BYTES, FRAME_PART_BYTES, QUARANTINE_ITEM_BYTES = 256, 64, 192
+
+Ints = npt.NDArray[np.int64]
+Indexes = npt.NDArray[np.int64] | None  # None: all of them
 
 TRADE_KIND, CANDLE_KIND = BY_NAME["trade"], BY_NAME["candle"]
 TICK_KIND, COVERAGE_KIND = BY_NAME["tick"], BY_NAME["coverage"]
@@ -171,7 +181,12 @@ class Kernel:
         producer: bytes = b"",
         batch: int = 0,
         rejected: Sequence[Rejection] = (),
+        max_bytes: int = NO_LIMIT,
     ) -> Lot:
+        """What the batch becomes; a record that cannot be kept is among `refused`.
+
+        Raises InvalidArgument, and then nothing has changed, when its frame could be longer than `max_bytes`.
+        """
         state = self.state(instrument)
         first = seq = state.seq + 1
         rows: list[tuple[Kind, Records]] = []
@@ -189,8 +204,12 @@ class Kernel:
             rows.append((kind, stamped))
             return stamped
 
+        # index -1: no record of a part, but something the sender could not read as one
+        unreadable = [Quarantined(-1, 0, r.kind, r.rule, r.detail, source, r.payload) for r in rejected]
+        good: list[tuple[int, Kind, Records, Indexes]] = []  # number of the part, its good records, where they stood
         for number, (kind, records) in enumerate(parts):
             offered += len(records)
+            indexes = None
             verdict = self._validator.validate(kind, records, instrument, ts_known, state)
             if verdict.refused:
                 refused += [Refusal(r.index, r.rule, r.detail, number) for r in verdict.refused]
@@ -198,17 +217,44 @@ class Kernel:
                     Quarantined(r.index, number, kind.name, r.rule, r.detail, source, records[r.index].tobytes())
                     for r in verdict.refused
                 ]
-                records = records[verdict.good]
-            if not len(records):
+                assert verdict.good is not None  # it says which they are
+                indexes = np.flatnonzero(verdict.good)
+                records = records[indexes]
+            if len(records):
+                good.append((number, kind, records, indexes))
+        quarantined += unreadable
+        needed = self._most_bytes(good, quarantined) if max_bytes != NO_LIMIT else 0
+        if needed > max_bytes:
+            for _, kind, records, _ in good:
+                if kind is TRADE_KIND:
+                    state.trade_ids.remove(records)
+            raise InvalidArgument(
+                f"parts: with its bars and refused records the batch may take {needed} bytes, and one frame of the "
+                f"journal takes {max_bytes}; send it in pieces",
+                field="parts",
+            )
+        for number, kind, records, indexes in good:
+            try:
+                # the fold sees stamped records, and a fold that fails has changed nothing
+                folded = self._follow(state, kind, take(kind, records))
+            except RangeError as error:
+                sections.pop()
+                rows.pop()
+                seq -= len(records)
+                state.trade_ids.remove(records)
+                places = range(len(records)) if indexes is None else indexes.tolist()
+                refused += [
+                    Refusal(index, error.rule, "" if at else str(error), number) for at, index in enumerate(places)
+                ]
+                # one item for all: one by one they could need more room than there is
+                payload = records.tobytes()
+                quarantined.append(Quarantined(-1, number, kind.name, error.rule, str(error), source, payload))
                 continue
             accepted += len(records)
-            folded = self._follow(state, kind, take(kind, records))
             if folded is not None:
                 if len(folded.closed):
                     take(CANDLE_KIND, folded.closed)
                 unknown += folded.unknown
-        # index -1: no record of a part, but something the sender could not read as one
-        quarantined += [Quarantined(-1, 0, r.kind, r.rule, r.detail, source, r.payload) for r in rejected]
         if producer:
             row = _PRODUCER_ROW.pack(producer, batch, offered, accepted)
             sections.append((PRODUCER_KIND.id, PRODUCER.itemsize, 1, row))
@@ -220,6 +266,30 @@ class Kernel:
         # until its frame has an end, a bar that must be computed anew waits for ever
         state.rebuild |= dict.fromkeys(unknown, UNFRAMED)
         return Lot(state, first, seq - first, ts_known, accepted, refused, sections, rows, unknown)
+
+    def _most_bytes(
+        self, good: Sequence[tuple[int, Kind, Records, Indexes]], quarantined: Sequence[Quarantined]
+    ) -> int:
+        """The longest that the frame of a batch can be: with every bar that it could close or revise."""
+        size = sum(QUARANTINE_ITEM_BYTES + len(q.payload) + 4 * len(q.detail) + 4 * len(q.source) for q in quarantined)
+        bars = 0
+        for _, kind, records, _ in good:
+            size += FRAME_PART_BYTES + records.nbytes
+            if kind is TRADE_KIND:
+                bars += self._most_bars(records["ts_event"])
+            elif kind is TICK_KIND:
+                bars += 2 * len(self.timeframes)
+            elif kind is COVERAGE_KIND:
+                bars += len(records) * (KEPT_BARS + 2) * len(self.timeframes)
+        return FRAME_BYTES + size + bars * CANDLE.itemsize
+
+    def _most_bars(self, times: Ints) -> int:
+        """Bars that trades of these times can close or revise: their own, and two open ones a timeframe."""
+        count = len(times)
+        if count <= SMALL_BATCH:
+            return (count + 2) * len(self.timeframes)
+        span_ns = int(times.max()) - int(times.min())
+        return sum(min(count, span_ns // (frame * NS_PER_SECOND) + 2) + 2 for frame in self.timeframes)
 
     def remember(self, producer: bytes, batch: int, lot: Lot, offset: int = UNFRAMED) -> None:
         """The batch's number now has its outcome; its frame ends at `offset` of the journal.
@@ -242,10 +312,11 @@ class Kernel:
     def _follow(self, state: InstrumentState, kind: Kind, records: Records) -> Folded | None:
         """Let the instrument's state follow accepted records; what the fold says of them."""
         if kind is TRADE_KIND:
+            folded = state.fold.fold(records)  # first: it may refuse them
             newest = int(records["ts_event"].max()) if len(records) > 1 else int(records["ts_event"][0])
             state.last_trade_ts = max(state.last_trade_ts, newest)
             state.newest = max(state.newest, newest)
-            return state.fold.fold(records)
+            return folded
         if kind is TICK_KIND:
             newest = int(records["ts_event"].max())
             state.newest = max(state.newest, newest)
@@ -272,6 +343,8 @@ class Kernel:
                 producer, batch, _, accepted = _PRODUCER_ROW.unpack(section.payload)
                 outcome = Remembered(accepted, refused, frame.seq, frame.ts_known, frame.end)
                 self.producers.remember(producer, batch, outcome)
+            elif section.kind not in self.kinds:
+                last += section.count  # of a stream that is not declared any more: the writer sees to it
             elif section.kind != QUARANTINE_KIND.id:
                 kind = self.kinds.by_id(section.kind)
                 records = np.frombuffer(section.payload, dtype=kind.dtype)
@@ -281,7 +354,7 @@ class Kernel:
                 folded = self._follow(state, kind, records)
                 if folded is not None:
                     state.rebuild |= dict.fromkeys(folded.unknown, frame.end)
-                elif kind is CANDLE_KIND:
+                elif kind is CANDLE_KIND and len(frame.sections) == 1:  # as `adopt` makes them
                     _forget_rebuilt(state, records)
         state.seq = max(state.seq, last)
         state.ts_known = max(state.ts_known, frame.ts_known)
@@ -307,7 +380,10 @@ class Kernel:
             {"version": 1, "ts_known": self.ts_known, "states": states, "producers": self.producers.state()}
         )
 
-    def restore(self, checkpoint: bytes, instruments: Iterable[Instrument]) -> None:
+    def restore(self, checkpoint: bytes, instruments: Iterable[Instrument], end: int = 0) -> None:
+        """Take over a checkpoint. Bars that were to be computed anew wait until the journal is committed up to `end`:
+        the late trades that they wait for may have been appended just before the checkpoint.
+        """
         by_id = {i.id: i for i in instruments}
         saved = msgspec.msgpack.decode(checkpoint)
         self.ts_known = saved["ts_known"]
@@ -322,7 +398,7 @@ class Kernel:
             state.trade_ids.restore(entry["trade_ids"])
             state.venue_bars = {(source, frame): ts for source, frame, ts in entry["venue_bars"]}
             state.ts_known = entry["ts_known"]
-            state.rebuild = {(frame, ts): 0 for frame, ts in entry["rebuild"]}
+            state.rebuild = {(frame, ts): end for frame, ts in entry["rebuild"]}
 
 
 def _stamp(kind: Kind, records: Records, ts_known: int, seq: int) -> tuple[Any, Records]:
@@ -352,14 +428,18 @@ def _follow_bars(state: InstrumentState, bars: Records) -> None:
         key = (source, int(bars["timeframe"][index]))
         if ts > state.venue_bars.get(key, ABSENT):
             state.venue_bars[key] = ts
+            if len(state.venue_bars) > MAX_VENUE_BARS:
+                # a bar of a forgotten timeframe that comes again merges in the database, only without its flag
+                del state.venue_bars[next(iter(state.venue_bars))]
         elif bars.flags.writeable:
             bars["flags"][index] |= CandleFlag.REVISED
 
 
 def _forget_rebuilt(state: InstrumentState, bars: Records) -> None:
-    """Own bars that came by themselves were computed from the stored trades."""
+    """Own bars that came by themselves were computed from the stored trades; a venue's are no answer to that."""
     if state.rebuild:
-        for timeframe, ts in zip(bars["timeframe"].tolist(), bars["ts"].tolist(), strict=True):
+        own = bars[bars["source"] == Source.OWN]
+        for timeframe, ts in zip(own["timeframe"].tolist(), own["ts"].tolist(), strict=True):
             state.rebuild.pop((timeframe, ts), None)
 
 
@@ -367,6 +447,8 @@ def _follow_coverage(state: InstrumentState, events: Records) -> Folded | None:
     """What the ledger's events make of the bars: full, partial, or closed as they stand."""
     changed = []
     for event in events:
+        if event["stream"] not in (0, TRADE_KIND.id):
+            continue  # what happened to the venue's own bars does not touch those made of trades
         start, end = int(event["ts_start"]), int(event["ts_end"])
         if event["state"] in (Coverage.GAP, Coverage.VENUE_DOWN):
             changed.append(state.fold.gap(start, end))

@@ -72,9 +72,7 @@ class Board:
         self.rings = {spec.name: spec.capacity for spec in specs}
         self._rings = {spec.name: index for index, spec in enumerate(specs)}
         self._candle_rings = {
-            (int(source), frame): self._rings[candle_ring(frame, name)]
-            for source, name in _SOURCES.items()
-            for frame in timeframes
+            (int(source), frame): candle_ring(frame, name) for source, name in _SOURCES.items() for frame in timeframes
         }
         instrument = state.instrument
         suffix = f".{instrument.venue}.{instrument.symbol}."
@@ -104,10 +102,17 @@ class Board:
         self.arena.publish(newest, state.newest, state.seq, journal_offset, state.fold.open_table)
         self.is_new = False
 
+    def rings_of(self, kind: Kind, records: Records) -> list[str]:
+        """The ring of each record; "" where none has it."""
+        if kind.dtype is not CANDLE:
+            return [kind.name] * len(records)
+        keys = zip(records["source"].tolist(), records["timeframe"].tolist(), strict=True)
+        return [self._candle_rings.get(key, "") for key in keys]
+
     def _show_bar(self, bar: Records) -> None:
         ring = self._candle_rings.get((int(bar["source"][0]), int(bar["timeframe"][0])))
         if ring is not None:
-            self.arena.put(ring, bar)
+            self.arena.put(self._rings[ring], bar)
 
 
 class Publisher:
@@ -129,6 +134,7 @@ class Publisher:
         self._specs = ring_specs(kernel.kinds, kernel.timeframes, cache)
         self._stream = stream
         self._numbers: dict[bytes, int] = {}
+        self._unmarked: dict[int, Board] = {}  # shown since the last durable offset was told
         self._subscribed: set[bytes] = set()  # topic prefixes that somebody wants
         self._boards: dict[int, Board] = {}
         self._messages = 0
@@ -139,6 +145,13 @@ class Publisher:
         if board is None:
             board = self._boards[instrument.id] = self._open(instrument)
         return board
+
+    def replace(self, instrument: Instrument) -> None:
+        """Retire what an older id of this name has: an arena is found by name, and has one owner."""
+        for board in list(self._boards.values()):
+            other = board.state.instrument
+            if other.name == instrument.name and other.id != instrument.id:
+                self.remove(other)
 
     def _open(self, instrument: Instrument) -> Board:
         path = arena_path(self._runtime_dir, instrument.name)
@@ -160,6 +173,10 @@ class Publisher:
         return Board(state, arena, self._specs, self._kernel.timeframes, is_new=is_new)
 
     @property
+    def boards(self) -> list[Board]:
+        return list(self._boards.values())
+
+    @property
     def new_boards(self) -> list[Board]:
         """Those whose arenas were made by this process and are not filled yet."""
         return [board for board in self._boards.values() if board.is_new]
@@ -172,6 +189,7 @@ class Publisher:
     def show(self, lot: Lot, journal_offset: int) -> None:
         board = self.board(lot.state.instrument)
         board.show(lot, journal_offset)
+        self._unmarked[lot.state.instrument.id] = board
         for kind, records in lot.rows:
             if kind.dtype is not CANDLE:
                 topic = board.topics.get(kind.name)
@@ -198,12 +216,18 @@ class Publisher:
         """What XPUB tells: `1` and a prefix that is now subscribed to, `0` and one that nobody wants any more."""
         if message[:1] == b"\x01":
             self._subscribed.add(message[1:])
-        else:
+        elif message[:1] == b"\x00":  # anything else is a peer's own message, which XPUB hands up too
             self._subscribed.discard(message[1:])
 
     def announce(self, instruments: Sequence[Instrument]) -> None:
         """Tell processes of this host which instruments there are."""
         write_instruments(self._runtime_dir, [i for i in instruments if not i.removed])
+
+    def mark_durable(self, durable_offset: int) -> None:
+        """Tell readers of what was shown lately that the disk has it now."""
+        for board in self._unmarked.values():
+            board.arena.mark_durable(durable_offset)
+        self._unmarked.clear()
 
     def heartbeat(self, durable_offset: int, committed_offset: int) -> None:
         monotonic, wall = time.monotonic_ns(), time.time_ns()

@@ -6,9 +6,11 @@ has beyond that moment; a record in both counts once. Without I/O of its own: so
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +26,30 @@ from marketd.ipc.protocol import Answer, Bars, Describe, Description, Meta, Rebu
 from marketd.market.aggregate import aggregate
 from marketd.market.bars import BEST, finish_bars, newest_versions, source_number
 from marketd.market.candles import bars_from_trades
-from marketd.market.errors import InvalidArgument, MarketdError, UnknownInstrument
+from marketd.market.errors import InvalidArgument, MarketdError, NotYetStored, RangeError, UnknownInstrument
 from marketd.market.instruments import Instrument, resolve
 from marketd.market.records import BY_NAME, CANDLE, COVERAGE, CandleFlag, Kind, KindTable, Records
 from marketd.market.rows import codec
-from marketd.market.times import NS_PER_SECOND, parse_time_ns, parse_timeframe, timeframe_name
+from marketd.market.times import ABSENT, NS_PER_SECOND, parse_time_ns, parse_timeframe, timeframe_name
 from marketd.sql.connections import DatabaseConnectionManager
 from marketd.sql.errors import DatabaseError
-from marketd.sql.read import Span, Stored, read_bars, read_coverage, read_instruments, read_rows, read_stored
+from marketd.sql.read import (
+    CopiedRows,
+    Span,
+    Stored,
+    read_bars,
+    read_coverage,
+    read_instruments,
+    read_rows,
+    read_stored,
+)
 from marketd.sql.store import Connection
 
 CANDLE_EMPTY = np.empty(0, CANDLE)
+# all statements of an answer see the same state of the database, and nothing that is committed between them
+ONE_PICTURE: dict[str, Any] = {"isolation": "repeatable_read", "readonly": True}
+PATIENT_SHARE = 0.8  # of a request's timeout: how long is waited for the writer, so that the answer says why
+WAIT_SECONDS = 0.05
 INSTRUMENTS_SECONDS = 1.0  # how old the list of instruments may be
 LOOK_AGAIN_SECONDS = 0.05  # and how old it is at least when a symbol that is not in it makes us look again
 CANDLE_KIND = BY_NAME["candle"]
@@ -127,51 +142,65 @@ class QueryService:
         _check_span(request.start, request.end, request.limit)
         source_number(request.bar_source)
         instrument = await self._resolve(request.symbol)
-        async with self._database.acquire() as connection, connection.transaction(readonly=True):
-            stored = await read_stored(connection)
-            tail = self._tail(instrument, stored, request.known_at)
-            results = [
-                await self._timeframe(connection, instrument, timeframe, request, tail)
-                for timeframe in request.timeframes
-            ]
-        return self._answer(instrument, results, request.format, tail, started)
+        bases = {self._base_timeframe(timeframe) for timeframe in request.timeframes}
+        rings = [ring for base in bases for ring in _candle_rings(base, request.bar_source)]
+        deadline = time.monotonic() + request.timeout_ms / 1000 * PATIENT_SHARE
+        while True:
+            async with self._database.acquire() as connection, connection.transaction(**ONE_PICTURE):
+                stored = await read_stored(connection)
+                tail = self._tail(instrument, stored, request.known_at, rings)
+                if not tail.has_replaced:
+                    results = [
+                        await self._timeframe(connection, instrument, timeframe, request, tail)
+                        for timeframe in request.timeframes
+                    ]
+                    return self._answer(instrument, results, request.format, tail, started)
+            if time.monotonic() + WAIT_SECONDS > deadline:
+                raise NotYetStored(
+                    "known_at: the database has not committed yet the versions of bars that were known at that moment, "
+                    "and shared memory has newer ones already; ask again, with a longer timeout",
+                    field="known_at",
+                )
+            await asyncio.sleep(WAIT_SECONDS)
 
     async def _timeframe(
         self, connection: Connection, instrument: Instrument, timeframe: int, request: Bars, tail: Tail
     ) -> Result:
         name = f"candle.{timeframe_name(timeframe)}"
         base = self._base_timeframe(timeframe)
-        span, limit = Span(request.start, request.end), request.limit
         if base != timeframe:
-            # a bar that was generated needs all its parts, the first one too
-            start = (
-                None
-                if span.start is None
-                else -(-span.start // (timeframe * NS_PER_SECOND)) * timeframe * NS_PER_SECOND
-            )
-            span = Span(start, span.end)
-            limit = None if limit is None else (limit + 1) * (timeframe // base)
-        copied = await read_bars(
-            connection,
-            instrument.id,
-            base,
-            span,
-            limit=limit,
-            bar_source=request.bar_source,
-            known_at=request.known_at,
-        )
-        beyond = tail.bars(base, span, request.bar_source)
-        if base == timeframe and not len(beyond):
+            bars = await self._generated(connection, instrument, timeframe, base, request, tail)
+            return Result(name, CANDLE_KIND, None, bars)
+        span = Span(request.start, request.end)
+        copied = await _stored_bars(connection, instrument, timeframe, span, request, request.limit)
+        beyond = tail.bars(timeframe, span, request.bar_source)
+        if not len(beyond):
             return Result(name, CANDLE_KIND, copied, None, request.bar_source, request.limit)
-        bars = codec(copied.table, CANDLE_KIND).decode(copied.data)[1]
-        if len(beyond):
-            bars = newest_versions(np.concatenate([bars, beyond]))
-        bars = finish_bars(bars, request.bar_source, limit)
-        if base != timeframe:
-            bars = finish_bars(aggregate(bars, timeframe), BEST, request.limit)
-            if span.end is not None:
-                bars = bars[bars["ts"] + timeframe * NS_PER_SECOND <= max(span.end, 0)]
-        return Result(name, CANDLE_KIND, None, bars)
+        return Result(name, CANDLE_KIND, None, _merged(copied, beyond, request.bar_source, request.limit))
+
+    async def _generated(
+        self,
+        connection: Connection,
+        instrument: Instrument,
+        timeframe: int,
+        base: int,
+        request: Bars,
+        tail: Tail,
+    ) -> Records:
+        """Closed bars of a timeframe that is not stored. A bar needs all its parts: the first one too, and those after
+        `end` of a bar that begins before it.
+        """
+        delta_ns = timeframe * NS_PER_SECOND
+        span = Span(_ceiled(request.start, delta_ns), _ceiled(request.end, delta_ns))
+        limit = None if request.limit is None else (request.limit + 1) * (timeframe // base)
+        copied = await _stored_bars(connection, instrument, base, span, request, limit)
+        parts = _merged(copied, tail.bars(base, span, request.bar_source), request.bar_source, limit)
+        if not len(parts):
+            return parts
+        # the newest may still be forming: its parts come one by one
+        until_ns = max(int(parts["ts"][-1]) + base * NS_PER_SECOND, tail.newest_ns - self._config.grace)
+        bars = aggregate(parts, timeframe)
+        return finish_bars(bars[bars["ts"] + delta_ns <= until_ns], BEST, request.limit)
 
     def _base_timeframe(self, timeframe: int) -> int:
         """The stored timeframe that bars of `timeframe` come from: itself, or the largest that divides it."""
@@ -195,9 +224,9 @@ class QueryService:
             raise InvalidArgument(f"stream: {kind.name} is not asked for as rows", field="stream")
         instrument = await self._resolve(request.symbol)
         span = Span(request.start, request.end)
-        async with self._database.acquire() as connection, connection.transaction(readonly=True):
+        async with self._database.acquire() as connection, connection.transaction(**ONE_PICTURE):
             stored = await read_stored(connection)
-            tail = self._tail(instrument, stored, request.known_at)
+            tail = self._tail(instrument, stored, request.known_at, [kind.name])
             result = await self._stream(connection, instrument, kind, span, request, tail)
         return self._answer(instrument, [result], request.format, tail, started)
 
@@ -206,7 +235,14 @@ class QueryService:
     ) -> Result:
         beyond = tail.rows(kind, span)
         if kind.dtype is COVERAGE:
-            rows = await read_coverage(connection, instrument.id, span, limit=request.limit, known_at=request.known_at)
+            rows = await read_coverage(
+                connection,
+                instrument.id,
+                span,
+                limit=request.limit,
+                newest=request.newest,
+                known_at=request.known_at,
+            )
             records = _coverage_records(rows)
         else:
             copied = await read_rows(
@@ -229,7 +265,7 @@ class QueryService:
 
     async def _rebuild_bars(self, request: RebuildBars) -> tuple[protocol.Message, list[Any]]:
         started = time.perf_counter_ns()
-        async with self._database.acquire() as connection, connection.transaction(readonly=True):
+        async with self._database.acquire() as connection, connection.transaction(**ONE_PICTURE):
             known = {i.id: i for i in await read_instruments(connection)}
             instrument = known.get(request.instrument)
             if instrument is None:
@@ -237,7 +273,7 @@ class QueryService:
             bars = [await self._rebuilt(connection, instrument, *bar) for bar in request.bars]
         found = np.concatenate([CANDLE_EMPTY, *bars])
         result = Result("candle", CANDLE_KIND, None, found)
-        return self._answer(instrument, [result], "records", Tail(None, None, None), started)
+        return self._answer(instrument, [result], "records", Tail(None, None, None, []), started)
 
     async def _rebuilt(self, connection: Connection, instrument: Instrument, timeframe: int, ts: int) -> Records:
         """One bar from all its stored trades, a new version; as partial as the one that is there."""
@@ -247,26 +283,29 @@ class QueryService:
         stored = await read_bars(connection, instrument.id, timeframe, span, bar_source="own")
         before = codec(stored.table, CANDLE_KIND).decode(stored.data)[1]
         partial = len(before) == 0 or bool(before["flags"][0] & CandleFlag.PARTIAL)
-        return bars_from_trades(
-            trades[np.argsort(trades["seq"])],
-            timeframe,
-            price_scale=instrument.price_scale,
-            size_scale=instrument.size_scale,
-            quote_scale=instrument.quote_scale,
-            observed_since_ns=None if partial else ts,
-            revised=len(before) > 0,
-        )
+        try:
+            return bars_from_trades(
+                trades[np.argsort(trades["seq"])],
+                timeframe,
+                price_scale=instrument.price_scale,
+                size_scale=instrument.size_scale,
+                quote_scale=instrument.quote_scale,
+                observed_since_ns=None if partial else ts,
+                revised=len(before) > 0,
+            )
+        except RangeError:
+            return CANDLE_EMPTY  # it can never be computed; asked for again, it would keep all others waiting
 
     # ---- both ---------------------------------------------------------------------------------
 
-    def _tail(self, instrument: Instrument, stored: Stored | None, known_at: int | None) -> Tail:
+    def _tail(self, instrument: Instrument, stored: Stored | None, known_at: int | None, rings: Sequence[str]) -> Tail:
         path = arena_path(self._runtime_dir, instrument.name)
         arena: ArenaReader | None = None
         # not fed any more, or the daemon's shared memory is gone: the database answers alone
         with suppress(MarketdError):
             found = self._arena_at(path)
             arena = found if found.identity.instrument_id == instrument.id else None
-        return Tail(arena, stored, known_at)
+        return Tail(arena, stored, known_at, rings)
 
     def _arena_at(self, path: Path) -> ArenaReader:
         arena = self._arenas.get(path.name)
@@ -291,26 +330,62 @@ class QueryService:
 
 
 class Tail:
-    """What the arena knows of an instrument beyond `stored_ns`, up to which ts_known the database has everything."""
+    """What the arena knows of an instrument beyond `stored_ns`, up to which ts_known the database has everything: of
+    all `rings` in one cut.
+    """
 
-    def __init__(self, arena: ArenaReader | None, stored: Stored | None, known_at: int | None) -> None:
+    def __init__(
+        self, arena: ArenaReader | None, stored: Stored | None, known_at: int | None, rings: Sequence[str]
+    ) -> None:
         self._arena = arena
         self._stored = stored
         stored_ns = self._stored_ns = 0 if stored is None else stored.ts_known
         self._known_at = known_at
         self._cut = arena.cut() if arena is not None else None
+        self._records: dict[str, Records] = {}
+        self._has_hole = False
         self.used = False
         # a moment that the database has passed needs no arena
         self._needed = self._cut is not None and self._cut.ts_known > stored_ns
         if known_at is not None and known_at <= stored_ns:
             self._needed = False
+        if self._needed and arena is not None:
+            # bars are rewritten in place, so what is new may lie anywhere in a ring
+            wanted = {ring: place.capacity for ring, place in arena.rings.items() if ring in rings}
+            self._records, self._cut = arena.snapshot(wanted)
+            self._has_hole = any(self._lacks(ring, records) for ring, records in self._records.items())
+
+    def _lacks(self, ring: str, records: Records) -> bool:
+        """Has the ring dropped records already that the database has not got yet?"""
+        if self._cut is None or self._cut.heads[ring] == len(records):
+            return False
+        return not len(records) or bool(records["ts_known"].min() > self._stored_ns)
+
+    @property
+    def has_replaced(self) -> bool:
+        """Are there bars whose version of `known_at` a later one has replaced, before the database had it?"""
+        known_at = self._known_at
+        return known_at is not None and any(
+            bool(((records["ts_known"] > known_at) & ((records["flags"] & CandleFlag.REVISED) != 0)).any())
+            for records in self._records.values()
+            if records.dtype == CANDLE
+        )
 
     @property
     def watermark(self) -> int | None:
         """Every record with ts_known up to here is in the answer (if asked for); None when nothing live was ever
         stored.
         """
-        return self._cut.ts_known if self._needed and self._cut is not None else self._stored_ns or None
+        if self._needed and self._cut is not None and not self._has_hole:
+            return self._cut.ts_known
+        return self._stored_ns or None
+
+    @property
+    def newest_ns(self) -> int:
+        """The newest event that the answer knows of, by the arena; 0: unknown."""
+        if not self._needed or self._cut is None:
+            return 0
+        return self._cut.ts_event if self._known_at is None or self._cut.ts_known <= self._known_at else 0
 
     @property
     def committed_offset(self) -> int | None:
@@ -330,37 +405,67 @@ class Tail:
         return self._beyond(kind.name, kind, span)
 
     def bars(self, timeframe: int, span: Span, bar_source: str) -> Records:
-        wanted = ("own", "venue") if bar_source == BEST else (bar_source,)
-        found = [
-            self._beyond(f"candle.{timeframe_name(timeframe)}.{source}", CANDLE_KIND, span)
-            for source in wanted
-            if source != "import"  # imports have no arena
-        ]
-        return np.concatenate(found) if found else np.empty(0, CANDLE_KIND.dtype)
+        found = [self._beyond(ring, CANDLE_KIND, span) for ring in _candle_rings(timeframe, bar_source)]
+        return np.concatenate(found) if found else CANDLE_EMPTY
 
     def _beyond(self, ring: str, kind: Kind, span: Span) -> Records:
-        if not self._needed or self._arena is None:
+        records = self._records.get(ring)
+        if records is None:
             return np.empty(0, kind.dtype)
-        # bars are rewritten in place, so what is new may lie anywhere in the ring
-        records, _ = self._arena.last(ring, 2**31)
-        times = records[kind.time]
+        # the ledger's events touch a span, all other records lie in it
+        starts, ends = ("ts_start", "ts_end") if kind.dtype is COVERAGE else (kind.time, kind.time)
         wanted = records["ts_known"] > self._stored_ns
         if self._known_at is not None:
             wanted &= records["ts_known"] <= self._known_at
         if span.start is not None:
-            wanted &= times >= span.start
+            wanted &= (records[ends] >= span.start) | (records[ends] == ABSENT)
         if span.end is not None:
-            wanted &= times < span.end
+            wanted &= records[starts] < span.end
         found = records[wanted]
         self.used = self.used or bool(len(found))
         return found
 
 
+async def _stored_bars(
+    connection: Connection, instrument: Instrument, timeframe: int, span: Span, request: Bars, limit: int | None
+) -> CopiedRows:
+    return await read_bars(
+        connection,
+        instrument.id,
+        timeframe,
+        span,
+        limit=limit,
+        bar_source=request.bar_source,
+        known_at=request.known_at,
+    )
+
+
+def _merged(copied: CopiedRows, beyond: Records, bar_source: str, limit: int | None) -> Records:
+    """The database's bars and the arena's, as a reader gets them."""
+    bars = codec(copied.table, CANDLE_KIND).decode(copied.data)[1]
+    if len(beyond):
+        bars = newest_versions(np.concatenate([bars, beyond]))
+    return finish_bars(bars, bar_source, limit)
+
+
+def _candle_rings(timeframe: int, bar_source: str) -> list[str]:
+    """The rings that have bars of a source; imports have no arena."""
+    sources = ("own", "venue") if bar_source == BEST else (bar_source,)
+    return [f"candle.{timeframe_name(timeframe)}.{source}" for source in sources if source != "import"]
+
+
+def _ceiled(ts_ns: int | None, delta_ns: int) -> int | None:
+    return None if ts_ns is None else -(-ts_ns // delta_ns) * delta_ns
+
+
 def _coverage_records(rows: list[Any]) -> Records:
     records = np.zeros(len(rows), dtype=COVERAGE)
     for index, row in enumerate(rows):
-        for name in ("ts_event", "ts_known", "ts_start", "ts_end"):
+        for name in ("ts_event", "ts_known", "ts_start"):
             records[name][index] = parse_time_ns(row[name])
+        end = row["ts_end"]
+        # infinity: it has not ended
+        records["ts_end"][index] = ABSENT if end.year == datetime.max.year else parse_time_ns(end)
         for name in ("seq", "stream", "state", "detail"):
             records[name][index] = row[name]
         records["reason"][index] = row["reason"].encode()

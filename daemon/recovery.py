@@ -12,12 +12,13 @@ from typing import NamedTuple
 import numpy as np
 
 from marketd.daemon.kernel import InstrumentState, Kernel, Lot
-from marketd.daemon.publisher import Publisher
+from marketd.daemon.publisher import Board, Publisher
 from marketd.daemon.registry import Registry
 from marketd.ipc.frames import Frame
 from marketd.ipc.journal import Journal
 from marketd.market.instruments import Instrument
 from marketd.market.records import Kind, Records
+from marketd.market.times import NS_PER_US
 
 _log = logging.getLogger(__name__)
 
@@ -32,11 +33,21 @@ def recover(journal: Journal, kernel: Kernel, registry: Registry, publisher: Pub
     frames = shown = 0
     for frame, instrument in _restored(journal, kernel, registry):
         frames += 1
+        if instrument.removed:
+            continue  # a finer id has its name and with it the arena
         board = publisher.board(instrument)
         # an arena that is new is filled from the database first (`warming`)
-        if not board.is_new and frame.end > board.arena.journal_offset:
+        if not board.is_new and not _has(board, frame):
             board.show(lot_of(frame, kernel, board.state), frame.end)
             shown += 1
+    for board in publisher.boards:
+        if board.arena.journal_offset < 0:
+            # what was kept live only is in no journal: the ledger will say so, and its numbers and moments are not
+            # given again
+            board.state.unstored_since = board.state.ts_known + NS_PER_US
+            board.state.unstored_count = max(0, board.arena.seq - board.state.seq)
+            board.state.seq = max(board.state.seq, board.arena.seq)
+            kernel.ts_known = max(kernel.ts_known, board.arena.ts_known)
     _log.info(
         "took in %d frames of the journal after its checkpoint, %d of them new to the arena",
         frames,
@@ -44,6 +55,12 @@ def recover(journal: Journal, kernel: Kernel, registry: Registry, publisher: Pub
         extra={"action": "recovered", "frames": frames, "shown": shown},
     )
     return Recovered(frames, shown)
+
+
+def _has(board: Board, frame: Frame) -> bool:
+    offset = board.arena.journal_offset
+    # -1: the newest lots were kept live only; whatever was journaled came before them
+    return frame.end <= offset if offset >= 0 else frame.seq <= board.arena.seq
 
 
 def restore_kernel(journal: Journal, kernel: Kernel, registry: Registry) -> None:
@@ -54,7 +71,7 @@ def restore_kernel(journal: Journal, kernel: Kernel, registry: Registry) -> None
 
 def _restored(journal: Journal, kernel: Kernel, registry: Registry) -> Iterator[tuple[Frame, Instrument]]:
     if journal.checkpoint:
-        kernel.restore(journal.checkpoint, registry.all_instruments)
+        kernel.restore(journal.checkpoint, registry.all_instruments, journal.end)
     for frame in journal.replay():
         instrument = registry.by_id(frame.instrument)
         kernel.apply(frame, instrument)

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from marketd.market.errors import ConfigError, InvalidArgument, MarketdError, UnknownInstrument
+from marketd.market.fixed import MAX_FIXED
 from marketd.market.instruments import IDS_PER_DAEMON, MAX_SCALE, Instrument, global_instrument
 from marketd.market.records import InstrumentFlag
 
@@ -118,6 +119,7 @@ class Registry:
         A finer precision than the known one gets a new id, since scales are fixed for an id; a coarser one
         keeps the old. Call `check` first. Raises InvalidArgument when the ids are used up.
         """
+        wanted = msgspec.structs.replace(wanted, flags=0)  # they are ours to set
         known = self._by_name.get(wanted.name)
         if known is not None and known.price_scale >= wanted.price_scale and known.size_scale >= wanted.size_scale:
             if known.removed:
@@ -127,6 +129,7 @@ class Registry:
         if number >= IDS_PER_DAEMON:
             raise InvalidArgument(f"instrument: this daemon has used all its {IDS_PER_DAEMON} ids", field="instrument")
         if known is not None:
+            wanted = _as_fine_as(known, wanted)
             self._store(msgspec.structs.replace(known, flags=known.flags | InstrumentFlag.REMOVED))
         return self._store(msgspec.structs.replace(wanted, id=self._file.daemon_no * IDS_PER_DAEMON + number)), True
 
@@ -160,10 +163,27 @@ class Registry:
             os.close(directory)
 
 
+def _as_fine_as(known: Instrument, wanted: Instrument) -> Instrument:
+    """`wanted`, no scale coarser than `known`'s: two senders, each finer in one, agree on a third and take no turns."""
+    price = max(known.price_scale, wanted.price_scale)
+    size = max(known.size_scale, wanted.size_scale)
+    return msgspec.structs.replace(
+        wanted,
+        price_scale=price,
+        size_scale=size,
+        quote_scale=max(known.quote_scale, wanted.quote_scale),
+        tick_size=min(wanted.tick_size * 10 ** (price - wanted.price_scale), MAX_FIXED),
+        step_size=min(wanted.step_size * 10 ** (size - wanted.size_scale), MAX_FIXED),
+    )
+
+
 def _check(wanted: Instrument) -> None:
     for field in ("price_scale", "size_scale", "quote_scale"):
         if not 0 <= getattr(wanted, field) <= MAX_SCALE:
             raise InvalidArgument(f"{field}: {getattr(wanted, field)} is not within 0 to {MAX_SCALE}", field=field)
+    for field in ("tick_size", "step_size"):
+        if not 1 <= getattr(wanted, field) <= MAX_FIXED:
+            raise InvalidArgument(f"{field}: {getattr(wanted, field)} is not within 1 to {MAX_FIXED}", field=field)
     for field, limit in (("symbol", 32), ("venue", 24), ("base", 16), ("quote", 16), ("market", 8)):
         text = getattr(wanted, field)
         if len(text.encode()) > limit or not text.isprintable() or "\x00" in text:

@@ -124,10 +124,6 @@ class Validation(Table, frozen=True, kw_only=True):
     max_skew: Nanoseconds = _duration("10s")
 
 
-class History(Table, frozen=True, kw_only=True):
-    delay: Nanoseconds = _duration("250ms")
-
-
 class Capture(Table, frozen=True, kw_only=True):
     raw: bool = False
     dir: str = ""
@@ -172,7 +168,6 @@ class Config(Table, frozen=True, kw_only=True):
     query: Query = Query()
     http: Http = Http()
     validation: Validation = Validation()
-    history: History = History()
     capture: Capture = Capture()
     log: Log = Log()
     supervisor: Supervision = Supervision()

@@ -18,6 +18,7 @@ _SERVING = ("live", "warming")
 def judge(daemon_state: str, actors: Sequence[ActorReport], database_problem: str) -> tuple[str, list[str]]:
     """`ok | degraded | failed`, and a sentence for each thing that is not well."""
     problems = [f"{actor.name} is {actor.state}" for actor in actors if actor.state != "live"]
+    problems += [problem for actor in actors if (problem := _database_problem(actor))]
     if database_problem:
         problems.append(database_problem)
     if daemon_state != "live":
@@ -26,6 +27,14 @@ def judge(daemon_state: str, actors: Sequence[ActorReport], database_problem: st
     if dead:
         return "failed", [*(f"no {role} actor serves" for role in dead), *problems]
     return ("degraded" if problems else "ok"), problems
+
+
+def _database_problem(actor: ActorReport) -> str:
+    """What an actor says of its connections, when they are away."""
+    database = actor.statistics.get("database")
+    if not isinstance(database, dict) or database.get("state") != "down":
+        return ""
+    return f"{actor.name} has no database: {database.get('last_error')}"
 
 
 def _serves(actors: Iterable[ActorReport], role: str) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import zmq
 
-from marketd.daemon.kernel import Kernel
+from marketd.daemon.kernel import Kernel, Lot
 from marketd.daemon.publisher import Board
 from marketd.daemon.query_link import QueryLink
 from marketd.daemon.recovery import lot_of
@@ -29,6 +29,7 @@ _log = logging.getLogger(__name__)
 READ_BYTES = 8 << 20
 PATIENCE_SECONDS = 20.0  # for the query actor to come up and the database to answer
 ASK_AGAIN_SECONDS = 0.25
+_NONE = -(2**63)  # below every seq
 
 Turn = Callable[[], bool]  # what else must go on meanwhile; False: stop
 
@@ -42,7 +43,9 @@ class Warmer:
         self._journal_directory = journal_directory
         self._boards = list(boards)
         self._committed: int | None = None
-        self._newest: dict[int, int] = {}  # instrument -> greatest seq that a ring has
+        # (instrument, ring) -> greatest seq that the ring has: the writer may commit between two answers, so that one
+        # ring has what another lacks
+        self._newest: dict[tuple[int, str], int] = {}
 
     def run(self, turn: Turn) -> None:
         """`turn` is called while answers are awaited."""
@@ -102,18 +105,16 @@ class Warmer:
         return None
 
     def _read(self, answer: Answer, payloads: list[bytes], kind: Kind) -> Records:
-        offset = answer.meta.committed_offset
-        if offset is not None:
-            # what is committed between two answers may come twice: from the database and from the journal
-            self._committed = offset if self._committed is None else min(self._committed, offset)
+        # what is committed between two answers may come twice: from the database and from the journal
+        offset = answer.meta.committed_offset or 0
+        self._committed = offset if self._committed is None else min(self._committed, offset)
         return np.frombuffer(payloads[0], dtype=kind.dtype)
 
     def _fill(self, board: Board, ring: str, kind: Kind, records: Records) -> int:
         # an import's rows have sequence numbers of their own; a ring's order is that of the live lane after them
         if len(records):
             board.fill(ring, records, complete=len(records) < board.rings[ring])
-            instrument = board.state.instrument.id
-            self._newest[instrument] = max(self._newest.get(instrument, -(2**63)), int(records["seq"].max()))
+            self._newest[board.state.instrument.id, ring] = int(records["seq"].max())
         return len(records)
 
     def _follow_journal(self) -> None:
@@ -125,7 +126,19 @@ class Warmer:
                 offset = frames[-1].end
                 for frame in frames:
                     board = boards.get(frame.instrument)
-                    if board is not None and frame.seq > self._newest.get(frame.instrument, -(2**63)):
-                        board.show(lot_of(frame, self._kernel, board.state), frame.end)
+                    if board is not None and not frame.is_checkpoint:
+                        board.show(self._unseen(board, lot_of(frame, self._kernel, board.state)), frame.end)
         for board in self._boards:
             board.publish_as_is(offset)
+
+    def _unseen(self, board: Board, lot: Lot) -> Lot:
+        """The lot without what its rings have from the database."""
+        rows = []
+        for kind, records in lot.rows:
+            newest = [
+                self._newest.get((lot.state.instrument.id, ring), _NONE) for ring in board.rings_of(kind, records)
+            ]
+            unseen = records[records["seq"] > np.array(newest, dtype=np.int64)]
+            if len(unseen):
+                rows.append((kind, unseen))
+        return lot._replace(rows=rows)

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from marketd.daemon.journal_rows import commit_of
+from marketd.daemon.pieces import MAX_PIECES, pieces_of
 from marketd.ipc.journal_errors import JournalMismatch
 from marketd.ipc.journal_reader import JournalReader
 from marketd.market.records import KindTable
@@ -25,6 +26,7 @@ from marketd.sql.store import Commit, commit, read_committed
 
 _log = logging.getLogger(__name__)
 
+_WAITED_FOR_A_LOCK = frozenset({"55P03"})  # a killed writer's transaction may still hold the journal's row
 PATIENCE_SECONDS = 30 * 86_400.0  # a database that is away is waited for; the journal holds the records meanwhile
 
 
@@ -67,6 +69,11 @@ class Writer:
         self._last_seconds = 0.0
         self._last_at = time.monotonic_ns()
 
+    def set_batch(self, batch_bytes: int, batch_age_seconds: float) -> None:
+        """From now on transactions of about so many bytes of journal, and so long a wait for company."""
+        self._batch_bytes = batch_bytes
+        self._batch_age_seconds = batch_age_seconds
+
     def on_durable(self, offset: int) -> None:
         """The journal is on disk up to `offset`: that much may be committed."""
         if offset > self._durable:
@@ -105,6 +112,8 @@ class Writer:
 
     async def run(self) -> None:
         """Commit whatever becomes durable, until cancelled."""
+        await self._more.wait()
+        self._check_end()
         while True:
             await self._more.wait()
             self._more.clear()
@@ -116,8 +125,17 @@ class Writer:
 
     async def drain(self) -> None:
         """Commit all that is durable now."""
+        self._check_end()
         while self._offset < self._durable:
             await self.step()
+
+    def _check_end(self) -> None:
+        """The database cannot have more of a journal than there is: without this, nothing would ever be written again."""
+        if 0 < self._durable < self._offset:
+            raise JournalMismatch(
+                f"the database has the journal {self._reader.uuid.hex()} up to offset {self._offset}, and it ends at "
+                f"{self._durable}: it is a copy of an earlier time; move it away (marketd journal list)"
+            )
 
     async def step(self) -> None:
         """One transaction."""
@@ -126,15 +144,20 @@ class Writer:
             return
         started = time.monotonic()
 
-        async def write() -> None:
+        async def write() -> int:
             async with self._database.acquire() as connection:
-                known = await read_committed(connection, work.journal)
-                # the answer to an earlier try may have been lost after its transaction was committed
-                if known is None or known < work.offset:
-                    await commit(connection, work, self._partitions)
+                return await commit(connection, work, self._partitions)
 
-        await RetryableDBOperation("commit journal rows", budget_seconds=PATIENCE_SECONDS).run(write)
-        self._offset = work.offset
+        retry = RetryableDBOperation("commit journal rows", budget_seconds=PATIENCE_SECONDS, also=_WAITED_FOR_A_LOCK)
+        self._offset = await retry.run(write)
+        if self._offset != work.offset:
+            _log.warning(
+                "the database has the journal up to %d, and not up to %d as was thought: going on from there",
+                self._offset,
+                work.start,
+                extra={"action": "writer_moved", "offset": self._offset},
+            )
+            return
         self._transactions += 1
         self._rows += sum(len(rows.records) for rows in work.rows)
         self._last_seconds = time.monotonic() - started
@@ -143,7 +166,14 @@ class Writer:
 
     def _read(self) -> Commit | None:
         frames = self._reader.read(self._offset, self._durable, self._batch_bytes)
-        return commit_of(frames, self._kinds, self._journal, self._lane) if frames else None
+        if not frames:
+            return None
+        work = commit_of(frames, self._kinds, self._journal, self._lane)
+        while len(frames) > 1 and pieces_of(work.rows) > MAX_PIECES:
+            # scattered over years: a transaction of so many tables would find no room for its locks
+            frames = frames[: len(frames) // 2]
+            work = commit_of(frames, self._kinds, self._journal, self._lane)
+        return work
 
     def statistics(self) -> WriterStatistics:
         return WriterStatistics(

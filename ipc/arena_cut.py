@@ -78,6 +78,11 @@ class Cut:
         bars: Records = table[table["ts"] != ABSENT]
         return bars
 
+    @property
+    def words(self) -> memoryview[int]:
+        """All words of the descriptor: for who reads several."""
+        return memoryview(self._descriptor).cast("q")
+
     def word(self, index: int) -> int:
         """A word of the descriptor."""
         start = index * word.BYTES

@@ -214,6 +214,10 @@ class ArenaWriter:
         words[word.HEARTBEAT_WALL] = wall_ns
         words[word.HEARTBEAT_MONO] = mono_ns
 
+    def mark_durable(self, durable_offset: int) -> None:
+        """The journal is on disk up to here: between two heartbeats, for readers who ask what is durable."""
+        self._words[word.DURABLE] = durable_offset
+
     # ---- the last publication -------------------------------------------------------------------
 
     @property

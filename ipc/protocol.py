@@ -11,7 +11,7 @@ here may end an actor.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -22,12 +22,19 @@ from marketd.market.records import Kind, Records
 
 VERSION = 1
 OLDEST_VERSION = 1
-MAX_HEADER_BYTES = 1 << 20
+MAX_HEADER_BYTES = 4 << 20  # an Outcome that refuses each of MAX_BATCH_RECORDS by name fits
 MAX_PAYLOAD_BYTES = 64 << 20  # of one message; a larger batch is two batches
 MAX_RECORDS = 1_000_000  # in one message
+MAX_BATCH_RECORDS = 100_000  # in one batch for ingest
 DEFAULT_TIMEOUT_MS = 10_000
 
 Format = Literal["records", "copy", "arrow", "json"]
+# What goes into a 64-bit field of journal, arena or database: a number that does not fit ends at the border.
+Whole = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+TimeNs = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+Seconds = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]  # a timeframe
+Name = Annotated[str, msgspec.Meta(max_length=256)]
+Sentence = Annotated[str, msgspec.Meta(max_length=4096)]
 
 
 class Message(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag=str.lower):
@@ -45,7 +52,7 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
     """One raw frame that follows the header: `count` records of stream `kind`."""
 
     kind: str
-    count: int
+    count: Whole
 
 
 class Refusal(msgspec.Struct, frozen=True, array_like=True):
@@ -60,9 +67,9 @@ class Refusal(msgspec.Struct, frozen=True, array_like=True):
 class Rejection(msgspec.Struct, frozen=True, array_like=True):
     """A message or row that the sender could not turn into a record: the rule it broke, why, and itself."""
 
-    kind: str
-    rule: str
-    detail: str
+    kind: Name
+    rule: Name
+    detail: Sentence
     payload: bytes
 
 
@@ -92,18 +99,20 @@ class Ingest(Request, kw_only=True):
     """One batch of one instrument. `(producer, batch)` is its number: a repeated one gets its first outcome.
 
     `source` says who made it (`feed:BINANCE`, a producer's own name) and stands in the quarantine.
-    Batch numbers of a producer rise by one; 0 asks for no protection against repetition.
+    Batch numbers of a producer rise by one; 0 asks for no protection against repetition. With `oldest` they are taken
+    in their order only: one that came before its predecessors is Busy.
     """
 
     instrument: str | int  # the canonical name or the id
     producer: bytes  # 16 bytes
-    batch: int
+    batch: Whole
     parts: list[Part]
-    source: str = ""
+    source: Name = ""
     live: bool = (
         False  # a feed: with `journal.when_full = "live_only"` its records are shown though they cannot be stored
     )
     rejected: list[Rejection] = []  # what the sender could not read as records: for the quarantine
+    oldest: Whole = 0  # number of the sender's oldest batch without an answer; 0: batches may overtake each other
 
 
 class Outcome(Message, kw_only=True):
@@ -124,7 +133,7 @@ class Outcome(Message, kw_only=True):
 class Follow(Request, kw_only=True):
     """The writer asks to be told of durable offsets."""
 
-    committed: int
+    committed: Whole
 
 
 class Durable(Message, kw_only=True):
@@ -134,7 +143,7 @@ class Durable(Message, kw_only=True):
 
 class Committed(Message, kw_only=True):
     journal: bytes
-    offset: int
+    offset: Whole
 
 
 # ---- clients -> query ---------------------------------------------------------------------------
@@ -172,12 +181,12 @@ class Bars(Request, kw_only=True):
     """
 
     symbol: str
-    timeframes: list[int]
-    start: int | None = None
-    end: int | None = None
+    timeframes: Annotated[list[Seconds], msgspec.Meta(max_length=64)]
+    start: TimeNs | None = None
+    end: TimeNs | None = None
     limit: int | None = None
     bar_source: Literal["best", "own", "venue", "import"] = "best"
-    known_at: int | None = None
+    known_at: TimeNs | None = None
     format: Format = "records"
 
 
@@ -186,11 +195,11 @@ class Rows(Request, kw_only=True):
 
     symbol: str
     stream: str
-    start: int | None = None
-    end: int | None = None
+    start: TimeNs | None = None
+    end: TimeNs | None = None
     limit: int | None = None
     newest: bool = True  # with a limit: the newest rows (else the oldest); always answered oldest first
-    known_at: int | None = None
+    known_at: TimeNs | None = None
     format: Format = "records"
 
 
@@ -207,7 +216,7 @@ class RebuildBars(Request, kw_only=True):
     """Ingest asks for own bars computed anew from the stored trades. The answer has those that have any."""
 
     instrument: int
-    bars: list[tuple[int, int]]  # (timeframe s, ts ns)
+    bars: Annotated[list[tuple[Seconds, Whole]], msgspec.Meta(max_length=100)]  # (timeframe s, ts ns)
 
 
 class Meta(msgspec.Struct, kw_only=True):

@@ -120,7 +120,8 @@ def _column(kind: Kind, name: str) -> _Column:
     dtype = kind.dtype.fields[name][0] if kind.dtype.fields and name in kind.dtype.fields else None
     if dtype is None or dtype.kind not in "if" or dtype.itemsize == 1:
         raise InvalidArgument(f"kind {kind.name} has no fixed row layout: {name} is {dtype}", field="kind")
-    return _Column(name, dtype.newbyteorder(">"), name.startswith("ts"))
+    # a declared field is a number whatever it is called (`tsla_close`); the stamps are the only times of a series
+    return _Column(name, dtype.newbyteorder(">"), name.startswith("ts") and name not in kind.fields)
 
 
 def _row_layout(columns: tuple[_Column, ...]) -> tuple[np.dtype[Any], dict[str, int]]:

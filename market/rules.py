@@ -25,7 +25,7 @@ RULES: Mapping[str, str] = MappingProxyType(
     {
         "absent": "A field that must be there is absent.",
         "aligned": "A bar's time is no multiple of its timeframe.",
-        "coverage": "A coverage record has an unknown state, or ends before it starts.",
+        "coverage": "A coverage record ends before it starts, or its state, stream or reason is none.",
         "duplicate": "A trade with this id was accepted before.",
         "max_skew": "The time (of a bar: its end) lies further after ts_known than validation.max_skew allows.",
         "naive": "A datetime bears no time zone.",
@@ -45,6 +45,8 @@ RULES: Mapping[str, str] = MappingProxyType(
 )
 
 _NOT_MARKET = int(TradeFlag.NOT_MARKET)
+_MAX_STREAM = 2**15 - 1  # the number of a kind, a smallint in the ledger
+_STAMPS = ("ts", "ts_event", "ts_start", "ts_end")
 _OHLC = ("open", "high", "low", "close")
 _VOLUMES = ("volume", "quote_volume", "buy_volume", "trade_count")
 
@@ -84,7 +86,7 @@ def _shown(name: str, kind: Kind, instrument: Instrument, batch: Batch, index: i
     value = batch.records[name][index].item()
     if value == ABSENT:
         return "absent"
-    if name.startswith("ts"):
+    if name in _STAMPS:
         return isoformat_ns(value)
     role = kind.scales.get(name)
     return format_fixed(value, instrument.scale(role)) if role else str(value)
@@ -181,7 +183,22 @@ def _no_source(batch: Batch) -> Mask:
 def _no_coverage(batch: Batch) -> Mask:
     start, end = batch.records["ts_start"], batch.records["ts_end"]
     known = np.isin(batch.records["state"], [int(state) for state in Coverage])
-    return np.asarray(~known | ((end < start) & (end != ABSENT)))
+    stream = batch.records["stream"]
+    unknown = ~known | (stream < 0) | (stream > _MAX_STREAM)
+    return np.asarray(unknown | ((end < start) & (end != ABSENT)) | _no_text(batch.records["reason"]))
+
+
+def _no_text(texts: npt.NDArray[np.bytes_]) -> Mask:
+    """PostgreSQL's text is UTF-8 without NUL; numpy takes away those at the end, which are padding."""
+    return np.array([b"\0" in text or not _is_utf8(text) for text in texts.tolist()], dtype=bool)
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 # ---- the tables -------------------------------------------------------------------------------------

@@ -97,11 +97,10 @@ class TradeIds:
             self._add_hashed(ids[hashed].tolist())
             ids = ids[~hashed]
         if len(ids):
-            steps = np.diff(ids)
-            if (steps < 0).any():
+            if (ids[1:] < ids[:-1]).any():
                 ids = np.sort(ids)
-                steps = np.diff(ids)
-            breaks = np.flatnonzero(steps > 1)
+            # no difference is taken: that of two far ids leaves 64 bits
+            breaks = np.flatnonzero(ids[1:] - 1 > ids[:-1])
             starts = ids[np.concatenate(([0], breaks + 1))].tolist()
             ends = ids[np.concatenate((breaks, [len(ids) - 1]))].tolist()
             for start, end in zip(starts, ends, strict=True):

@@ -81,12 +81,12 @@ async def read_bars(
     picks.
     """
     table = "candles_1s" if timeframe == SECOND else "candles"
-    columns = ", ".join(codec(table, _CANDLE).columns)
+    columns = _columns(table, _CANDLE)
     source = source_number(bar_source)
     rows = NO_LIMIT if limit is None else limit * (SOURCES_PER_BAR if source is None else 1)
     args: list[Any] = [instrument_id, *span.bounds(), rows]
     if known_at is not None:
-        return await _bars_as_known(connection, table, timeframe, args, known_at)
+        return await _bars_as_known(connection, table, timeframe, args, known_at, source)
     name = "bars_1s" if timeframe == SECOND else "bars"
     if timeframe != SECOND:
         args.append(timeframe)
@@ -98,18 +98,24 @@ async def read_bars(
 
 
 async def _bars_as_known(
-    connection: Connection, table: str, timeframe: int, args: list[Any], known_at: int
+    connection: Connection, table: str, timeframe: int, args: list[Any], known_at: int, source: int | None
 ) -> CopiedRows:
-    columns = ", ".join(codec("candles", _CANDLE).columns)
-    of_table = columns.replace("timeframe", "1 AS timeframe") if timeframe == SECOND else columns
+    columns = _columns("candles", _CANDLE)
+    of_table = columns.replace('"timeframe"', '1 AS "timeframe"') if timeframe == SECOND else columns
     statement = _READ["bars_as_known"].format(
         columns=columns,
         candles_columns=of_table,
         table=table,
         and_timeframe="" if timeframe == SECOND else "AND timeframe = $5",
+        and_source="" if source is None else "AND source = $7",
     )
-    data = await copy_out(connection, statement, *args, timeframe, to_datetime(known_at))
-    return CopiedRows("candles", _CANDLE, data)
+    args += [timeframe, to_datetime(known_at)] + ([] if source is None else [source])
+    return CopiedRows("candles", _CANDLE, await copy_out(connection, statement, *args))
+
+
+def _columns(table: str, kind: Kind) -> str:
+    """In quotes: a declared stream may have a field `order`, or `user`, which means something else without them."""
+    return ", ".join(f'"{name}"' for name in codec(table, kind).columns)
 
 
 async def read_rows(
@@ -124,7 +130,7 @@ async def read_rows(
 ) -> CopiedRows:
     """Records of a stream with a table of fixed rows (`trade`, a declared series)."""
     table = kind.table or ""
-    columns = ", ".join(codec(table, kind).columns)
+    columns = _columns(table, kind)
     statement = _READ["rows_newest" if newest else "rows_oldest"].format(columns=columns, table=table)
     known = _END_OF_TIME if known_at is None else to_datetime(known_at)
     rows = NO_LIMIT if limit is None else limit
@@ -137,9 +143,11 @@ async def read_coverage(
     span: Span,
     *,
     limit: int | None = None,
+    newest: bool = True,
     known_at: int | None = None,
 ) -> list[Any]:
-    """The ledger's rows that touch the span, newest first."""
+    """The ledger's rows that touch the span; with a limit the newest (first) or the oldest (first)."""
     known = _END_OF_TIME if known_at is None else to_datetime(known_at)
     rows = NO_LIMIT if limit is None else limit
-    return list(await connection.fetch(_READ["coverage"], instrument_id, *span.bounds(), rows, known))
+    statement = _READ["coverage_newest" if newest else "coverage_oldest"]
+    return list(await connection.fetch(statement, instrument_id, *span.bounds(), rows, known))

@@ -34,7 +34,7 @@ _MEANINGS = {
 }
 STAMP_COLUMNS = ("instrument_id", "ts_event", "ts_known", "seq")
 _STAMP_COMMENTS = {
-    "instrument_id": "See instruments; 0 for a series that belongs to no instrument.",
+    "instrument_id": "See instruments; daemon_no * 65536 for a series that belongs to none.",
     "ts_event": "The time of the value.",
     "ts_known": "When marketd knew it.",
     "seq": "Sequence number in the instrument.",

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from marketd.market.records import CANDLE, TRADE, CandleFlag, Kind, Records
 from marketd.market.rows import codec
+from marketd.market.times import ABSENT
 from marketd.sql.copy import copy_in
 from marketd.sql.partitions import PartitionKeeper
 from marketd.sql.statements import statements
@@ -34,6 +35,7 @@ _BAR_NAMES = {
         "table": _SECOND_TABLE,
         "timeframe": "1",
         "c_timeframe": "1",
+        "s_timeframe": "1",
         "and_timeframe": "",
         "key_timeframe": "",
         "conflict_timeframe": "",
@@ -42,6 +44,7 @@ _BAR_NAMES = {
         "table": _CANDLE_TABLE,
         "timeframe": "timeframe",
         "c_timeframe": "c.timeframe",
+        "s_timeframe": "s.timeframe",
         "and_timeframe": "AND c.timeframe = s.timeframe",
         "key_timeframe": "s.timeframe,",
         "conflict_timeframe": "timeframe,",
@@ -88,6 +91,7 @@ class Commit(NamedTuple):
     instruments: Records | None
     coverage: Sequence[tuple[Ids, Records]]
     quarantine: Sequence[StoredQuarantine]
+    start: int = 0  # where its frames begin: what the database must have before
 
 
 def split_rows(kind: Kind, instruments: Ids, records: Records) -> list[TableRows]:
@@ -111,8 +115,12 @@ async def read_committed(connection: Connection, journal: UUID) -> int | None:
     return None if row is None else int(row["committed_offset"])
 
 
-async def commit(connection: Connection, work: Commit, partitions: PartitionKeeper) -> None:
-    """Write everything of `work` and its offset in one transaction."""
+async def commit(connection: Connection, work: Commit, partitions: PartitionKeeper) -> int:
+    """Write everything of `work` and its offset in one transaction; the offset that the database has then.
+
+    That is `work.offset`; or another one, and nothing was written, because the database is not at `work.start`: an
+    earlier try of which the answer was lost, or a killed writer whose last transaction came through after all.
+    """
     for rows in work.rows:
         times = rows.records[rows.kind.time]
         first, last = int(times.min()), int(times.max())
@@ -120,12 +128,16 @@ async def commit(connection: Connection, work: Commit, partitions: PartitionKeep
         if rows.kind.dtype is CANDLE:
             await partitions.ensure(connection, "candle_versions", first, last)
     async with connection.transaction():
+        # first of all: the lock on the journal's row lets one transaction at a time write what comes after an offset
+        moved = await connection.execute(
+            _STORE["commit_offset"], work.journal, work.lane, work.offset, to_datetime(work.ts_known), work.start
+        )
+        if moved.endswith(" 0"):
+            return await read_committed(connection, work.journal) or 0
         await _write_descriptions(connection, work)
         for rows in work.rows:
             await _write_rows(connection, rows)
-        await connection.execute(
-            _STORE["commit_offset"], work.journal, work.lane, work.offset, to_datetime(work.ts_known)
-        )
+    return work.offset
 
 
 async def _write_rows(connection: Connection, rows: TableRows) -> None:
@@ -195,25 +207,18 @@ def _coverage_row(instrument: int, record: Any) -> tuple[Any, ...]:
         int(record["stream"]),
         int(record["state"]),
         to_datetime(int(record["ts_start"])),
-        to_datetime(int(record["ts_end"])),
+        _end(int(record["ts_end"])),
         int(record["detail"]),
         bytes(record["reason"]).decode(errors="replace"),
     )
 
 
+def _end(ts_ns: int) -> datetime:
+    # an end that is absent is still to come; asyncpg's word for infinity is a naive one
+    return datetime.max if ts_ns == ABSENT else to_datetime(ts_ns)
+
+
 def _quarantine_row(journal: UUID, row: StoredQuarantine) -> tuple[Any, ...]:
-    # PostgreSQL's text holds no NUL
-    detail = row.detail.replace("\x00", "�")
-    source = row.source.replace("\x00", "�")
-    return (
-        row.instrument,
-        to_datetime(row.ts_known),
-        journal,
-        row.offset,
-        row.item,
-        row.kind,
-        row.rule,
-        detail,
-        source,
-        row.payload,
-    )
+    # PostgreSQL's text holds no NUL, and all four may be a sender's own words
+    texts = (text.replace("\x00", "�") for text in (row.kind, row.rule, row.detail, row.source))
+    return (row.instrument, to_datetime(row.ts_known), journal, row.offset, row.item, *texts, row.payload)

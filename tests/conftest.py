@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import itertools
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from multiprocessing import resource_tracker
@@ -21,7 +20,6 @@ hypothesis.settings.register_profile("marketd", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("marketd")
 
 _SHM = Path("/dev/shm")
-_TEST_INSTANCE = re.compile(r"marketd-test-(\d+)-")
 _instance_numbers = itertools.count(1)
 
 
@@ -97,11 +95,5 @@ def _open_files() -> dict[int, str]:
 
 
 def _shm_files() -> set[str]:
-    """Instances in shared memory, without those that another test run on this machine made meanwhile."""
-    names = {path.name for path in _SHM.glob("marketd-*")}
-    return {name for name in names if not _is_of_another_run(name)}
-
-
-def _is_of_another_run(name: str) -> bool:
-    match = _TEST_INSTANCE.match(name)
-    return match is not None and int(match[1]) != os.getpid()
+    """This run's instances in shared memory: a daemon that somebody runs meanwhile is none of ours."""
+    return {path.name for path in _SHM.glob(f"marketd-test-{os.getpid()}-*")}

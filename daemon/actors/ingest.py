@@ -32,6 +32,8 @@ _log = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 0.1  # a stopped writer shows within a second
 MESSAGES_PER_TURN = 256  # then durable offsets, control and heartbeat get their turn
+MAX_TOPIC_BYTES = 1_024  # of a subscription; a topic of ours is far shorter
+_NOBLOCK = int(zmq.NOBLOCK)  # flags of an enum are slow to combine
 STREAM_HIGH_WATER = 10_000  # messages to a subscriber that does not read; beyond, they are dropped and it can tell
 
 
@@ -60,7 +62,7 @@ class IngestActor(PollActor):
             on_failure=self._failed,
         )
         self._stream = self.context.socket(zmq.XPUB)
-        sockets.configure(self._stream, high_water=STREAM_HIGH_WATER)
+        sockets.configure(self._stream, high_water=STREAM_HIGH_WATER, max_frame_bytes=MAX_TOPIC_BYTES)
         self._publisher = Publisher(
             config.runtime_path,
             config.instance,
@@ -166,12 +168,18 @@ class IngestActor(PollActor):
                 self._queries.ask(self._rebuilding)
 
     def _read_some(self) -> None:
-        receive, handle = self._socket.recv_multipart, self._ingest.handle
+        receive, handle = self._socket.recv, self._ingest.handle
         for _ in range(MESSAGES_PER_TURN):
             try:
-                peer, *frames = receive(zmq.NOBLOCK)
+                peer = receive(_NOBLOCK)
             except zmq.Again:
                 return
+            # recv_multipart asks the socket after each frame whether there is more; a Frame knows by itself
+            frames, more = [], True
+            while more:
+                frame = receive(_NOBLOCK, copy=False)
+                frames.append(frame.bytes)
+                more = frame.more
             handle(peer, frames)
 
     def _on_wake(self) -> None:
@@ -183,7 +191,7 @@ class IngestActor(PollActor):
         self._ingest.on_durable()
 
     def _read_subscriptions(self) -> None:
-        while True:
+        for _ in range(MESSAGES_PER_TURN):
             try:
                 self._publisher.heard(self._stream.recv(zmq.NOBLOCK))
             except zmq.Again:

@@ -33,6 +33,9 @@ _FAILURES = metrics.counter("query_failures_total", "Requests that got an error"
 PATIENCE_SECONDS = 24 * 3600.0  # a database that is away at the start is waited for
 
 
+MAX_SECONDS = 600.0  # however long a caller would wait: a place in the queue is not held for ever
+
+
 class QueryStatistics(NamedTuple):
     requests: int
     failures: int
@@ -104,7 +107,7 @@ class QueryActor(AsyncActor):
         request = received.message
         started = time.monotonic()
         try:
-            async with asyncio.timeout(request.timeout_ms / 1000):
+            async with asyncio.timeout(min(request.timeout_ms / 1000, MAX_SECONDS)):
                 message, frames = await self._reply(request)
         except MarketdError as error:
             self._refuse(received, error)

@@ -12,6 +12,7 @@ import zmq.asyncio
 
 from marketd.daemon import metrics
 from marketd.daemon.actor import AsyncActor
+from marketd.daemon.settings import Config
 from marketd.daemon.writer import Writer
 from marketd.ipc import paths, protocol, sockets
 from marketd.ipc.journal_reader import JournalReader
@@ -108,6 +109,9 @@ class WriterActor(AsyncActor):
             self._hear(await self._socket.recv_multipart())
         await self._writer.drain()
         self._say(Committed(journal=self._reader.uuid, offset=self._writer.offset))
+
+    async def reload(self, config: Config) -> None:
+        self._writer.set_batch(config.writer.batch_rows * BYTES_PER_ROW, config.writer.batch_age.seconds)
 
     async def end(self) -> None:
         await self._database.close()

@@ -2,7 +2,7 @@
 
     marketd journal list
     marketd journal check                       the live one; every byte is read
-    marketd journal check import/…              one of those that list shows, or any directory
+    marketd journal check import-journal/…      one of those that list shows, or any directory
     marketd journal show --from 123456 --limit 20 --records
 
 A torn tail is no damage: the next start cuts it. Exit codes: 0 whole, 4 damaged, 1 there is no such journal.

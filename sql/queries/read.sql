@@ -31,14 +31,14 @@ WHERE instrument_id = $1 AND ts >= $2 AND ts < $3 AND timeframe = $5 AND source 
 ORDER BY ts DESC LIMIT $4;
 
 -- name: bars_as_known
--- The newest version known at $6, of each bar and source.
+-- The newest version known at $6, of each bar and source; of one source: $7.
 SELECT {columns} FROM (
     SELECT DISTINCT ON (ts, source) * FROM (
         SELECT {candles_columns} FROM {table}
-        WHERE instrument_id = $1 AND ts >= $2 AND ts < $3 {and_timeframe} AND ts_known <= $6
+        WHERE instrument_id = $1 AND ts >= $2 AND ts < $3 {and_timeframe} AND ts_known <= $6 {and_source}
         UNION ALL
         SELECT {columns} FROM candle_versions
-        WHERE instrument_id = $1 AND ts >= $2 AND ts < $3 AND timeframe = $5 AND ts_known <= $6
+        WHERE instrument_id = $1 AND ts >= $2 AND ts < $3 AND timeframe = $5 AND ts_known <= $6 {and_source}
     ) versions
     ORDER BY ts DESC, source, seq DESC
 ) known
@@ -54,7 +54,12 @@ SELECT {columns} FROM {table}
 WHERE instrument_id = $1 AND ts_event >= $2 AND ts_event < $3 AND ts_known <= $5
 ORDER BY ts_event, seq LIMIT $4;
 
--- name: coverage
+-- name: coverage_newest
 SELECT ts_event, ts_known, seq, stream, state, ts_start, ts_end, detail, reason FROM coverage
 WHERE instrument_id = $1 AND ts_start < $3 AND ts_end >= $2 AND ts_known <= $5
 ORDER BY ts_event DESC, seq DESC LIMIT $4;
+
+-- name: coverage_oldest
+SELECT ts_event, ts_known, seq, stream, state, ts_start, ts_end, detail, reason FROM coverage
+WHERE instrument_id = $1 AND ts_start < $3 AND ts_end >= $2 AND ts_known <= $5
+ORDER BY ts_event, seq LIMIT $4;

@@ -6,12 +6,14 @@ SELECT committed_offset, extract(epoch FROM ts_known)::numeric * 1000000000 AS t
 FROM journal_commits WHERE journal = $1;
 
 -- name: commit_offset
--- In the transaction of the rows: afterwards the database has them and knows it, or neither.
+-- In the transaction of the rows, before them: afterwards the database has them and knows it, or neither. No row when it is
+-- not at $5, where they begin.
 INSERT INTO journal_commits (journal, lane, committed_offset, committed_at, ts_known)
 VALUES ($1, $2, $3, clock_timestamp(), $4)
 ON CONFLICT (journal) DO UPDATE
 SET committed_offset = EXCLUDED.committed_offset, committed_at = EXCLUDED.committed_at,
-    ts_known = greatest(journal_commits.ts_known, EXCLUDED.ts_known);
+    ts_known = greatest(journal_commits.ts_known, EXCLUDED.ts_known)
+WHERE journal_commits.committed_offset = $5;
 
 -- name: upsert_instrument
 INSERT INTO instruments (instrument_id, symbol, venue, base, quote, market, price_scale, size_scale, quote_scale,
@@ -53,12 +55,36 @@ LEFT JOIN {table} t ON t.instrument_id = s.instrument_id AND t.ts_event = s.ts_e
 WHERE t.instrument_id IS NULL;
 
 -- name: drop_unchanged_bars
--- A bar sent again with the same numbers is no new version.
-DELETE FROM stage_{table} s USING {table} c
-WHERE c.instrument_id = s.instrument_id {and_timeframe} AND c.ts = s.ts AND c.source = s.source
-  AND c.ts >= $1 AND c.ts <= $2
-  AND (c.open, c.high, c.low, c.close, c.volume, c.quote_volume, c.buy_volume, c.trade_count, c.flags & 1)
-    = (s.open, s.high, s.low, s.close, s.volume, s.quote_volume, s.buy_volume, s.trade_count, s.flags & 1);
+-- A bar sent again with the same numbers as its last version is no new version. Only within a lane (an import's seq is below
+-- 0), and only if it was not known before that one: then the answer of every moment stays what it was.
+DELETE FROM stage_{table} s USING (
+    SELECT instrument_id, timeframe, ts, source, seq,
+           numbers = lag(numbers) OVER versions AND (seq < 0) = lag(seq < 0) OVER versions
+               AND ts_known >= lag(ts_known) OVER versions AS unchanged
+    FROM (
+        SELECT instrument_id, {timeframe} AS timeframe, ts, source, seq, ts_known,
+               ARRAY[open, high, low, close, volume, quote_volume, buy_volume, trade_count, flags & 1] AS numbers
+        FROM stage_{table}
+        UNION ALL
+        SELECT c.instrument_id, {c_timeframe}, c.ts, c.source, c.seq, c.ts_known,
+               ARRAY[c.open, c.high, c.low, c.close, c.volume, c.quote_volume, c.buy_volume, c.trade_count, c.flags & 1]
+        FROM {table} c
+        WHERE c.ts >= $1 AND c.ts <= $2
+          AND EXISTS (SELECT FROM stage_{table} s
+                      WHERE s.instrument_id = c.instrument_id {and_timeframe} AND s.ts = c.ts AND s.source = c.source)
+        UNION ALL
+        SELECT c.instrument_id, c.timeframe, c.ts, c.source, c.seq, c.ts_known,
+               ARRAY[c.open, c.high, c.low, c.close, c.volume, c.quote_volume, c.buy_volume, c.trade_count, c.flags & 1]
+        FROM candle_versions c
+        WHERE c.ts >= $1 AND c.ts <= $2
+          AND EXISTS (SELECT FROM stage_{table} s
+                      WHERE s.instrument_id = c.instrument_id AND c.timeframe = {s_timeframe} AND s.ts = c.ts
+                        AND s.source = c.source)
+    ) u
+    WINDOW versions AS (PARTITION BY instrument_id, timeframe, ts, source ORDER BY seq)
+) v
+WHERE v.unchanged AND v.instrument_id = s.instrument_id AND v.timeframe = {s_timeframe} AND v.ts = s.ts
+  AND v.source = s.source AND v.seq = s.seq;
 
 -- name: keep_replaced_bars
 -- Versions that a later one replaces: those in the table, and all but the newest of the stage.

@@ -48,12 +48,12 @@ CREATE TABLE coverage (
 );
 CREATE INDEX coverage_by_time ON coverage (instrument_id, stream, ts_start DESC);
 COMMENT ON TABLE  coverage               IS 'The ledger of what was observed and what is missing. Rows are only added; later ones qualify earlier ones.';
-COMMENT ON COLUMN coverage.instrument_id IS 'The instrument, or 0 for all.';
+COMMENT ON COLUMN coverage.instrument_id IS 'The instrument; daemon_no * 65536 is the daemon itself.';
 COMMENT ON COLUMN coverage.ts_event      IS 'The venue''s time when it was noted.';
 COMMENT ON COLUMN coverage.ts_known      IS 'When marketd knew it.';
 COMMENT ON COLUMN coverage.seq           IS 'Sequence number in the instrument.';
 COMMENT ON COLUMN coverage.stream        IS 'Number of the kind that is spoken of (1 trade, 2 candle, …), 0 for all.';
-COMMENT ON COLUMN coverage.state         IS '1 observed, 2 gap, 3 backfilled, 4 venue down, 5 unstored, 6 clock step, 7 late trade refused.';
+COMMENT ON COLUMN coverage.state         IS '1 observed, 2 gap, 3 backfilled, 4 venue down, 5 unstored, 6 clock step, 7 late trade refused, 8 ended.';
 COMMENT ON COLUMN coverage.ts_start      IS 'Begin of the stretch, inclusive.';
 COMMENT ON COLUMN coverage.ts_end        IS 'End of the stretch, exclusive.';
 COMMENT ON COLUMN coverage.detail        IS 'A number that belongs to the state, such as how many records are missing or how many ns a clock stepped.';
@@ -76,10 +76,10 @@ CREATE TABLE quarantine (
 CREATE INDEX quarantine_by_time ON quarantine (ts_known DESC);
 COMMENT ON TABLE  quarantine                IS 'Records that broke a rule: kept as they came, never stored as market data.';
 COMMENT ON COLUMN quarantine.id             IS 'Number of the row, for the command line.';
-COMMENT ON COLUMN quarantine.instrument_id  IS 'The instrument, or 0 when it is unknown.';
+COMMENT ON COLUMN quarantine.instrument_id  IS 'The instrument; daemon_no * 65536 when it is unknown.';
 COMMENT ON COLUMN quarantine.ts_known       IS 'When marketd refused it.';
 COMMENT ON COLUMN quarantine."offset"       IS 'Offset of its frame in the journal.';
-COMMENT ON COLUMN quarantine.item           IS 'Index of the record in its batch.';
+COMMENT ON COLUMN quarantine.item           IS 'Place among the refused records of its frame.';
 COMMENT ON COLUMN quarantine.kind           IS 'Name of the record''s kind, such as trade.';
 COMMENT ON COLUMN quarantine.rule           IS 'Name of the rule that it broke.';
 COMMENT ON COLUMN quarantine.detail         IS 'What exactly was wrong.';

@@ -21,7 +21,7 @@ COMMENT ON COLUMN trades.trade_id      IS 'The venue''s id, or a 64-bit hash of 
 COMMENT ON COLUMN trades.price         IS 'At price_scale.';
 COMMENT ON COLUMN trades.size          IS 'At size_scale.';
 COMMENT ON COLUMN trades.side          IS 'The aggressor: +1 buy, -1 sell, 0 unknown.';
-COMMENT ON COLUMN trades.flags         IS '1 hashed id, 2 aggregate trade, 4 repaired, 8 no market trade, 16 snapped to the grid.';
+COMMENT ON COLUMN trades.flags         IS '1 hashed id, 2 aggregate trade, 8 no market trade, 16 snapped to the grid.';
 
 CREATE TABLE candles_1s (
     instrument_id int         NOT NULL,

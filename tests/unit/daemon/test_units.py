@@ -11,6 +11,7 @@ import pytest
 
 from marketd.daemon.settings import Config
 from marketd.daemon.supervisor import EXIT_CONFIG
+from marketd.ops.cli import EXIT_USAGE
 from support import REPOSITORY
 
 UNITS = REPOSITORY / "systemd"
@@ -55,7 +56,8 @@ def test_systemd_waits_for_longer_than_the_daemon_drains() -> None:
 
 
 def test_an_unusable_configuration_is_not_tried_again() -> None:
-    assert settings("marketd.service")["RestartPreventExitStatus"] == [str(EXIT_CONFIG)]
+    # the command line's own refusal, before there is a supervisor, and the supervisor's
+    assert settings("marketd.service")["RestartPreventExitStatus"] == [f"{EXIT_USAGE} {EXIT_CONFIG}"]
 
 
 @pytest.mark.parametrize("name", ["marketd.service", "marketd@.service"])
