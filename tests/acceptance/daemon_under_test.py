@@ -23,6 +23,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from marketd.daemon import config as configuration
 from marketd.daemon import operator
 from marketd.daemon.lifeline import wait_for_orphans
 from marketd.daemon.runtime import is_held
@@ -30,7 +31,7 @@ from marketd.ipc.arena_reader import ArenaReader
 from marketd.ipc.paths import arena_path
 from marketd.ipc.protocol import ActorReport, StatusReport
 from marketd.market.errors import MarketdError
-from marketd.ops.databases import run_in_database, running_embedded_dsn
+from marketd.ops.databases import database_dsn, run_in_database, running_embedded_dsn
 from marketd.sql.postmaster import server_processes
 from marketd.sql.state_directory import StateDirectory
 from support import eventually
@@ -118,11 +119,6 @@ class Place:
     @contextlib.contextmanager
     def stopped_database(self) -> Iterator[None]:
         """The embedded server for a while, where no daemon runs it."""
-        from marketd.ops.databases import database_dsn
-        from marketd.ops.options import load_config  # noqa: F401 - the verb's own way
-
-        from marketd.daemon import config as configuration
-
         with database_dsn(configuration.load(self.config)):
             yield
 
@@ -221,7 +217,9 @@ class DaemonUnderTest:
             wait_for_orphans(self.place.runtime, ORPHAN_SECONDS)
             for pid in self.place.postgres_pids:
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+                    # an immediate shutdown, for the postmaster and whoever it has lost; SIGKILL leaves shared memory
+                    os.kill(pid, signal.SIGCONT)
+                    os.kill(pid, signal.SIGQUIT)
             eventually(lambda: not self.place.postgres_pids)
         assert not is_held(self.place.runtime)
 

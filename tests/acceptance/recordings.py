@@ -1,4 +1,6 @@
-"""Recordings that the tests make themselves, of the synthetic market, so that the suite is whole without the shared data."""
+"""Recordings that the tests make themselves, of the synthetic market, so that the suite is whole without the shared
+data.
+"""
 
 from __future__ import annotations
 

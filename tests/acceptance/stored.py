@@ -17,7 +17,8 @@ FROM trades JOIN instruments USING (instrument_id) WHERE symbol = $1 ORDER BY tr
 _BARS = f"""
 SELECT {_MS.format("ts")}, open, high, low, close, volume, quote_volume, buy_volume, trade_count, c.flags,
        price_scale, size_scale, quote_scale
-FROM {{table}} c JOIN instruments USING (instrument_id) WHERE symbol = $1 AND source = $2 {{and_timeframe}} ORDER BY ts"""
+FROM {{table}} c JOIN instruments USING (instrument_id) WHERE symbol = $1 AND source = $2 {{and_timeframe}} ORDER BY
+ts"""
 
 
 class Database(Protocol):

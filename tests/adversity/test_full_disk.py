@@ -1,0 +1,149 @@
+"""A full disk under the journal: a small tmpfs, filled by a producer, with a database that stands still meanwhile.
+
+`journal.when_full` says what becomes of a feed; a producer is refused in both cases, and all of it goes on once there
+is room again.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from acceptance import recordings
+from acceptance.daemon_under_test import DaemonUnderTest, Exchange, Place
+from marketd.client.cache import DataCacheManager
+from marketd.client.pipeline import DataIngestionPipeline
+from marketd.market.errors import JournalFull
+from marketd.market.records import Coverage
+from support import eventually
+
+SYMBOL, OTHER = "BTCUSDT", "OTHER.TEST"
+DISK_BYTES = 4 << 20
+JOURNAL = '[journal]\nsegment = "1MiB"\nfront = "1MiB"\nkeep = "0s"\nbudget = "64MiB"\nwhen_full = "{}"\n'
+TRADES = 500  # in a batch of the producer
+BASE_NS = 1_700_000_000_000_000_000
+FILLING = 500  # of them are more than the disk has
+
+
+@contextmanager
+def small_disk(directory: Path) -> Iterator[None]:
+    """A file system of DISK_BYTES there."""
+    directory.mkdir(parents=True)
+    options = f"size={DISK_BYTES}"
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(directory)], capture_output=True, check=False
+    )
+    if made.returncode != 0:
+        pytest.skip(f"no tmpfs can be mounted here: {made.stderr.decode().strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(directory)], check=True)
+
+
+@pytest.fixture(params=["live_only", "refuse"])
+def when_full(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def place(when_full: str) -> Iterator[Place]:
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small disk")
+    place = Place(JOURNAL.format(when_full))
+    place.state.mkdir(mode=0o711)
+    try:
+        with small_disk(place.state / "journal"):
+            yield place
+    finally:
+        place.remove()
+
+
+def fill(pipeline: DataIngestionPipeline) -> int:
+    """Send trades until the disk is full; how many were acknowledged."""
+    taken = 0
+    for batch in range(FILLING):
+        ids = range(batch * TRADES + 1, (batch + 1) * TRADES + 1)
+        times = [BASE_NS + number * 1_000_000 for number in ids]
+        rows = {"time": times, "price": [1.5] * TRADES, "size": [2] * TRADES, "trade_id": list(ids)}
+        try:
+            result = pipeline.ingest_trades(OTHER, rows)
+        except JournalFull:
+            return taken
+        assert result.durable
+        taken += result.accepted
+    raise AssertionError(f"{taken} trades were taken, which is more than the disk has room for")
+
+
+def test_a_full_disk_does_what_when_full_says_and_it_goes_on_with_room(
+    place: Place, when_full: str, tmp_path: Path
+) -> None:
+    middle = recordings.MIDNIGHT_MS
+    files = recordings.record(
+        tmp_path, begin_ms=middle - 60_000, end_ms=middle + 240_000, symbols=[SYMBOL], rate=30, streams=["trade"]
+    )
+    with Exchange(files, speed="10") as exchange, DaemonUnderTest(place, exchange.venue([SYMBOL])) as daemon:
+        daemon.until_live().until_trade(SYMBOL, 1)
+        with DataIngestionPipeline(str(place.runtime)) as pipeline, DataCacheManager(str(place.runtime)) as cache:
+            pipeline.declare(OTHER, price_scale=2, size_scale=2)
+            pids = place.postgres_pids
+            for pid in pids:
+                os.kill(pid, signal.SIGSTOP)
+            try:
+                taken = fill(pipeline)
+                assert taken > 0
+                with pytest.raises(JournalFull):  # and again: it is no accident
+                    pipeline.ingest_trade(OTHER, BASE_NS, "1.5", "2", "buy", trade_id=10**9)
+                shown = daemon.newest_trade(SYMBOL)
+                if when_full == "live_only":
+                    eventually(lambda: daemon.newest_trade(SYMBOL) > shown)
+                    eventually(lambda: cache.get_latest_trades(SYMBOL).meta.durable is False)
+                else:
+                    eventually(lambda: daemon.statistics("feed-BINANCE", "link")["resent"] > 2)
+                    assert daemon.newest_trade(SYMBOL) == shown
+            finally:
+                for pid in pids:
+                    os.kill(pid, signal.SIGCONT)
+            eventually(lambda: cache.get_latest_trades(SYMBOL).meta.durable is True, timeout=30)
+
+            def room_again() -> bool:
+                try:
+                    pipeline.ingest_trade(OTHER, BASE_NS, "1.5", "2", "buy", trade_id=10**9)
+                except JournalFull:
+                    return False
+                return True
+
+            eventually(room_again, timeout=30)
+            beyond = daemon.newest_trade(SYMBOL)
+            eventually(lambda: daemon.newest_trade(SYMBOL) > beyond)
+            _check_what_is_stored(daemon, when_full, taken + 1)
+
+
+def _check_what_is_stored(daemon: DaemonUnderTest, when_full: str, taken: int) -> None:
+    """Everything acknowledged is there once; what was live only is what the ledger says."""
+    last = daemon.newest_trade(SYMBOL)
+    of_other = f"(SELECT instrument_id FROM instruments WHERE symbol = '{OTHER.split('.')[0]}')"
+    counted = f"SELECT count(*), count(DISTINCT trade_id) FROM trades WHERE instrument_id = {of_other}"
+    eventually(lambda: daemon.rows(counted) == [(taken, taken)], timeout=30)
+    of_symbol = f"(SELECT instrument_id FROM instruments WHERE symbol = '{SYMBOL}')"
+    bounds = f"SELECT min(trade_id), max(trade_id), count(*) FROM trades WHERE instrument_id = {of_symbol}"
+    eventually(lambda: daemon.rows(bounds)[0][1] >= last, timeout=30)
+    unstored = daemon.rows(
+        f"SELECT instrument_id = {of_symbol}, detail, ts_end > ts_start FROM coverage WHERE state = {Coverage.UNSTORED}"
+    )
+    first_id, last_id, count = daemon.rows(bounds)[0]
+    missing = last_id - first_id + 1 - count
+    if when_full == "refuse":
+        assert (missing, unstored) == (0, [])
+    else:
+        assert missing > 0
+        assert unstored
+        assert all(is_symbol and has_length for is_symbol, _, has_length in unstored)
+        # bars that closed meanwhile are counted too
+        assert sum(detail for _, detail, _ in unstored) >= missing
