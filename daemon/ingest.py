@@ -117,7 +117,7 @@ class Ingest:
 
     def _send(self, peer: bytes, message: protocol.Message) -> None:
         try:
-            # two sends cost a fifth of one send_multipart, which turns every flag into an enum
+            # two sends cost a fraction of one send_multipart, which combines flags and checks types in Python
             self._socket.send(peer, _DONTWAIT_MORE)
             self._socket.send(protocol.encode(message), _DONTWAIT)
         except zmq.ZMQError:

@@ -50,6 +50,7 @@ CANDLE_EMPTY = np.empty(0, CANDLE)
 ONE_PICTURE: dict[str, Any] = {"isolation": "repeatable_read", "readonly": True}
 PATIENT_SHARE = 0.8  # of a request's timeout: how long is waited for the writer, so that the answer says why
 WAIT_SECONDS = 0.05
+SILENT_NS = NS_PER_SECOND  # a writer's heart beats ten times as often
 INSTRUMENTS_SECONDS = 1.0  # how old the list of instruments may be
 LOOK_AGAIN_SECONDS = 0.05  # and how old it is at least when a symbol that is not in it makes us look again
 CANDLE_KIND = BY_NAME["candle"]
@@ -311,7 +312,15 @@ class QueryService:
         arena = self._arenas.get(path.name)
         if arena is None:
             arena = self._arenas[path.name] = ArenaReader.open(path)
+        elif arena.stale_ns() > SILENT_NS:
+            arena.reopen()  # a runtime directory that was removed takes its arenas along without a word to us
         return arena
+
+    def close(self) -> None:
+        """Let go of the arenas."""
+        for arena in self._arenas.values():
+            arena.close()
+        self._arenas.clear()
 
     def _answer(
         self, instrument: Instrument, results: list[Result], wanted: protocol.Format, tail: Tail, started: int
@@ -383,9 +392,9 @@ class Tail:
     @property
     def newest_ns(self) -> int:
         """The newest event that the answer knows of, by the arena; 0: unknown."""
-        if not self._needed or self._cut is None:
+        if self._cut is None or (self._known_at is not None and self._cut.ts_known > self._known_at):
             return 0
-        return self._cut.ts_event if self._known_at is None or self._cut.ts_known <= self._known_at else 0
+        return self._cut.ts_event
 
     @property
     def committed_offset(self) -> int | None:

@@ -1,8 +1,8 @@
 """The writer: a consumer of the journal that commits it to PostgreSQL. Its start is its recovery.
 
 It asks the database how far the journal is committed, reads on from there up to what is durable, and commits rows
-and the new offset in one transaction; the next frames are read and encoded while the database works on the last
-ones. Whatever happens to any process, the next start goes on at the offset that the database has.
+and the new offset in one transaction. Whatever happens to any process, the next start goes on at the offset that
+the database has.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class Writer:
             await self.step()
 
     def _check_end(self) -> None:
-        """The database cannot have more of a journal than there is: without this, nothing would ever be written again."""
+        """The database cannot have more of a journal than there is; waiting for the rest would be waiting for ever."""
         if 0 < self._durable < self._offset:
             raise JournalMismatch(
                 f"the database has the journal {self._reader.uuid.hex()} up to offset {self._offset}, and it ends at "

@@ -248,7 +248,7 @@ async def test_bars_as_known_at_any_moment_are_those_of_the_model(
     end: int,
     limit: int,
 ) -> None:
-    """Live batches and imports in any order; the imports bear earlier moments, and numbers below those of the live lane."""
+    """Live batches and imports in any order; the imports bear earlier moments, and numbers below the live lane's."""
     instrument, model = next(_ids), Model()
     live_seq, import_seq, moment = 1, -(2**62), 0
     seen: set[Key] = set()
