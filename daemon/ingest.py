@@ -137,6 +137,9 @@ class Ingest:
         parts = self._read_parts(request, payloads)
         self._publisher.board(instrument)  # what cannot be shown is refused while nothing has changed yet
         room = self._journal.has_room
+        if not room and self._journal.blocked is None:
+            # not full, only slower than the records for a moment: nothing needs to go unstored for that
+            raise Busy("batch: the journal waits for the disk; send it again", field="batch")
         if not room and not (self.live_only and request.live):
             raise JournalFull(
                 "the journal has used up journal.budget or its disk; nothing was accepted. Free disk space, let the "
@@ -215,14 +218,15 @@ class Ingest:
     def _take(self, lot: Lot) -> int | None:
         """Frame and publish a lot; the end of its frame, or None when the journal could not hold it."""
         state = lot.state
-        if state.unstored_since:
-            self._close_unstored(state, lot.ts_known)
         try:
             end = self._journal.append(state.instrument.id, lot.seq, lot.ts_known, lot.sections)
         except (JournalFull, JournalBehind):
             return None
         self._publisher.show(lot, end)
         state.rebuild |= dict.fromkeys(lot.unknown, end)
+        if state.unstored_since:
+            # after the lot: sequence numbers and ts_known rise with the journal's offsets
+            self._close_unstored(state, lot.ts_known)
         return end
 
     def _keep_live_only(self, lot: Lot) -> None:

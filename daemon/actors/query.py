@@ -146,6 +146,7 @@ class QueryActor(AsyncActor):
 
     async def end(self) -> None:
         self._socket.close()
+        self._service.close()
         await self._database.close()
 
     async def reload(self, config: Config) -> None:

@@ -103,7 +103,9 @@ def assert_rows_of_an_undisturbed_run(run: Run, daemon: DaemonUnderTest) -> None
         assert flags == [1] + [0] * (len(flags) - 1)
     assert daemon.rows("SELECT instrument_id, seq FROM trades GROUP BY 1, 2 HAVING count(*) > 1") == []
     assert daemon.rows("SELECT * FROM coverage WHERE state NOT IN (1, 3)") == []
-    assert daemon.count("quarantine") == 0
+    # what a killed feed had sent may reach ingest after its successor asked what was there: then it comes twice, and
+    # the second time is refused by name
+    assert daemon.rows("SELECT rule FROM quarantine WHERE rule <> 'duplicate'") == []
 
 
 def assert_sound(watcher: Watcher) -> None:
