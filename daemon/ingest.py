@@ -16,6 +16,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import zmq
 
 from marketd.daemon import metrics
@@ -90,6 +91,7 @@ class Ingest:
         self._follower: bytes | None = None
         self._told = -1
         self.committed = 0
+        self._asked_at = 0  # how far the journal was committed when `next_rebuild` asked
         self.rules: Counter[str] = Counter()
         self._counts = Counter[str]()
 
@@ -240,21 +242,22 @@ class Ingest:
                 extra={"action": "journal_full", "instrument": state.instrument.name},
             )
         state.unstored_count += lot.records
+        for bar in lot.unknown:
+            state.rebuild.pop(bar, None)  # its late trade will never be among the stored ones
         self._counts["live_only"] += lot.records
         self._publisher.show(lot, -1)
 
     def _close_unstored(self, state: InstrumentState, until_ns: int) -> None:
         since, count = state.unstored_since, state.unstored_count
         state.unstored_since = state.unstored_count = 0
-        self.record_coverage(
-            state.instrument,
-            coverage_record(Coverage.UNSTORED, since, until_ns, stream=0, detail=count, reason="journal full"),
-        )
+        event = coverage_record(Coverage.UNSTORED, since, until_ns, stream=0, detail=count, reason="journal full")
+        if not self.record_coverage(state.instrument, event):
+            state.unstored_since, state.unstored_count = since, count  # the next lot that finds room says it
 
-    def record_coverage(self, instrument: Instrument, event: Records) -> None:
-        """Write an event of the ledger that ingest itself observed."""
+    def record_coverage(self, instrument: Instrument, event: Records) -> bool:
+        """Write an event of the ledger that ingest itself observed; whether the journal had room for it."""
         lot = self._kernel.accept(instrument, [(COVERAGE_KIND, event)], self._clock.next(), source="ingest")
-        self._take(lot)
+        return self._take(lot) is not None
 
     def _count(self, lot: Lot, rejected: Sequence[Rejection]) -> None:
         self._counts["batches"] += 1
@@ -318,7 +321,11 @@ class Ingest:
             instrument.id,
             extra={"action": "instrument_declared", "instrument": instrument.name},
         )
-        return self._journal.append(instrument.id, state.seq, ts_known, [section])
+        try:
+            return self._journal.append(instrument.id, state.seq, ts_known, [section])
+        except JournalFull:
+            state.seq -= 1  # a state without a record is how the next declaration knows that this one is still due
+            raise
 
     def step_of_clock(self, step_ns: int) -> None:
         now = self._clock.now()
@@ -381,19 +388,26 @@ class Ingest:
         for state in self._kernel.states:
             due = [bar for bar, offset in state.rebuild.items() if offset <= self.committed]
             if due:
+                self._asked_at = self.committed
                 return RebuildBars(instrument=state.instrument.id, bars=due[:MAX_REBUILD])
         return None
 
     def adopt(self, request: RebuildBars, bars: Records) -> None:
         """Store and publish what was rebuilt. A bar that has no trades any more (retention) keeps its version, and the
-        ledger says so."""
+        ledger says so. One that got another late trade since the question was asked is asked for again."""
         instrument = self._registry.by_id(request.instrument)
         state = self._kernel.state(instrument)
+        found = list(zip(bars["timeframe"].tolist(), bars["ts"].tolist(), strict=True))
+        whole = np.array([state.rebuild.get(bar, 0) <= self._asked_at for bar in found], dtype=bool)
+        bars = bars[whole]
         if len(bars) and self._journal.has_room:
             self._take(self._kernel.adopt(instrument, bars, self._clock.next()))
-        found = set(zip(bars["timeframe"].tolist(), bars["ts"].tolist(), strict=True))
         for timeframe, ts in request.bars:
-            if (timeframe, ts) not in found and state.rebuild.pop((timeframe, ts), None) is not None:
+            due = state.rebuild.get((timeframe, ts))
+            if (timeframe, ts) in found or due is None or due > self._asked_at:
+                continue
+            if self._journal.has_room:  # or else it is asked for again
+                del state.rebuild[timeframe, ts]
                 event = coverage_record(
                     Coverage.LATE_REFUSED, ts, ts + timeframe * NS_PER_SECOND, stream=2, reason="its trades are gone"
                 )

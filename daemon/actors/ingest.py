@@ -203,7 +203,8 @@ class IngestActor(PollActor):
             self._ingest.step_of_clock(step)
         self._journal.release(self._ingest.committed, self.config.journal.keep)
         self._publisher.heartbeat(self._journal.durable, self._ingest.committed)
-        self._rebuild()
+        if self.state == "live":
+            self._rebuild()  # while warming, the line to the query actor is the Warmer's
 
     # ---- the end ------------------------------------------------------------------------------
 
