@@ -3,7 +3,7 @@
 A batch keeps its number for life, so that sending it again is safe: ingest answers a repeated number with the first
 outcome, also across its own restarts. Batches are taken in order: when one came before its predecessors, which were
 on their way to an ingest that died, it is Busy, and all unanswered ones are sent again, oldest first. Whoever sends
-faster than ingest answers waits in `send`; that is the back- pressure of a feed.
+faster than ingest answers waits in `send`; that is the back-pressure of a feed.
 """
 
 from __future__ import annotations
