@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from daemon_under_test import daemon_under_test, wait_for
@@ -37,6 +38,7 @@ PAUSE_SECONDS = 0.001
 MOST_SECONDS = 900.0  # of the trades meanwhile; they end with the benchmark
 HERE = Path(__file__).parent
 CACHE, READER, IN_C = "DataCacheManager.get_latest_ohlcv", "ArenaReader.last", "marketd.h, in C"
+CACHE_ANEW, READER_ANEW = f"{CACHE}, all new", f"{READER}, all new"
 ONE, MANY = "last bar", f"{WINDOW} bars"
 
 Read = Callable[[], object]
@@ -73,6 +75,14 @@ def run(options: Options) -> Report:
                             ONE: lambda: reader.last(RING, 1),
                             MANY: lambda: reader.last(RING, WINDOW),
                         },
+                        CACHE_ANEW: {
+                            ONE: lambda: _anew(cache).get_latest_ohlcv(SYMBOL, "1s", 1),
+                            MANY: lambda: _anew(cache).get_latest_ohlcv(SYMBOL, "1s", WINDOW),
+                        },
+                        READER_ANEW: {
+                            ONE: lambda: _anew(reader).last(RING, 1),
+                            MANY: lambda: _anew(reader).last(RING, WINDOW),
+                        },
                     }
                     before = reader.cut().seq
                     started = time.monotonic()
@@ -93,6 +103,12 @@ def run(options: Options) -> Report:
         report.rows.append(_row(way, what, "one a millisecond", latencies))
     report.goals = list(_goals(found))
     return report
+
+
+def _anew(reader: Any) -> Any:
+    """As if something had been published since its last answer."""
+    reader._repeated.clear()
+    return reader
 
 
 def measure(ways: dict[str, dict[str, Read]], rounds: int) -> dict[tuple[str, str], np.ndarray]:

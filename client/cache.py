@@ -4,8 +4,9 @@
     bars = cache.get_latest_ohlcv("BTC/USDT", "1m", limit=300)
     bars.meta.stale_ns, bars.meta.durable
 
-A read costs a few microseconds. The bars of a ring change only when one closes or is revised; until then the same
-records (and the columns that were made from them) are handed out again, each time with the stamps of a new cut.
+A read costs a few microseconds, and less than one while the daemon has published nothing new of the instrument since
+the last such read. The bars of a ring change only when one closes or is revised; until then the same records (and the
+columns that were made from them) are handed out again, each time with the stamps of a new look at shared memory.
 """
 
 from __future__ import annotations
@@ -37,9 +38,12 @@ from marketd.market.times import NS_PER_SECOND, parse_timeframe, timeframe_name
 # A writer that is silent for so long may have been replaced by one that made a new file.
 REOPEN_AFTER_NS = NS_PER_SECOND
 MAX_KEPT_READS = 256  # per instrument; more kinds of question than that and the memory starts anew
+MAX_REPEATED_READS = 4096  # of all instruments
+TIMED_HITS = 15  # a mask: of the repeated reads one in 16 goes into the histogram, which costs as much as the read
 
 _CANDLE = BY_NAME["candle"]
 _PARTIAL = int(CandleFlag.PARTIAL)
+_LIVE = int(ArenaState.LIVE)
 
 
 class CacheStatistics(NamedTuple):
@@ -51,7 +55,7 @@ class CacheStatistics(NamedTuple):
     contended: int  # reads given up
     remaps: int  # arenas that were replaced and mapped anew
     instruments: int  # arenas mapped now
-    p50_ns: int | None  # of the answered reads; upper bounds of buckets, at most 25 % too high
+    p50_ns: int | None  # of the answered reads (of repeated ones one in 16); upper bounds, at most 25 % too high
     p99_ns: int | None
 
 
@@ -78,6 +82,16 @@ class _Kept(NamedTuple):
     frame: Frame
 
 
+class _Repeated(NamedTuple):
+    """An answer, and the publication that it was read from: as long as that is the newest, it is the answer."""
+
+    words: memoryview[int]  # of the mapped file
+    number: int
+    frame: Frame
+    watermark: int
+    durable: bool
+
+
 class DataCacheManager:
     """Reads the arenas of a daemon on this host. Thread-safe, fork-safe, picklable.
 
@@ -94,6 +108,7 @@ class DataCacheManager:
         self._local = LocalDaemon(directory)
         self._by_symbol: dict[str, _Arena] = {}
         self._by_name: dict[str, _Arena] = {}
+        self._repeated: dict[tuple[str, str | int, int, str], _Repeated] = {}
         self._kinds = KindTable()
         self._histogram = Histogram()
         self._hits = self._misses = 0
@@ -120,11 +135,29 @@ class DataCacheManager:
         `"own"` or `"venue"` is only those. forming: bars still forming follow; a column `is_forming` tells them apart.
         Raises UnknownInstrument, AmbiguousSymbol, BeyondCache, Warming, NotRunning.
         """
-        started = time.perf_counter_ns()
+        started = time.monotonic_ns()
+        repeated = self._repeated.get((symbol, timeframe, limit, bar_source))
+        if repeated is not None and not forming:
+            words, number, frame, watermark, durable = repeated
+            stale_ns = started - words[arena_words.HEARTBEAT_MONO]
+            if (
+                words[arena_words.STATE] == _LIVE
+                and words[arena_words.PUBLISHED] == number
+                and stale_ns < REOPEN_AFTER_NS
+            ):
+                self._hits = hits = self._hits + 1
+                taken = time.monotonic_ns() - started
+                if not hits & TIMED_HITS:
+                    self._histogram.add(taken)
+                meta = Meta(
+                    served_from="arena", watermark=watermark, stale_ns=stale_ns, durable=durable, latency_ns=taken
+                )
+                return frame.restamped(meta)
         try:
             arena = self._by_symbol.get(symbol) or self._open(symbol)
             reader = arena.reader
             stale_ns = _check(reader)
+            live = reader.live_words
             cut = reader.cut()
             kept = arena.kept.get((timeframe, limit, bar_source))
             words = cut.words
@@ -137,6 +170,9 @@ class DataCacheManager:
         frame = kept.frame.restamped(_meta(reader, words, stale_ns))
         if forming:
             frame = _with_forming(frame, cut)
+        elif reader.live_words is live and (frame.meta.durable or words[arena_words.JOURNAL_OFFSET] < 0):
+            # one file throughout; and durable, or kept live only, for good
+            self._repeat((symbol, timeframe, limit, bar_source), live, frame, words[arena_words.NUMBER])
         self._count(frame, started)
         return frame
 
@@ -146,7 +182,7 @@ class DataCacheManager:
 
     def get_latest(self, stream: str, symbol: str, limit: int = 1) -> Frame:
         """The newest `limit` records of a stream (`trade`, `coverage`, a declared series), as they arrived."""
-        started = time.perf_counter_ns()
+        started = time.monotonic_ns()
         try:
             arena = self._by_symbol.get(symbol) or self._open(symbol)
             kind = self._kind(stream)
@@ -192,6 +228,7 @@ class DataCacheManager:
 
     def close(self) -> None:
         """Unmaps every arena; frames that were given out stay good. Harmless when repeated."""
+        self._repeated.clear()
         self._by_symbol.clear()
         while self._by_name:
             self._by_name.popitem()[1].reader.close()
@@ -203,6 +240,13 @@ class DataCacheManager:
         self.close()
 
     # ---- parts ----------------------------------------------------------------------------------
+
+    def _repeat(self, key: tuple[str, str | int, int, str], live: memoryview[int], frame: Frame, number: int) -> None:
+        if len(self._repeated) >= MAX_REPEATED_READS:
+            self._repeated.clear()
+        meta = frame.meta
+        assert meta.watermark is not None
+        self._repeated[key] = _Repeated(live, number, frame, meta.watermark, bool(meta.durable))
 
     def _open(self, symbol: str) -> _Arena:
         instrument = self._local.resolve(symbol)
@@ -223,7 +267,7 @@ class DataCacheManager:
             return self._kinds.by_name(stream)
 
     def _count(self, frame: Frame, started: int) -> None:
-        frame.meta.latency_ns = taken = time.perf_counter_ns() - started
+        frame.meta.latency_ns = taken = time.monotonic_ns() - started
         self._histogram.add(taken)
         self._hits += 1
 

@@ -4,6 +4,7 @@ import os
 import pickle
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -108,6 +109,30 @@ def test_a_new_bar_and_a_new_version_of_an_old_one_are_seen(daemon: Daemon, cach
     daemon.writer.rewrite(OWN, 3, version.tobytes())
     daemon.append(OWN, candles([]))
     assert cache.get_latest_ohlcv(BTC.name, "1m", 5)["close"].tolist()[2] == 999.99
+
+
+def test_a_repeated_read_looks_at_shared_memory_every_time(daemon: Daemon, cache: DataCacheManager) -> None:
+    daemon.append(OWN, candles(range(10)), offset=500)
+    daemon.beat(durable=499)
+    read = partial(cache.get_latest_ohlcv, "BTC/USDT", "1m", 3)
+    assert [read().meta.durable, read().meta.durable] == [False, False]
+    daemon.beat(durable=500)
+    assert [read().meta.durable, read().meta.durable] == [True, True]
+    first, second = read(), read()
+    assert first is not second and first.meta is not second.meta and first.records is second.records
+    assert second.meta.latency_ns is not None and second.meta.stale_ns is not None
+    daemon.append(TRADES, trades([1]), offset=600)  # no bar, but a newer publication
+    assert (read().meta.watermark, read().meta.durable) == (2, False)
+    daemon.beat(durable=600)
+    assert (read().meta.watermark, read().meta.durable) == (2, True)
+    daemon.append(OWN, candles([10]), offset=600)
+    assert [frame["close"].tolist() for frame in (read(), read())] == [[100.08, 100.09, 100.1]] * 2
+    daemon.beat(ago_ns=5 * 10**9, durable=600)
+    assert read().meta.stale_ns is not None and read().meta.stale_ns > 4 * 10**9
+    daemon.writer.set_state(ArenaState.WARMING)
+    daemon.beat(durable=600)
+    with pytest.raises(Warming):
+        read()
 
 
 def test_the_best_bar_is_the_venues_where_the_own_is_partial_or_missing(

@@ -23,7 +23,7 @@ from marketd.ipc.arena import (
     ArenaUnreadable,
     RingSpec,
 )
-from marketd.ipc.arena_reader import ArenaReader
+from marketd.ipc.arena_reader import MAX_REPEATED, ArenaReader
 from marketd.ipc.arena_writer import ArenaWriter
 from marketd.market.errors import BeyondCache, InvalidArgument, NotRunning, UnknownStream
 from marketd.market.instruments import Instrument
@@ -446,3 +446,26 @@ def test_a_reader_refuses_what_is_no_arena(path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(ArenaUnreadable, match=path.name):
             ArenaReader.open(path)
+
+
+def test_a_question_is_answered_by_the_same_records_until_something_is_published(
+    writer: ArenaWriter, reader: ArenaReader
+) -> None:
+    writer.append(TRADES, trades(1, 3))
+    writer.publish(1, 1, 1, 0)
+    records, cut = reader.last("trade", 2)
+    again, same_cut = reader.last("trade", 2)
+    assert again is records and same_cut is cut
+    assert len(reader.last("trade", 3)[0]) == 3  # another question is another answer
+    writer.append(TRADES, trades(4, 1))
+    assert reader.last("trade", 2)[0] is records  # not published yet
+    writer.publish(2, 2, 2, 0)
+    assert reader.last("trade", 2)[0]["seq"].tolist() == [3, 4]
+
+
+def test_many_different_questions_do_not_fill_the_memory(writer: ArenaWriter, reader: ArenaReader) -> None:
+    writer.append(TRADES, trades(1, 90))
+    writer.publish(1, 1, 1, 0)
+    for count in [*range(1, 90), *range(1, 90)]:
+        assert reader.last("trade", count)[0]["seq"].tolist() == list(range(91 - count, 91))
+    assert len(reader._repeated) <= MAX_REPEATED
