@@ -5,11 +5,13 @@ Reads of shared memory take microseconds and are made where they are asked for, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import TypeVar
 
 from marketd.client import requests
 from marketd.client.arguments import BarSource
+from marketd.client.book_calls import BookCalls, Found
+from marketd.client.books import OrderBookDataFrame
 from marketd.client.calls import Plan, deadline_after
 from marketd.client.connection import AsyncRequester
 from marketd.client.endpoints import Url
@@ -24,7 +26,7 @@ from marketd.market.times import type_time
 T = TypeVar("T")
 
 
-class AsyncUnifiedDataProvider(ProviderBase):
+class AsyncUnifiedDataProvider(ProviderBase, BookCalls[Awaitable[OrderBookDataFrame], Awaitable[Frame]]):
     """As `UnifiedDataProvider`; every call but `subscribe` and `cache_statistics` is awaited."""
 
     def __init__(self, url: Url = None, *, timeout: float = DEFAULT_TIMEOUT_SECONDS) -> None:
@@ -88,9 +90,10 @@ class AsyncUnifiedDataProvider(ProviderBase):
         start: type_time = None,
         end: type_time = None,
         limit: int | None = None,
+        timeframe: str | int | None = None,
     ) -> Frame:
-        """Records of any stream, as `query_trades`: `coverage`, a declared series (symbol None: a global one)."""
-        return await self._run(requests.rows(self._catalogue, stream, symbol, start, end, limit))
+        """Records of any stream; see `UnifiedDataProvider.query`."""
+        return await self._run(self._rows(stream, symbol, start, end, limit, timeframe))
 
     def subscribe(
         self, kind: str, symbol: str, timeframe: str | int | None = None, since: type_time = None
@@ -117,6 +120,13 @@ class AsyncUnifiedDataProvider(ProviderBase):
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+    async def _give_books(self, find: Found[OrderBookDataFrame]) -> OrderBookDataFrame:
+        found = find()
+        return found if isinstance(found, OrderBookDataFrame) else await self._run(found)
+
+    async def _give(self, find: Found[Frame]) -> Frame:
+        return await self._finish(find())
 
     async def _finish(self, found: Frame | Plan[Frame]) -> Frame:
         return found if isinstance(found, Frame) else await self._run(found)

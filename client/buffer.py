@@ -14,6 +14,7 @@ import numpy as np
 from marketd.client.calls import deadline_after
 from marketd.client.encode import Encoded
 from marketd.client.offers import IngestResult, Offer
+from marketd.market.book_rows import join
 from marketd.market.errors import InvalidArgument
 
 F = TypeVar("F")  # a future, of a thread or of asyncio
@@ -68,8 +69,10 @@ class Pile(Generic[F]):
 
     def offer(self) -> Offer:
         """All rows as one offer."""
-        records = np.concatenate([item.encoded.records for item in self.items])
-        return Offer(self.instrument, self.kind, Encoded(records, None, ()))
+        parts = [item.encoded.records for item in self.items]
+        records = join(parts) if self.kind.name == "book" else np.concatenate(parts)
+        rejected = tuple(each for item in self.items for each in item.encoded.rejected)
+        return Offer(self.instrument, self.kind, Encoded(records, None, (), rejected))
 
     def results(self, whole: IngestResult) -> Iterator[tuple[F, IngestResult]]:
         """Each call's own result, from that of all rows together."""

@@ -78,7 +78,7 @@ class BufferedIngestion(Ingestion[Future[IngestResult]]):
         offer = self._pipeline.run(plan)
         future: Future[IngestResult] = Future()
         rows = len(offer.encoded.records)
-        if not rows:
+        if not rows and not offer.encoded.rejected:
             future.set_result(IngestResult(0, offer.encoded.refused))
             return future
         started = time.monotonic()
@@ -203,7 +203,7 @@ class AsyncBufferedIngestion(Ingestion[Awaitable[asyncio.Future[IngestResult]]])
         offer = await self._pipeline.run(plan)
         future: asyncio.Future[IngestResult] = asyncio.get_running_loop().create_future()
         rows = len(offer.encoded.records)
-        if not rows:
+        if not rows and not offer.encoded.rejected:
             future.set_result(IngestResult(0, offer.encoded.refused))
             return future
         async with self._changed:

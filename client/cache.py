@@ -20,6 +20,8 @@ from typing import NamedTuple
 import numpy as np
 
 from marketd.client.arguments import BarSource, check_count, check_source
+from marketd.client.books import frame_of
+from marketd.client.cache_books import BookReads
 from marketd.client.endpoints import Url, locate
 from marketd.client.frames import Frame
 from marketd.client.histogram import Histogram
@@ -92,7 +94,7 @@ class _Repeated(NamedTuple):
     durable: bool
 
 
-class DataCacheManager:
+class DataCacheManager(BookReads):
     """Reads the arenas of a daemon on this host. Thread-safe, fork-safe, picklable.
 
     `runtime_dir`: a runtime directory, `ipc://…`, or None (MARKETD_URL, else the default instance).
@@ -181,25 +183,37 @@ class DataCacheManager:
         return self.get_latest("trade", symbol, limit)
 
     def get_latest(self, stream: str, symbol: str, limit: int = 1) -> Frame:
-        """The newest `limit` records of a stream (`trade`, `coverage`, a declared series), as they arrived."""
+        """The newest `limit` records of a stream (`trade`, `book`, `coverage`, a declared series), as they arrived."""
+        return self._latest(stream, symbol, limit, ring=stream, setting="cache.window (or cache.trades_per_second)")
+
+    def _latest(
+        self, stream: str, symbol: str, limit: int, *, ring: str, setting: str, timeframe: int | None = None
+    ) -> Frame:
         started = time.monotonic_ns()
         try:
             arena = self._by_symbol.get(symbol) or self._open(symbol)
             kind = self._kind(stream)
             stale_ns = _check(arena.reader)
-            _require_reach(arena, (stream,), limit, "cache.window (or cache.trades_per_second)")
-            records, cut = arena.reader.last(stream, limit)
+            _require_reach(arena, (ring,), limit, setting)
+            records, cut = arena.reader.last(ring, limit)
         except MarketdError:
             self._misses += 1
             raise
-        frame = Frame(kind, arena.instrument, records, _meta(arena.reader, cut.words, stale_ns))
+        meta = _meta(arena.reader, cut.words, stale_ns)
+        frame = frame_of(kind, arena.instrument, records, meta, timeframe=timeframe)
         self._count(frame, started)
         return frame
 
-    def whole_ring(self, stream: str, symbol: str) -> Frame:
-        """All records of a stream that shared memory holds, in the order of their arrival."""
-        ring = (self._by_symbol.get(symbol) or self._open(symbol)).reader.rings.get(stream)
-        return self.get_latest(stream, symbol, 1 if ring is None else ring.capacity)
+    def _refused(self) -> None:
+        self._hits -= 1
+        self._misses += 1
+
+    def whole_ring(self, stream: str, symbol: str, timeframe: int | None = None) -> Frame:
+        """All records of a stream that shared memory holds, in the order of their arrival. Buckets need a timeframe."""
+        name = stream if timeframe is None else f"{stream}.{timeframe_name(timeframe)}"
+        place = (self._by_symbol.get(symbol) or self._open(symbol)).reader.rings.get(name)
+        limit = 1 if place is None else place.capacity
+        return self._latest(stream, symbol, limit, ring=name, setting="cache.window", timeframe=timeframe)
 
     def cut(self, symbol: str) -> Cut:
         """The newest publication of an instrument: stamps, heads of the rings, forming bars."""

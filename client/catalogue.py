@@ -65,7 +65,7 @@ class Catalogue:
     def _learn(self, description: Description) -> None:
         self._description = description
         series = [series_kind(stream.id, stream.name, stream.fields) for stream in description.streams]
-        self._kinds = KindTable(series)
+        self._kinds = KindTable(series)  # how deep its books are, each answer tells (`ResultPart.depth`)
         self.declared(description.instruments)
 
     def _resolve(self, symbol: str) -> Instrument:

@@ -8,6 +8,7 @@ that it has.
 
 from __future__ import annotations
 
+import logging
 import os
 import uuid
 from collections.abc import Sequence
@@ -16,7 +17,8 @@ from typing import NamedTuple
 from marketd.client.calls import Call, Plan, ask, pause
 from marketd.client.encode import chunks
 from marketd.client.offers import IngestResult, Offer, result_of
-from marketd.ipc.protocol import Ingest, Outcome, Part
+from marketd.client.rejected import batches
+from marketd.ipc.protocol import Ingest, Outcome, Part, Rejection
 from marketd.ipc.sockets import Payload
 from marketd.market.errors import (
     Busy,
@@ -28,10 +30,10 @@ from marketd.market.errors import (
     UnknownInstrument,
     UnknownStream,
 )
-from marketd.market.instruments import Instrument
-from marketd.market.records import Kind, Records
 
+log = logging.getLogger("marketd.client")
 BATCH_RECORDS = 20_000  # of one message; two megabytes of bars, well inside one frame of the journal
+BATCH_BYTES = 2 << 20
 RESEND_SECONDS = 1.0
 # Answers that say for certain that a batch was not taken, so that its number is free.
 REFUSED_AS_A_WHOLE = (JournalFull, UnknownInstrument, UnknownStream, InvalidArgument)
@@ -47,6 +49,7 @@ class Batch(NamedTuple):
     producer: bytes
     number: int
     source: str
+    rejected: tuple[Rejection, ...] = ()  # for the quarantine; then there are no rows
 
 
 class Unconfirmed(Timeout):
@@ -124,8 +127,9 @@ def deliver(lanes: Lanes, offer: Offer, source: str) -> Plan[IngestResult]:
     """
     outcomes: list[tuple[int, Outcome]] = []
     try:
-        for start, records in chunks(offer.encoded.records, BATCH_RECORDS):
-            outcome = yield from _deliver_batch(lanes, offer.instrument, offer.kind, records, source)
+        for start, records in chunks(offer.encoded.records, BATCH_RECORDS, BATCH_BYTES):
+            unnumbered = Batch(offer.instrument.name, offer.kind.name, len(records), records.tobytes(), b"", 0, source)
+            outcome = yield from _deliver_batch(lanes, unnumbered)
             outcomes.append((start, outcome))
     except MarketdError as error:
         if outcomes:
@@ -134,12 +138,33 @@ def deliver(lanes: Lanes, offer: Offer, source: str) -> Plan[IngestResult]:
         if isinstance(error, Unconfirmed):
             error.before = [outcome for _, outcome in outcomes]
         raise
+    yield from _deliver_rejected(lanes, offer, source)
     return result_of(offer.encoded, outcomes)
 
 
-def _deliver_batch(lanes: Lanes, instrument: Instrument, kind: Kind, records: Records, source: str) -> Plan[Outcome]:
+def _deliver_rejected(lanes: Lanes, offer: Offer, source: str) -> Plan[None]:
+    """Last, and without failing the call: its rows are stored, and it is told of these ones anyway."""
+    left = len(offer.encoded.rejected)
+    try:
+        for rejected in batches(offer.encoded.rejected):
+            yield from _deliver_batch(
+                lanes, Batch(offer.instrument.name, offer.kind.name, 0, b"", b"", 0, source, rejected)
+            )
+            left -= len(rejected)
+    except MarketdError as error:
+        log.warning(
+            "%d refused rows of %s for %s did not reach the quarantine: %s",
+            left,
+            offer.kind.name,
+            offer.instrument.name,
+            error,
+            extra={"action": "rejected_unsent", "instrument": offer.instrument.name, "rows": left},
+        )
+
+
+def _deliver_batch(lanes: Lanes, unnumbered: Batch) -> Plan[Outcome]:
     lane = yield from lanes.take()
-    batch = Batch(instrument.name, kind.name, len(records), records.tobytes(), lane.producer, lane.number, source)
+    batch = unnumbered._replace(producer=lane.producer, number=lane.number)
     in_doubt = True  # also when the caller is interrupted or cancelled in the middle
     try:
         outcome = yield from send(batch)
@@ -156,27 +181,33 @@ def _deliver_batch(lanes: Lanes, instrument: Instrument, kind: Kind, records: Re
     return outcome
 
 
-def send(batch: Batch) -> Plan[Outcome]:
-    """Plan: one batch to its outcome; Busy is waited out, silence ends as Unconfirmed."""
+def send(batch: Batch, *, in_doubt: bool = False) -> Plan[Outcome]:
+    """Plan: one batch to its outcome; Busy is waited out, silence ends as Unconfirmed.
+
+    in_doubt: it was sent before, so that whatever keeps it from being answered now leaves it unconfirmed.
+    """
     attempt = 0
     while True:
         message = Ingest(
             instrument=batch.instrument,
             producer=batch.producer,
             batch=batch.number,
-            parts=[Part(batch.kind, batch.rows)],
+            parts=[] if batch.rejected else [Part(batch.kind, batch.rows)],
             source=batch.source,
+            rejected=list(batch.rejected),
         )
-        frames: list[Payload] = [batch.payload]
+        frames: list[Payload] = [] if batch.rejected else [batch.payload]
         call = Call("ingest", message, frames, resend_seconds=RESEND_SECONDS)
         try:
-            outcome, _ = yield from ask(call, Outcome)
-            return outcome
-        except Busy:
-            yield from pause(attempt)
-            attempt += 1
+            try:
+                outcome, _ = yield from ask(call, Outcome)
+                return outcome
+            except Busy:
+                yield from pause(attempt)
+                attempt += 1
+                call.id = 0  # that answer was for certain: it was not taken
         except (Timeout, NotRunning) as error:
-            if not call.id:  # it never left this process
+            if not call.id and not in_doubt:  # it never left this process
                 raise
             raise _unconfirmed(batch, error) from error
 

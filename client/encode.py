@@ -15,7 +15,9 @@ import numpy.typing as npt
 from marketd.client import encode_fields
 from marketd.client.encode_fields import Field, Flaws
 from marketd.client.frames import Frame
-from marketd.ipc.protocol import Refusal
+from marketd.client.rejected import rejected_rows
+from marketd.ipc.protocol import Refusal, Rejection
+from marketd.market.book_rows import is_book_dtype
 from marketd.market.errors import InvalidArgument
 from marketd.market.instruments import Instrument
 from marketd.market.records import CandleFlag, Kind, Records, Side, TradeFlag, empty
@@ -36,6 +38,7 @@ class Encoded(NamedTuple):
     records: Records  # the good rows
     places: npt.NDArray[np.int64] | None  # the caller's index of each; None: they are all there
     refused: tuple[Refusal, ...]
+    rejected: tuple[Rejection, ...] = ()  # the refused ones as they came, for the quarantine
 
 
 def encode(kind: Kind, instrument: Instrument, rows: Any, constants: Mapping[str, Any]) -> Encoded:
@@ -44,14 +47,16 @@ def encode(kind: Kind, instrument: Instrument, rows: Any, constants: Mapping[str
     Raises InvalidArgument for what is no table of this kind at all.
     """
     if isinstance(rows, Frame):
-        return _from_frame(kind, instrument, rows)
+        return from_frame(kind, instrument, rows)
     if isinstance(rows, np.ndarray):
-        return _from_records(kind, rows)
-    columns = {name: column for name, column in _columns(rows).items() if name not in constants}
+        return from_records(kind, rows)
+    columns = {name: column for name, column in columns_of(rows).items() if name not in constants}
+    if not kind.declared and kind.name not in _OPTIONAL:
+        raise InvalidArgument(f"stream: records of {kind.name} are marketd's own, made from others", field="stream")
     return encode_columns(kind, instrument, columns, constants)
 
 
-def _from_frame(kind: Kind, instrument: Instrument, frame: Frame) -> Encoded:
+def from_frame(kind: Kind, instrument: Instrument, frame: Frame) -> Encoded:
     scales = ("price_scale", "size_scale", "quote_scale")
     if any(getattr(frame.instrument, scale) != getattr(instrument, scale) for scale in scales):
         raise InvalidArgument(
@@ -59,11 +64,12 @@ def _from_frame(kind: Kind, instrument: Instrument, frame: Frame) -> Encoded:
             "pass its columns instead",
             field="rows",
         )
-    return _from_records(kind, frame.records)
+    return from_records(kind, frame.records)
 
 
-def _from_records(kind: Kind, records: Records) -> Encoded:
-    if records.dtype != kind.dtype or records.ndim != 1:
+def from_records(kind: Kind, records: Records) -> Encoded:
+    is_book = kind.name == "book" and is_book_dtype(records.dtype)  # of any depth
+    if (records.dtype != kind.dtype and not is_book) or records.ndim != 1:
         raise InvalidArgument(
             f"rows: an array of {records.dtype} is no one-dimensional array of {kind.name} records; "
             "pass columns as a dict or a DataFrame",
@@ -72,7 +78,7 @@ def _from_records(kind: Kind, records: Records) -> Encoded:
     return Encoded(np.ascontiguousarray(records), None, ())
 
 
-def _columns(rows: Any) -> dict[str, Any]:
+def columns_of(rows: Any) -> dict[str, Any]:
     """The columns by field name. The index of a DataFrame is the time when no column is."""
     if isinstance(rows, Mapping):
         columns = dict(rows)
@@ -111,7 +117,8 @@ def encode_columns(
             flags |= np.where(field.marks, _flag(kind, name), 0)
     if "flags" in (kind.dtype.names or ()):
         records["flags"] = flags
-    return _without_flaws(records, flaws)
+    encoded = without_flaws(records, flaws)
+    return encoded._replace(rejected=tuple(rejected_rows(kind.name, columns, constants, flaws))) if flaws else encoded
 
 
 def _with_ids(kind: Kind, columns: Mapping[str, Any], count: int) -> Mapping[str, Any]:
@@ -160,7 +167,8 @@ def _check_columns(kind: Kind, columns: Mapping[str, Any], constants: Mapping[st
     return next(iter(lengths.values()))
 
 
-def _without_flaws(records: Records, flaws: Flaws) -> Encoded:
+def without_flaws(records: Records, flaws: Flaws) -> Encoded:
+    """The good rows, and a refusal for each of the others."""
     if not flaws:
         return Encoded(records, None, ())
     good = np.ones(len(records), dtype=bool)
@@ -169,7 +177,8 @@ def _without_flaws(records: Records, flaws: Flaws) -> Encoded:
     return Encoded(records[good], np.flatnonzero(good), refused)
 
 
-def chunks(records: Records, size: int) -> Iterator[tuple[int, Records]]:
-    """(start, records) in pieces of at most `size`; one empty piece never."""
+def chunks(records: Records, size: int, size_bytes: int) -> Iterator[tuple[int, Records]]:
+    """(start, records) in pieces of at most `size` and `size_bytes`; one empty piece never."""
+    size = max(1, min(size, size_bytes // records.dtype.itemsize))
     for start in range(0, len(records), size):
         yield start, records[start : start + size]

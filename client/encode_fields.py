@@ -7,7 +7,6 @@ bad value: it must not cost its neighbours.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -20,6 +19,7 @@ from marketd.market.errors import InvalidArgument
 from marketd.market.fixed import parse_fixed_array
 from marketd.market.records import Side
 from marketd.market.times import ABSENT, NS_PER_US, parse_time_ns
+from marketd.market.trade_ids import hashed_id
 
 Values = Any  # list, tuple, numpy array, pandas Series or Index
 Flaws = dict[int, tuple[str, str]]  # index -> (rule, detail)
@@ -170,12 +170,6 @@ def _encode_id(value: Any) -> tuple[int, bool]:
     if text.isascii() and text.isdigit() and int(text) <= INT64_MAX and str(int(text)) == text:
         return int(text), False
     return hashed_id(text), True
-
-
-def hashed_id(text: str) -> int:
-    """The 64-bit hash (BLAKE2b) of a venue's trade id that is no integer."""
-    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little", signed=True) | 1  # odd: never ABSENT
 
 
 def _side_of(value: Any) -> int | None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from marketd.client.columns import TIME
+from marketd.client.columns import TIME, flat_columns
 from marketd.market.errors import MarketdError
 
 if TYPE_CHECKING:
@@ -18,18 +18,25 @@ class MissingExtra(MarketdError, ImportError):
 
 
 def to_pandas(frame: Frame) -> Any:
-    """A `pandas.DataFrame`: UTC DatetimeIndex named `time`, one column for each other column of the frame."""
+    """A `pandas.DataFrame`: UTC DatetimeIndex named `time`, one column for each other column of the frame.
+
+    A column with a width becomes as many: `bid_price_0`, `bid_price_1` …
+    """
     try:
         import pandas
     except ImportError:
         raise _missing("pandas", "pandas", "to_pandas") from None
     index = pandas.to_datetime(frame[TIME], unit="ns", utc=True).rename(TIME)
-    data = {name: _series(pandas, frame, name) for name in frame.columns if name != TIME}
+    data = {
+        flat: _series(pandas, frame, name, values)
+        for name in frame.columns
+        if name != TIME
+        for flat, values in flat_columns(name, frame[name])
+    }
     return pandas.DataFrame(data, index=index)
 
 
-def _series(pandas: Any, frame: Frame, name: str) -> Any:
-    values = frame[name]
+def _series(pandas: Any, frame: Frame, name: str, values: Any) -> Any:
     if name in frame.time_columns:
         return pandas.to_datetime(values, unit="ns", utc=True)  # an absent time is NaT: int64's minimum both
     if values.dtype.kind == "U":
@@ -38,7 +45,8 @@ def _series(pandas: Any, frame: Frame, name: str) -> Any:
 
 
 def to_arrow(frame: Frame) -> Any:
-    """A `pyarrow.Table`: times as timestamp[ns, UTC], absent values null."""
+    """A `pyarrow.Table`: times as timestamp[ns, UTC], absent values null; a column with a width as lists of that
+    length."""
     try:
         import pyarrow
     except ImportError:
@@ -49,6 +57,9 @@ def to_arrow(frame: Frame) -> Any:
         if name in frame.time_columns:
             dates = values.view("datetime64[ns]")  # int64's minimum is NaT, which becomes null
             arrays[name] = pyarrow.array(dates, type=pyarrow.timestamp("ns", tz="UTC"))
+        elif values.ndim == 2:
+            flat = pyarrow.array(values.reshape(-1), from_pandas=True)
+            arrays[name] = pyarrow.FixedSizeListArray.from_arrays(flat, values.shape[1])
         else:
             arrays[name] = pyarrow.array(values, from_pandas=True)
     return pyarrow.table(arrays)

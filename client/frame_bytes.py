@@ -20,11 +20,15 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from marketd.client.books import OrderBookDataFrame, frame_of
 from marketd.client.frames import Frame
 from marketd.ipc.protocol import Meta
+from marketd.market.book_means import KIND_NAME as MEANS
+from marketd.market.book_means import means_kind
+from marketd.market.book_rows import depth_of
 from marketd.market.errors import InvalidArgument, MarketdError
 from marketd.market.instruments import Instrument
-from marketd.market.records import FIRST_SERIES_ID, Kind, KindTable, series_kind
+from marketd.market.records import BOOK_DEPTH, FIRST_SERIES_ID, Kind, KindTable, book_dtype, series_kind
 
 _MAGIC = b"MDFRAME"
 VERSION = 1
@@ -35,6 +39,7 @@ _EXTRA_DTYPES = "?bhilqfd"
 class _Extra(msgspec.Struct, frozen=True, array_like=True):
     name: str
     dtype: str
+    width: int = 0  # values of each row; 0: one, and no second dimension
 
 
 class _Header(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +52,7 @@ class _Header(msgspec.Struct, frozen=True, kw_only=True):
     fields: dict[str, str] = {}  # of a declared series
     timeframe: int | None = None
     extras: list[_Extra] = []
+    depth: int | None = None  # levels a side, of books
 
 
 _decoder = msgspec.msgpack.Decoder(_Header)
@@ -63,7 +69,8 @@ def dump(frame: Frame) -> bytes:
         meta=frame.meta,
         fields=dict(frame.kind.fields),
         timeframe=frame.timeframe,
-        extras=[_Extra(name, values.dtype.char) for name, values in frame.extras.items()],
+        extras=[_extra(name, values) for name, values in frame.extras.items()],
+        depth=depth_of(frame.records) if isinstance(frame, OrderBookDataFrame) else None,
     )
     text = msgspec.msgpack.encode(header)
     parts = [_MAGIC + bytes([VERSION]), len(text).to_bytes(8, "little"), text, _pad(len(text))]
@@ -72,6 +79,10 @@ def dump(frame: Frame) -> bytes:
         parts += [data, _pad(len(data))]
     body = b"".join(parts)
     return body + zlib.crc32(body).to_bytes(4, "little")
+
+
+def _extra(name: str, values: Any) -> _Extra:
+    return _Extra(name, values.dtype.char, values.shape[1] if values.ndim == 2 else 0)
 
 
 def _pad(size: int) -> bytes:
@@ -100,14 +111,18 @@ def _load(view: memoryview) -> Frame:
     arrays = _arrays(view[8 + size + (-size % _ALIGN) :], header, kind)
     records = next(arrays)
     extras = {extra.name: values for extra, values in zip(header.extras, arrays, strict=True)}
-    return Frame(kind, header.instrument, records, header.meta, timeframe=header.timeframe, extras=extras)
+    return frame_of(kind, header.instrument, records, header.meta, timeframe=header.timeframe, extras=extras)
 
 
 def _kind(header: _Header) -> Kind:
     if header.kind_id >= FIRST_SERIES_ID:
         kind = series_kind(header.kind_id, header.kind, header.fields)
+    elif header.kind == MEANS:
+        kind = means_kind(header.depth or BOOK_DEPTH)
     else:
         kind = KindTable().by_name(header.kind)
+        if header.kind == "book":  # of any depth: one that was made again may be deeper than any that is kept
+            kind = kind._replace(dtype=book_dtype(header.depth or BOOK_DEPTH))
     if str(kind.dtype.descr) != header.layout:
         raise InvalidArgument(
             f"records of {header.kind} had another layout in the marketd that wrote it: {header.layout}"
@@ -119,7 +134,9 @@ def _arrays(view: memoryview, header: _Header, kind: Kind) -> Iterator[Any]:
     if not all(extra.dtype in _EXTRA_DTYPES for extra in header.extras):
         raise InvalidArgument("a further column has an unknown type")
     at = 0
-    for dtype in (kind.dtype, *(np.dtype(extra.dtype) for extra in header.extras)):
-        size = header.count * dtype.itemsize
-        yield np.frombuffer(view[at : at + size], dtype=dtype, count=header.count).copy()
+    for dtype, width in ((kind.dtype, 0), *((np.dtype(extra.dtype), extra.width) for extra in header.extras)):
+        count = header.count * (width or 1)
+        size = count * dtype.itemsize
+        values = np.frombuffer(view[at : at + size], dtype=dtype, count=count).copy()
+        yield values.reshape(header.count, width) if width else values
         at += size + (-size % _ALIGN)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from marketd.client import export, grid
-from marketd.client.columns import Column, column_specs, make_column
+from marketd.client.columns import Column, column_specs, flat_columns, make_column
 from marketd.client.grid import Fill, Intervals
 from marketd.ipc.protocol import Meta
 from marketd.market.errors import InvalidArgument
@@ -28,7 +28,8 @@ _NO_EXTRAS: Mapping[str, Column] = {}
 class Frame:
     """Records of one kind of one instrument, oldest first.
 
-    `records`: the raw structured array. `frame["price"]`: a column, shape (n,); `frame["time"]` is int64 ns UTC.
+    `records`: the raw structured array. `frame["price"]`: a column, shape (n,), or (n, width) where a record has many
+    values of it (levels of a book, buckets); `frame["time"]` is int64 ns UTC.
     `frame[10:20]`, `frame[mask]`: another frame; `frame[-1]`: one row as a dict. `timeframe`: of bars, in seconds.
     """
 
@@ -57,7 +58,8 @@ class Frame:
 
     def __repr__(self) -> str:
         what = self.kind.name if self.timeframe is None else f"{self.kind.name} {self.timeframe}s"
-        return f"<Frame {what} of {self.instrument.name}: {len(self)} rows, columns {', '.join(self.columns)}>"
+        columns = ", ".join(self.columns)
+        return f"<{type(self).__name__} {what} of {self.instrument.name}: {len(self)} rows, columns {columns}>"
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -105,14 +107,14 @@ class Frame:
         spec = column_specs(self.kind).get(name)
         if spec is None:
             raise InvalidArgument(f"columns: {name!r} is none of {', '.join(self.columns)}", field="columns")
-        return make_column(self.records, spec, self.instrument)
+        return make_column(self.kind, self.records, spec, self.instrument)
 
     def _row(self, index: int) -> dict[str, Any]:
         place = range(len(self))[index]  # IndexError in the usual words
         return next(iter(self[place : place + 1]))
 
     def _with(self, records: Records, extras: Mapping[str, Column]) -> Frame:
-        return Frame(self.kind, self.instrument, records, self.meta, timeframe=self.timeframe, extras=extras)
+        return type(self)(self.kind, self.instrument, records, self.meta, timeframe=self.timeframe, extras=extras)
 
     def restamped(self, meta: Meta) -> Frame:
         """The same records under another `meta`; columns that were made once serve both."""
@@ -131,21 +133,23 @@ class Frame:
     ) -> npt.NDArray[Any]:
         """Columns side by side, shape (n, len(columns)); all numeric ones when none are named.
 
-        `out` is filled and returned when given (its dtype counts). A float64 holds a time in ns only to 256 ns.
+        A column with a width takes as many places as it has values. `out` is filled and returned when given (its dtype
+        counts). A float64 holds a time in ns only to 256 ns.
         Raises InvalidArgument for an unknown column, an `out` of another shape, or reals asked for as integers.
         """
         names = [name for name in self.columns if self._is_numeric(name)] if columns is None else list(columns)
-        shape = (len(self), len(names))
+        parts = [(name, values) for name in names for _, values in flat_columns(name, self[name])]
+        shape = (len(self), len(parts))
         if out is None:
             out = np.empty(shape, dtype=dtype)
         elif out.shape != shape:
             raise InvalidArgument(f"out: its shape is {out.shape}, the answer's is {shape}", field="out")
-        for place, name in enumerate(names):
+        for place, (name, values) in enumerate(parts):
             try:
-                np.copyto(out[:, place], self[name], casting="same_kind")
+                np.copyto(out[:, place], values, casting="same_kind")
             except TypeError:
                 raise InvalidArgument(
-                    f"columns: {name!r} is {self[name].dtype} and does not fit into {out.dtype}",
+                    f"columns: {name!r} is {values.dtype} and does not fit into {out.dtype}",
                     field="columns",
                 ) from None
         return out

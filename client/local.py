@@ -59,7 +59,8 @@ class LocalDaemon:
 
     def kinds(self) -> KindTable:
         """The built-in kinds and this daemon's declared series."""
-        return KindTable(kinds_of(self.presence()))
+        presence = self.presence()
+        return KindTable(kinds_of(presence), presence.book_depth)
 
     def open_arena(self, instrument: Instrument) -> ArenaReader:
         try:

@@ -13,6 +13,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from marketd.client.calls import Plan
 from marketd.client.catalogue import Catalogue
 from marketd.client.encode import Encoded, encode
+from marketd.client.encode_books import encode_book_rows
 from marketd.ipc.protocol import Outcome, Refusal
 from marketd.market.errors import InvalidArgument
 from marketd.market.instruments import Instrument
@@ -76,6 +77,8 @@ def plan_offer(
     """Plan: the rows, encoded for the instrument that the daemon knows."""
     kind = yield from catalogue.kind(stream)
     instrument = yield from catalogue.instrument(symbol)
+    if kind.name == "book":
+        return Offer(instrument, kind, encode_book_rows(kind, instrument, rows))
     return Offer(instrument, kind, encode(kind, instrument, rows, constants or {}))
 
 
@@ -144,8 +147,22 @@ class Ingestion(ABC, Generic[R]):
         constants = {"timeframe": parse_timeframe(timeframe), "source": _SOURCES[source]}
         return self._take(plan_offer(self._catalogue, "candle", symbol, rows, constants))
 
+    def ingest_orderbook_snapshot(
+        self, symbol: str, ts: type_time, bids: Any, asks: Any, sequence: int | None = None
+    ) -> R:
+        """One whole book: lists of (price, size), the best level first. sequence: the source's number of this state.
+
+        The daemon keeps the best `book.depth` levels of each side, and makes the imbalance of such books itself.
+        """
+        rows = {"time": [ts], "bids": [bids], "asks": [asks], "sequence": [sequence]}
+        return self.ingest_orderbook_snapshots(symbol, rows)
+
+    def ingest_orderbook_snapshots(self, symbol: str, rows: Any) -> R:
+        """Books: columns time, bids, asks; may have sequence. Or an `OrderBookDataFrame`, or records."""
+        return self.ingest("book", symbol, rows)
+
     def ingest(self, stream: str, symbol: str | None, rows: Any = None, /, **fields: Any) -> R:
-        """Records of a stream (`trade` or a declared series; symbol None: a global one).
+        """Records of a stream (`trade`, `book` or a declared series; symbol None: a global one).
 
         Either `rows` in bulk, or one record's fields by name: `ingest("funding", "BTC/USDT", time=t, rate=0.1)`.
         """

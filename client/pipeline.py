@@ -15,6 +15,8 @@ from collections.abc import Awaitable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
+import numpy as np
+
 from marketd.client.buffer import Limits, WhenFull
 from marketd.client.calls import Call, Plan, ask, deadline_after
 from marketd.client.catalogue import Catalogue
@@ -26,7 +28,7 @@ from marketd.client.offers import Ingestion, IngestResult, Offer, result_of
 from marketd.ipc.protocol import Declare, Declared
 from marketd.market.errors import InvalidArgument
 from marketd.market.instruments import MAX_SCALE, Instrument
-from marketd.market.records import BY_NAME, empty
+from marketd.market.records import BY_NAME
 
 if TYPE_CHECKING:
     from marketd.client.buffered import AsyncBufferedIngestion, BufferedIngestion
@@ -35,6 +37,7 @@ T = TypeVar("T")
 DEFAULT_TIMEOUT_SECONDS = 10.0
 DEFAULT_QUOTE_SCALE = 8
 DEFAULT_NAME = "producer"
+_NO_RECORDS = np.empty(0)
 
 
 class PipelineBase(ABC):
@@ -87,9 +90,8 @@ class PipelineBase(ABC):
         return deliver(self._lanes, offer, self.name)
 
     def _retrying(self, batch: Batch) -> Plan[IngestResult]:
-        outcome = yield from send(batch)
-        kind = yield from self._catalogue.kind(batch.kind)
-        return result_of(Encoded(empty(kind, 0), None, ()), [(0, outcome)])
+        outcome = yield from send(batch, in_doubt=True)
+        return result_of(Encoded(_NO_RECORDS, None, ()), [(0, outcome)])
 
     def _declaring(self, instruments: list[Instrument]) -> Plan[list[Instrument]]:
         declared, _ = yield from ask(Call("ingest", Declare(instruments=instruments)), Declared)
@@ -165,7 +167,7 @@ class DataIngestionPipeline(PipelineBase, Ingestion[IngestResult]):
     def retry(self, batch: Batch) -> IngestResult:
         """Sends a batch that stayed unconfirmed again, under its number: it is stored once whatever happened.
 
-        Indexes of refusals count within the batch.
+        Indexes of refusals count within the batch. Raises Unconfirmed, with the same batch, while no answer comes.
         """
         return self.run(self._retrying(batch))
 

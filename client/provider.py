@@ -16,26 +16,26 @@ from typing import Any, TypeVar
 
 from marketd.client import requests
 from marketd.client.arguments import BarSource, check_count
+from marketd.client.book_calls import BookCalls, Found
+from marketd.client.books import OrderBookDataFrame
 from marketd.client.cache import CacheStatistics, DataCacheManager
 from marketd.client.calls import Plan, deadline_after
 from marketd.client.catalogue import Catalogue
 from marketd.client.connection import Requester
 from marketd.client.endpoints import Endpoints, Url, locate
 from marketd.client.frames import Frame
+from marketd.client.further import ASK_FURTHER
 from marketd.client.grid import Fill
 from marketd.client.stream import Follower
 from marketd.client.subscription import Subscription
-from marketd.ipc.arena import ArenaContended, ArenaUnsupported
 from marketd.ipc.protocol import HealthReport
-from marketd.market.errors import BeyondCache, UnknownInstrument, UnknownStream, Warming
+from marketd.market.errors import BeyondCache
 from marketd.market.instruments import Instrument
-from marketd.market.times import type_time
+from marketd.market.times import parse_timeframe, type_time
 
 T = TypeVar("T")
 DEFAULT_TIMEOUT_SECONDS = 10.0
 
-# What shared memory cannot answer and the query actor may.
-ASK_FURTHER = (BeyondCache, Warming, UnknownInstrument, UnknownStream, ArenaContended, ArenaUnsupported)
 _NO_CACHE = CacheStatistics(0, 0, 0, 0, 0, 0, None, None)
 
 
@@ -84,6 +84,18 @@ class ProviderBase:
                 pass
         return requests.rows(self._catalogue, stream, symbol, None, None, limit)
 
+    def _rows(
+        self,
+        stream: str,
+        symbol: str | None,
+        start: type_time,
+        end: type_time,
+        limit: int | None,
+        timeframe: str | int | None,
+    ) -> Plan[Frame]:
+        seconds = None if timeframe is None else parse_timeframe(timeframe)
+        return requests.rows(self._catalogue, stream, symbol, start, end, limit, timeframe=seconds)
+
     def _follow(self, kind: str, symbol: str, timeframe: str | int | None, since: type_time) -> Follower:
         return Follower(self._catalogue, self._cache, kind, symbol, timeframe, since)
 
@@ -92,7 +104,7 @@ def _rebuild(kind: type[Any], url: str, timeout: float) -> Any:
     return kind(url, timeout=timeout)
 
 
-class UnifiedDataProvider(ProviderBase):
+class UnifiedDataProvider(ProviderBase, BookCalls[OrderBookDataFrame, Frame]):
     """Market data, live and stored. Thread-safe, fork-safe, picklable; a context manager.
 
     url: a runtime directory, `ipc://` of one, or `tcp://host:port`; None: MARKETD_URL, else the local daemon.
@@ -165,16 +177,21 @@ class UnifiedDataProvider(ProviderBase):
         start: type_time = None,
         end: type_time = None,
         limit: int | None = None,
+        timeframe: str | int | None = None,
     ) -> Frame:
-        """Records of any stream, as `query_trades`: `coverage`, a declared series (symbol None: a global one)."""
-        return self._run(requests.rows(self._catalogue, stream, symbol, start, end, limit))
+        """Records of any stream, as `query_trades`: `book`, `coverage`, a declared series (symbol None: a global one).
+
+        timeframe: of `buckets` (`"1s"` or `"1m"`); of `book`, one row an interval.
+        """
+        return self._run(self._rows(stream, symbol, start, end, limit, timeframe))
 
     def subscribe(
         self, kind: str, symbol: str, timeframe: str | int | None = None, since: type_time = None
     ) -> Subscription:
         """Records as they are published: an iterator of frames, without a hole and without a duplicate.
 
-        kind: `trade`, `candle` (with a timeframe; own and venue bars, new versions too) or a declared series.
+        kind: `trade`, `candle` (with a timeframe; own and venue bars, new versions too), `book`, `imbalance`, `buckets`
+        (with a timeframe), `coverage` or a declared series.
         since: begin with what is stored from this time on. Close it, or use it in a `with` statement.
         """
         return Subscription(self._requester, self._follow(kind, symbol, timeframe, since), self.timeout)
@@ -198,6 +215,13 @@ class UnifiedDataProvider(ProviderBase):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _give_books(self, find: Found[OrderBookDataFrame]) -> OrderBookDataFrame:
+        found = find()
+        return found if isinstance(found, OrderBookDataFrame) else self._run(found)
+
+    def _give(self, find: Found[Frame]) -> Frame:
+        return self._finish(find())
 
     def _finish(self, found: Frame | Plan[Frame]) -> Frame:
         return found if isinstance(found, Frame) else self._run(found)

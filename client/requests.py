@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from marketd.client.arguments import BarSource, Span, check_limit, check_source, named_timeframes
+from marketd.client.books import frame_of
 from marketd.client.calls import Call, Plan, ask
 from marketd.client.catalogue import Catalogue
 from marketd.client.frames import Frame
@@ -21,10 +22,13 @@ from marketd.client.grid import SETTLE_NS, Fill, observed_intervals
 from marketd.ipc import protocol
 from marketd.ipc.protocol import Answer, Bars, Health, HealthReport, Meta, ResultPart, Rows
 from marketd.ipc.sockets import Payload
+from marketd.market import book_rows
 from marketd.market.bars import SOURCES_PER_BAR, finish_bars
+from marketd.market.book_means import KIND_NAME as MEANS
+from marketd.market.book_means import means_kind
 from marketd.market.errors import InvalidArgument, ProtocolError
 from marketd.market.instruments import GLOBAL_NAME, Instrument
-from marketd.market.records import BY_NAME, Kind, Records
+from marketd.market.records import BOOK_DEPTH, BY_NAME, Kind, Records, book_kind
 from marketd.market.rows import codec
 from marketd.market.times import NS_PER_SECOND, NS_PER_US, timeframe_name, type_time
 
@@ -62,9 +66,26 @@ def decode_answer(catalogue: Catalogue, answer: Answer, payloads: Sequence[Paylo
         raise ProtocolError(f"parts: {len(answer.parts)} are announced, {len(payloads)} came", field="parts")
     found = {}
     for part, payload in zip(answer.parts, payloads, strict=True):
-        kind = yield from catalogue.kind(part.kind)
+        kind = yield from _kind_of(catalogue, part)
         found[part.name] = decode_part(kind, part, payload)
     return found
+
+
+def _kind_of(catalogue: Catalogue, part: ResultPart) -> Plan[Kind]:
+    """Plan: the kind of a part; books tell how deep they are."""
+    if part.kind == MEANS:
+        return means_kind(part.depth or BOOK_DEPTH)
+    if part.kind == "book" and part.depth is not None:
+        return book_kind(part.depth)
+    return (yield from catalogue.kind(part.kind))
+
+
+def joined(parts: Sequence[Records]) -> Records:
+    """Records of one kind in their order; books at the depth of the deepest."""
+    if len(parts) == 1:
+        return parts[0]
+    deep = "bid_price" in (parts[0].dtype.names or ())
+    return book_rows.join(parts) if deep else np.concatenate(parts)
 
 
 # ---- pages --------------------------------------------------------------------------------------
@@ -101,7 +122,7 @@ class _Pages:
         self._pages.append(records)
         if not self.done:
             oldest = records[self._time].min()
-            candidates = np.concatenate((self._edge, records))
+            candidates = joined((self._edge, records)) if len(self._edge) else records
             self._edge = candidates[candidates[self._time] == oldest]
 
     def next_end(self) -> int | None:
@@ -109,7 +130,7 @@ class _Pages:
         return None if self.done else int(self._edge[self._time][0]) + NS_PER_US
 
     def records(self) -> Records:
-        return self._pages[0] if len(self._pages) == 1 else np.concatenate(self._pages[::-1])
+        return joined(self._pages[::-1])
 
 
 def _identities(records: Records) -> Records:
@@ -242,12 +263,23 @@ def rows(
     start: type_time = None,
     end: type_time = None,
     limit: int | None = None,
+    *,
+    timeframe: int | None = None,
+    known_at: int | None = None,
 ) -> Plan[Frame]:
-    """Plan: records of a stream with start <= ts_event < end, the newest `limit`, oldest first."""
+    """Plan: records of a stream with start <= time < end, the newest `limit`, oldest first.
+
+    timeframe (s): whose buckets; of books, the last LIVE one of each interval. known_at (ns): as it was known then.
+    """
     span = Span(start, end)
     kind = yield from catalogue.kind(stream)
     if kind.name == "candle":
         raise InvalidArgument("stream: bars are asked for with query_ohlcv_data", field="stream")
+    if kind.name == "book" and timeframe is not None:
+        kind = means_kind(kind.dtype["bid_price"].shape[0])
+    if kind.name == "buckets":
+        timeframe = timeframe or 1
+    name = stream if timeframe is None else f"{stream}.{timeframe_name(timeframe)}"
     pages, progress, page_end = _Pages(check_limit(limit), kind), _Progress(), span.end
     while not pages.done:
         asked = pages.want(page_of(kind))
@@ -257,16 +289,18 @@ def rows(
             start=span.start,
             end=page_end,
             limit=asked,
+            known_at=known_at,
             format="copy",
+            timeframe=timeframe,
         )
         answer, reply = yield from ask(Call("query", request), Answer)
         progress.add(answer, reply.latency_ns)
         found = yield from decode_answer(catalogue, answer, reply.payloads)
-        records = _part(found, stream)
+        records = _part(found, name)
         pages.add(records[np.lexsort((records["seq"], records[kind.time]))][-asked:], asked)
         page_end = pages.next_end()
     assert progress.instrument is not None
-    return Frame(kind, progress.instrument, pages.records(), progress.meta)
+    return frame_of(kind, progress.instrument, pages.records(), progress.meta, timeframe=timeframe)
 
 
 def instruments(catalogue: Catalogue) -> Plan[list[Instrument]]:

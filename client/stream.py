@@ -15,12 +15,14 @@ from typing import NamedTuple
 import numpy as np
 
 from marketd.client.arguments import ceil_us
+from marketd.client.books import frame_of
 from marketd.client.cache import DataCacheManager
 from marketd.client.calls import Plan, pause
 from marketd.client.catalogue import Catalogue
 from marketd.client.frames import Frame
-from marketd.client.requests import bars, rows
-from marketd.ipc import protocol, sockets
+from marketd.client.requests import bars, joined, rows
+from marketd.ipc import sockets
+from marketd.ipc.book_parts import read_part
 from marketd.ipc.protocol import Meta, StreamHeader
 from marketd.ipc.sockets import Payload
 from marketd.market.errors import InvalidArgument, MarketdError, ProtocolError
@@ -31,6 +33,7 @@ from marketd.market.times import NS_PER_SECOND, parse_time_ns, parse_timeframe, 
 # The database is asked by event time, while what is missing is known by arrival: a record may have come so much
 # later than the market made it. Shared memory is asked by `seq` and needs no such bound.
 LATE_NS = 3600 * NS_PER_SECOND
+TIMED = ("candle", "buckets")  # kinds that have a topic for each timeframe
 
 
 class SubscriptionStatistics(NamedTuple):
@@ -67,9 +70,9 @@ class Follower:
         timeframe: str | int | None = None,
         since: type_time = None,
     ) -> None:
-        if (kind == "candle") != (timeframe is not None):
+        if (kind in TIMED) != (timeframe is not None):
             raise InvalidArgument(
-                "timeframe: a subscription to 'candle' needs one, others have none", field="timeframe"
+                "timeframe: a subscription to 'candle' or 'buckets' needs one, others have none", field="timeframe"
             )
         self.topic = b""
         self._catalogue = catalogue
@@ -104,7 +107,7 @@ class Follower:
     def _begin_now(self) -> None:
         """A subscription takes a moment to reach the daemon. Where shared memory tells what was newest before,
         what was published in that moment is found with the first message."""
-        if self._local is None or self._timeframe is not None:  # bars would have to be asked of the database
+        if self._local is None or self.kind.name == "candle":  # bars would have to be asked of the database
             return
         with contextlib.suppress(MarketdError):
             cut = self._local.cut(self.instrument.name)
@@ -116,7 +119,7 @@ class Follower:
             topic, header, payload = sockets.read_stream(frames)
             if topic != self.topic or header.kind != self.kind.name:
                 raise ProtocolError(f"a message of {header.kind} on topic {topic!r}", field="kind")
-            records = protocol.read_part(self.kind, header.count, payload)
+            records = read_part(self.kind, header.count, payload)  # books: at whatever depth the daemon has now
         except ProtocolError:
             self._garbage += 1
             return None
@@ -162,7 +165,7 @@ class Follower:
         self._records += len(records)
         self._last_seq = int(records["seq"].max())
         self._from_ns = max(self._from_ns or 0, int(records[self.kind.time].max()) - LATE_NS)
-        return [Frame(self.kind, self.instrument, records, meta, timeframe=self._timeframe)]
+        return [frame_of(self.kind, self.instrument, records, meta, timeframe=self._timeframe)]
 
     def _missing(self, before_seq: int, ts_known: int) -> Plan[tuple[Records, str]]:
         """Records after the last delivered one and before `before_seq`, by `seq`, and where they were found."""
@@ -179,10 +182,10 @@ class Follower:
 
         Not for bars: their rings are in the order of time, so that their oldest `seq` bounds nothing.
         """
-        if self._local is None or self._timeframe is not None:
+        if self._local is None or self.kind.name == "candle":
             return None
         try:
-            records = self._local.whole_ring(self.kind.name, self.instrument.name).records
+            records = self._local.whole_ring(self.kind.name, self.instrument.name, self._timeframe).records
         except MarketdError:
             return None
         return records if len(records) and int(records["seq"][0]) <= (self._last_seq or 0) else None
@@ -194,15 +197,15 @@ class Follower:
             frames = yield from self._ask(start)
             watermarks = [frame.meta.watermark for frame in frames if frame.meta.watermark is not None]
             if not watermarks or min(watermarks) >= known_until:
-                records = np.concatenate([frame.records for frame in frames])
+                records = joined([frame.records for frame in frames])
                 return records, frames[0].meta.served_from
             yield from pause(attempt)
             attempt += 1
 
     def _ask(self, start: int | None) -> Plan[list[Frame]]:
         name = self.instrument.name
-        if self._timeframe is None:
-            return [(yield from rows(self._catalogue, self.kind.name, name, start))]
+        if self._timeframe is None or self.kind.name != "candle":
+            return [(yield from rows(self._catalogue, self.kind.name, name, start, timeframe=self._timeframe))]
         frames: list[Frame] = []
         for source in ("own", "venue"):
             found = yield from bars(self._catalogue, name, [self._timeframe], start, bar_source=source)

@@ -12,13 +12,13 @@ import msgspec
 import numpy as np
 
 from marketd.ipc.protocol import Format, ResultPart
+from marketd.market.activity_specs import real_thresholds
 from marketd.market.bars import finish_bars
 from marketd.market.errors import InvalidArgument
 from marketd.market.fixed import to_real
 from marketd.market.instruments import Instrument
-from marketd.market.records import CANDLE, Kind, Records
+from marketd.market.records import ACTIVITY_BAR, CANDLE, Kind, Records
 from marketd.market.rows import codec
-from marketd.market.times import ABSENT
 from marketd.sql.read import CopiedRows
 
 
@@ -43,15 +43,24 @@ def render(result: Result, instrument: Instrument, wanted: Format) -> Rendered:
     name, kind, copied = result.name, result.kind, result.copied
     if copied is not None and wanted == "copy":
         count = codec(copied.table, kind).count(copied.data)
-        part = ResultPart(name=name, kind=kind.name, count=count, encoding="copy", table=copied.table)
+        part = ResultPart(
+            name=name, kind=kind.name, count=count, encoding="copy", table=copied.table, depth=_depth(kind)
+        )
         return Rendered(part, copied.data)
     records = _decoded(result)
     if wanted in ("records", "copy"):
-        part = ResultPart(name=name, kind=kind.name, count=len(records), encoding="records")
+        part = ResultPart(name=name, kind=kind.name, count=len(records), encoding="records", depth=_depth(kind))
         return Rendered(part, np.ascontiguousarray(records).view(np.uint8).data)
     columns = real_columns(kind, records, instrument)
     data = _to_json(columns) if wanted == "json" else _to_arrow(columns)
-    return Rendered(ResultPart(name=name, kind=kind.name, count=len(records), encoding=wanted), data)
+    part = ResultPart(name=name, kind=kind.name, count=len(records), encoding=wanted, depth=_depth(kind))
+    return Rendered(part, data)
+
+
+def _depth(kind: Kind) -> int | None:
+    """Levels a side, of records of books."""
+    names = kind.dtype.names or ()
+    return kind.dtype["bid_price"].shape[0] if "bid_price" in names else None
 
 
 def _decoded(result: Result) -> Records:
@@ -84,6 +93,8 @@ def real_columns(kind: Kind, records: Records, instrument: Instrument) -> dict[s
             columns[name] = np.char.decode(records[name], "utf-8", "replace")
         else:
             columns[name] = records[name]
+    if kind.dtype is ACTIVITY_BAR:
+        columns["threshold"] = real_thresholds(records["measure"], records["threshold"], instrument)
     return columns
 
 
@@ -92,9 +103,15 @@ def _to_json(columns: dict[str, Any]) -> bytes:
 
 
 def _json_values(values: Any) -> list[Any]:
-    if values.dtype.kind == "f":
-        return [None if value != value else value for value in values.tolist()]
-    return [None if value == ABSENT else value for value in values.tolist()]
+    """Numbers, None where they are absent; of a field with many values a list for each record."""
+    if values.ndim > 1:
+        return [_json_values(row) for row in values]
+    absent = np.isnan(values) if values.dtype.kind == "f" else values == _absent(values.dtype)
+    return [None if missing else value for value, missing in zip(values.tolist(), absent.tolist(), strict=True)]
+
+
+def _absent(dtype: np.dtype[Any]) -> Any:
+    return np.iinfo(dtype).min if dtype.kind == "i" else None
 
 
 def _to_arrow(columns: dict[str, Any]) -> bytes:
@@ -105,8 +122,14 @@ def _to_arrow(columns: dict[str, Any]) -> bytes:
             "format: this daemon has no pyarrow; install marketd[parquet] where it runs, or ask for 'records'",
             field="format",
         ) from None
-    table = pa.table({name: np.ascontiguousarray(values) for name, values in columns.items()})
+    table = pa.table({name: _arrow_values(pa, values) for name, values in columns.items()})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as stream:
         stream.write_table(table)
     return bytes(sink.getvalue())
+
+
+def _arrow_values(pa: Any, values: Any) -> Any:
+    """A column; of a field with many values a list of fixed size for each record."""
+    flat = np.ascontiguousarray(values)
+    return flat if flat.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat.reshape(-1), flat.shape[1])

@@ -11,6 +11,7 @@ from typing import Any
 import zmq
 import zmq.asyncio
 
+from marketd.daemon import loop_errors
 from marketd.daemon.actor_base import EXIT_CLEAN, STOP_SIGNALS, Actor
 from marketd.daemon.control import LINGER_MS, Answers, open_socket, reload_reply
 from marketd.daemon.settings import Config
@@ -68,6 +69,7 @@ class AsyncActor(Actor):
         self.context = zmq.asyncio.Context()
         self._dealer: Any = open_socket(self.context, self.name, self.config.runtime_path, connect=self.supervised)
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(loop_errors.handle)
         for number in STOP_SIGNALS:
             loop.add_signal_handler(number, self._signalled_in_loop, number)
         self._tell_state()

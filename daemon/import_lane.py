@@ -14,25 +14,41 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from marketd.daemon.clock import RecordedClock
-from marketd.daemon.feeds.adapter import Candles, Ignored, Rejected, Trades, VenueAdapter, VenueTime
+from marketd.daemon.feeds.adapter import (
+    BookDelta,
+    BookSnapshot,
+    Candles,
+    Ignored,
+    Rejected,
+    Trades,
+    VenueAdapter,
+    VenueTime,
+)
 from marketd.daemon.feeds.captures import CaptureLine, CaptureReader, read_captures
-from marketd.daemon.feeds.recorded import Survey, survey
+from marketd.daemon.feeds.feed_model import book_settings
+from marketd.daemon.feeds.survey import Survey, survey
 from marketd.daemon.feeds.venues import venue_of
+from marketd.daemon.halves import Parts, halves
+from marketd.daemon.import_books import ImportedBooks, Told
 from marketd.daemon.ingest_link import IngestLink
+from marketd.daemon.instrument_state import InstrumentState
 from marketd.daemon.kernel import (
     CANDLE_KIND,
     COVERAGE_KIND,
+    NO_LIMIT,
     TICK_KIND,
     TRADE_KIND,
-    InstrumentState,
     Kernel,
+    Lot,
     coverage_record,
     tick_record,
 )
+from marketd.daemon.rebuild import MAX_REBUILD, rebuilt_bars
 from marketd.daemon.recovery import restore_kernel
 from marketd.daemon.registry import REGISTRY_NAME, Registry
 from marketd.daemon.settings import Config
@@ -43,8 +59,8 @@ from marketd.ipc.journal_reader import JournalReader
 from marketd.ipc.protocol import Rejection
 from marketd.market.errors import InvalidArgument, MarketdError
 from marketd.market.instruments import Instrument, global_instrument
-from marketd.market.records import BY_NAME, Coverage, Kind, Records
-from marketd.market.times import ABSENT, NS_PER_SECOND, isoformat_ns
+from marketd.market.records import Coverage, Kind, Records
+from marketd.market.times import ABSENT, NS_PER_SECOND, NS_PER_US, isoformat_ns
 from marketd.sql.connections import DatabaseConnectionManager
 
 _log = logging.getLogger(__name__)
@@ -55,7 +71,6 @@ FIRST_SEQ = -(2**62)  # below every live sequence number
 BATCH_BYTES = 8 << 20
 LINES_PER_TURN = 500  # then the writer gets its turn
 QUIET_NS = NS_PER_SECOND  # without a trade: then a TICK, as a feed does
-INSTRUMENT_KIND = BY_NAME["instrument"]
 
 
 class ImportProgress(NamedTuple):
@@ -133,12 +148,15 @@ class CaptureImport:
             grace_ns=config.grace,
             max_skew_ns=config.validation.max_skew,
             first_seq=FIRST_SEQ,
+            band_bps=config.book.band_bps,
+            activity_bars=config.activity_bars,
         )
         self._clock = RecordedClock()
         self._counts: Counter[str] = Counter()
         self._ignored: Counter[str] = Counter()
         self._rules: Counter[str] = Counter()
         self._instruments: dict[str, Instrument] = {}
+        self._ticks: dict[int, int] = {}  # time of the newest TICK by instrument
 
     async def run(
         self, paths: Sequence[Path], progress: Callable[[ImportProgress], None] = lambda _: None
@@ -154,18 +172,20 @@ class CaptureImport:
                 loop.call_soon_threadsafe(writer.on_durable, offset)
 
         directory = self._config.state_path / JOURNAL_DIRECTORY
-        with Journal.open(
-            directory,
-            checkpoint=self._kernel.checkpoint,
-            segment_bytes=self._config.journal.segment,
-            budget_bytes=self._config.journal.budget,
-            on_durable=told,
-        ) as journal:
-            self._journal = journal
+        with ExitStack() as closing:
+            self._journal = journal = closing.enter_context(
+                Journal.open(
+                    directory,
+                    checkpoint=self._kernel.checkpoint,
+                    segment_bytes=self._config.journal.segment,
+                    budget_bytes=self._config.journal.budget,
+                    on_durable=told,
+                )
+            )
             restore_kernel(journal, self._kernel, self._ids.registry)
             writer = Writer(
                 self._database,
-                JournalReader(directory),
+                closing.enter_context(JournalReader(directory)),
                 self._config.kinds(),
                 lane=LANE,
                 batch_bytes=BATCH_BYTES,
@@ -184,20 +204,25 @@ class CaptureImport:
     # ---- instruments --------------------------------------------------------------------------
 
     async def _declare(self, found: Survey) -> None:
-        self._adapter: VenueAdapter = self._venue.adapter(trades=found.trades, candles=found.candles)
+        has_books = self._keeps_books
+        self._adapter: VenueAdapter = found.adapter(book=has_books)
+        settings = book_settings(self._config.book)
+        self._books = ImportedBooks(self._adapter.book_rule if has_books else None, settings, self._config.kinds())
         declared = await self._ids.declare(found.instruments)
         self._registry = self._ids.registry
         for instrument, new in declared:
             self._instruments[instrument.symbol] = instrument
             self._adapter.adopt(instrument)
             if new:
-                record = instrument.to_record()
-                record["ts_event"] = record["ts_known"] = found.first_ns - found.first_ns % 1000
-                state = self._kernel.state(instrument)
-                state.seq += 1
-                record["seq"] = state.seq
-                section = (INSTRUMENT_KIND.id, INSTRUMENT_KIND.dtype.itemsize, 1, record.tobytes())
-                self._journal.append(instrument.id, state.seq, int(record["ts_known"][0]), [section])
+                lot = self._kernel.introduce(instrument, found.first_ns - found.first_ns % NS_PER_US)
+                self._append(lot)
+            self._books.add(instrument, 0 if new else self._kernel.state(instrument).ts_known)
+
+    @property
+    def _keeps_books(self) -> bool:
+        """Unless the configuration has none of this venue."""
+        venue = self._config.venues.get(self._venue.name)
+        return venue is None or venue.book
 
     def _refuse_live_times(self, instrument: Instrument, received_ns: int) -> None:
         since = self._registry.live_since(instrument.id)
@@ -216,7 +241,7 @@ class CaptureImport:
         for reader in readers:
             for line in reader:
                 if line.kind != "ws":
-                    self._ignored[f"{line.kind} line"] += 1
+                    self._take_aside(line)
                     continue
                 self._take_line(line)
                 self._counts["lines"] += 1
@@ -236,10 +261,25 @@ class CaptureImport:
             if parts or rejected:
                 self._accept(instrument, parts, rejected, line.recv_ns)
 
+    def _take_aside(self, line: CaptureLine) -> None:
+        """Connections and REST answers: books begin with them. All else that they say the stream has said."""
+        told: list[Told] = []
+        if line.kind == "connect":
+            told = self._books.connected(line.url, line.recv_ns)
+        elif line.kind == "rest":
+            events = self._adapter.decode_rest(line.url, line.payload)
+            told = self._books.take([event for event in events if isinstance(event, BookSnapshot)], line.recv_ns)
+        if not told:
+            self._ignored[f"{line.kind} line"] += 1
+        for instrument, parts in told:
+            self._accept(instrument, parts, [], line.recv_ns)
+
     def _parts_of(self, line: CaptureLine) -> Iterator[tuple[Instrument, list[tuple[Kind, Records]], list[Rejection]]]:
         """What one message brings, by instrument; ticks for the quiet ones."""
-        for event in self._adapter.decode_many([line.payload]):
+        events = self._adapter.decode_many([line.payload])
+        for event in events:
             if isinstance(event, Trades):
+                self._books.trades(event.symbol, event.records)
                 instrument = self._instruments[event.symbol]
                 state = self._kernel.state(instrument)
                 fresh = self._fresh(state, event.records)
@@ -253,8 +293,10 @@ class CaptureImport:
             elif isinstance(event, Rejected):
                 instrument = self._instruments.get(event.symbol or "", global_instrument(self._config.daemon_no))
                 yield instrument, [], [Rejection("message", event.rule, event.detail, event.payload)]
-            else:
+            elif not isinstance(event, (BookSnapshot, BookDelta)):
                 self._ignored[event.name if isinstance(event, Ignored) else type(event).__name__] += 1
+        for instrument, parts in self._books.take(events, line.recv_ns):
+            yield instrument, parts, []
 
     def _fresh(self, state: InstrumentState, records: Records) -> list[tuple[Kind, Records]]:
         repeated = state.trade_ids.repeated(records)
@@ -263,11 +305,10 @@ class CaptureImport:
             records = records[~repeated]
         return [(TRADE_KIND, records)] if len(records) else []
 
-    @staticmethod
-    def _gap_before(state: InstrumentState, fresh: list[tuple[Kind, Records]]) -> list[tuple[Kind, Records]]:
-        """A GAP when the venue's ids skip: bars over it are partial."""
+    def _gap_before(self, state: InstrumentState, fresh: list[tuple[Kind, Records]]) -> list[tuple[Kind, Records]]:
+        """A GAP when the venue's ids skip: bars over it are partial. Where ids are no numbers nobody can tell."""
         last = state.trade_ids.last
-        if not fresh or last is None:
+        if not fresh or last is None or not self._adapter.numbered_trades:
             return []
         first = fresh[0][1][0]
         missing = int(first["trade_id"]) - last - 1
@@ -289,26 +330,53 @@ class CaptureImport:
         return [(COVERAGE_KIND, event)]
 
     def _time_parts(self, state: InstrumentState, venue_ns: int) -> list[tuple[Kind, Records]]:
-        if state.newest == ABSENT:
+        if not state.observed:
             return self._observed(state, venue_ns)
-        if venue_ns - state.newest >= QUIET_NS:
-            return [(TICK_KIND, tick_record(venue_ns))]
-        return []
+        # books tell times too, but close no bars
+        newest = max(state.last_trade_ts, self._ticks.get(state.instrument.id, ABSENT))
+        if state.last_trade_ts == ABSENT or venue_ns - newest < QUIET_NS:
+            return []
+        self._ticks[state.instrument.id] = venue_ns
+        return [(TICK_KIND, tick_record(venue_ns))]
 
     def _accept(
         self, instrument: Instrument, parts: list[tuple[Kind, Records]], rejected: list[Rejection], received_ns: int
     ) -> None:
         self._refuse_live_times(instrument, received_ns)
         self._clock.set(received_ns)
-        lot = self._kernel.accept(instrument, parts, self._clock.next(), source=LANE, rejected=rejected)
         for kind, records in parts:
             if kind in (TRADE_KIND, CANDLE_KIND):
                 self._counts[kind.name] += len(records)
-        self._rules.update([r.rule for r in lot.refused] + [r.rule for r in rejected])
-        self._counts["refused"] += len(lot.refused) + len(rejected)
+        self._rules.update(r.rule for r in rejected)
+        self._counts["refused"] += len(rejected)
+        self._take(instrument, parts, rejected)
+
+    def _take(self, instrument: Instrument, parts: Parts, rejected: Sequence[Rejection]) -> None:
+        """One frame, or more where one would be too long."""
+        try:
+            lot = self._accepted(instrument, parts, rejected, self._journal.max_frame_bytes)
+        except InvalidArgument:
+            smaller = halves(parts, rejected)
+            for half in smaller:
+                self._take(instrument, *half)
+            if smaller:
+                return
+            # how long a frame may get is estimated from above: what cannot be made smaller is tried as it is
+            lot = self._accepted(instrument, parts, rejected, NO_LIMIT)
+        self._rules.update(r.rule for r in lot.refused)
+        self._counts["refused"] += len(lot.refused)
+        self._append(lot)
+
+    def _accepted(self, instrument: Instrument, parts: Parts, rejected: Sequence[Rejection], max_bytes: int) -> Lot:
+        return self._kernel.accept(
+            instrument, parts, self._clock.next(), source=LANE, rejected=rejected, max_bytes=max_bytes
+        )
+
+    def _append(self, lot: Lot) -> None:
         while True:
             try:
-                self._journal.append(instrument.id, lot.seq, lot.ts_known, lot.sections)
+                end = self._journal.append(lot.state.instrument.id, lot.seq, lot.ts_known, lot.sections)
+                lot.state.rebuild |= dict.fromkeys(lot.unknown, end)
                 return
             except JournalBehind:
                 self._journal.wait_room(1.0)
@@ -328,12 +396,36 @@ class CaptureImport:
                     # where the files brought nothing new the clock has not moved, or not as far
                     known_ns = max(self._clock.last, state.ts_known, newest)
                     self._accept(instrument, [(COVERAGE_KIND, event)], [], known_ns)
+        await self._commit(writer)
+        while await self._rebuild():
+            await self._commit(writer)
+
+    async def _commit(self, writer: Writer) -> None:
         if not await asyncio.to_thread(self._journal.wait_durable, self._journal.end, 60.0):
             raise MarketdError(
                 f"the import's journal could not be flushed: {self._journal.failure or 'the disk is too slow'}"
             )
         writer.on_durable(self._journal.end)
         await writer.drain()
+
+    async def _rebuild(self) -> bool:
+        """Adopt bars whose late trades the fold could not merge; False when there was none left. All is committed."""
+        state = next((state for state in self._kernel.states if state.rebuild), None)
+        if state is None:
+            return False
+        instrument, wanted = state.instrument, list(state.rebuild)[:MAX_REBUILD]
+        async with self._database.acquire() as connection:
+            bars = await rebuilt_bars(connection, instrument, wanted)
+        self._clock.set(max(self._clock.last, self._kernel.ts_known) + NS_PER_US)
+        if len(bars):
+            self._append(self._kernel.adopt(instrument, bars, self._clock.next()))
+        for timeframe, ts in wanted:
+            if state.rebuild.pop((timeframe, ts), None) is not None:  # it keeps the version that it has
+                event = coverage_record(
+                    Coverage.LATE_REFUSED, ts, ts + timeframe * NS_PER_SECOND, stream=2, reason="its trades are gone"
+                )
+                self._take(instrument, [(COVERAGE_KIND, event)], [])
+        return True
 
     def _progress(self, reader: CaptureReader, writer: Writer) -> ImportProgress:
         counts = self._counts

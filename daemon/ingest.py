@@ -21,9 +21,10 @@ import zmq
 
 from marketd.daemon import metrics
 from marketd.daemon.clock import LiveClock
+from marketd.daemon.consolidated import Consolidator
+from marketd.daemon.instrument_state import InstrumentState
 from marketd.daemon.kernel import (
     COVERAGE_KIND,
-    InstrumentState,
     Kernel,
     Lot,
     coverage_record,
@@ -33,12 +34,13 @@ from marketd.daemon.producers import LIVE_ONLY, repeated_outcome
 from marketd.daemon.publisher import Publisher
 from marketd.daemon.registry import Registry
 from marketd.ipc import protocol, sockets
+from marketd.ipc.book_parts import read_fitting_part
 from marketd.ipc.journal import Journal
 from marketd.ipc.journal_errors import JournalBehind
 from marketd.ipc.protocol import Committed, Declare, Declared, Durable, Failure, Follow, Outcome, RebuildBars, Rejection
 from marketd.market.errors import Busy, InvalidArgument, JournalFull, MarketdError, ProtocolError, UnknownInstrument
-from marketd.market.instruments import GLOBAL_NAME, Instrument
-from marketd.market.records import BY_NAME, INSTRUMENT, Coverage, Kind, Records
+from marketd.market.instruments import CONSOLIDATED_VENUE, GLOBAL_NAME, Instrument
+from marketd.market.records import Coverage, Kind, Records
 from marketd.market.times import NS_PER_SECOND
 
 _log = logging.getLogger(__name__)
@@ -46,11 +48,12 @@ _log = logging.getLogger(__name__)
 _REFUSED = metrics.counter("refused_total", "Records refused and in quarantine, by rule", ["rule"])
 _CLOCK_STEPS = metrics.counter("clock_steps_total", "Steps of the wall clock by over a second")
 
-INSTRUMENT_KIND = BY_NAME["instrument"]
-ACCEPTED_FROM_OUTSIDE = frozenset({"trade", "candle", "tick", "coverage"})  # and every declared series
+# and every declared series
+ACCEPTED_FROM_OUTSIDE = frozenset({"trade", "candle", "tick", "coverage", "book", "book_delta", "imbalance", "buckets"})
 _DONTWAIT = int(zmq.DONTWAIT)
 _DONTWAIT_MORE = int(zmq.DONTWAIT | zmq.SNDMORE)
 MAX_REBUILD = 100  # bars in one question
+MAX_DUE_EVENTS = 1_000  # of the daemon itself, that wait for room in the journal
 MAX_UNACKNOWLEDGED = 50_000  # answers that wait for the disk; beyond it nothing more is read
 MAX_DECLARED = 4_000  # instruments in one message: the answer, which tells what is known of each, has its limit too
 
@@ -78,6 +81,7 @@ class Ingest:
         clock: LiveClock,
         socket: zmq.Socket[bytes],
         live_only: bool,
+        consolidator: Consolidator | None = None,
     ) -> None:
         self._registry = registry
         self._kernel = kernel
@@ -86,11 +90,15 @@ class Ingest:
         self._clock = clock
         self._socket = socket
         self.live_only = live_only
+        self._consolidator = consolidator
         self._decoder = protocol.Decoder(protocol.ToIngest)
         self._waiting: deque[tuple[int, bytes, protocol.Message]] = deque()  # (offset, peer, answer), by offset
         self._follower: bytes | None = None
         self._told = -1
         self.committed = 0
+        self._due_events: deque[Records] = deque(maxlen=MAX_DUE_EVENTS)
+        self._asked_last = 0  # id of the instrument that `next_rebuild` named last
+        self._rebuild_at_once = MAX_REBUILD
         self._asked_at = 0  # how far the journal was committed when `next_rebuild` asked
         self.rules: Counter[str] = Counter()
         self._counts = Counter[str]()
@@ -138,6 +146,7 @@ class Ingest:
         instrument = self._instrument(request.instrument)
         parts = self._read_parts(request, payloads)
         self._publisher.board(instrument)  # what cannot be shown is refused while nothing has changed yet
+        self._close_unstored(self._kernel.state(instrument))
         room = self._journal.has_room
         if not room and self._journal.blocked is None:
             # not full, only slower than the records for a moment: nothing needs to go unstored for that
@@ -158,7 +167,7 @@ class Ingest:
             rejected=request.rejected,
             max_bytes=self._journal.max_frame_bytes,
         )
-        self._kernel.remember(request.producer, request.batch, lot)
+        remembered = self._kernel.remember(request.producer, request.batch, lot)
         end = self._take(lot) if room else None
         self._count(lot, request.rejected)
         outcome = Outcome(
@@ -171,12 +180,38 @@ class Ingest:
             durable=end is not None,
         )
         if end is None:
-            self._kernel.remember(request.producer, request.batch, lot, LIVE_ONLY)
+            remembered.offset = LIVE_ONLY
             self._keep_live_only(lot)
             self._send(peer, outcome)
+        else:
+            remembered.offset = end
+            self._answer(peer, end, outcome)
+        if self._consolidator is not None:
+            self._consolidate(self._consolidator, lot)
+
+    def _consolidate(self, consolidator: Consolidator, lot: Lot) -> None:
+        """The consolidated book that follows from a venue's lot: a lot of its own, with a moment of its own.
+
+        Where the journal has no room it is left out: the next one is made of all that the venues showed meanwhile.
+        """
+        merged = consolidator.follow(lot.state.instrument, lot.rows, lot.ts_known)
+        if merged is None or not self._journal.has_room:
             return
-        self._kernel.remember(request.producer, request.batch, lot, end)
-        self._answer(peer, end, outcome)
+        try:
+            instrument = self._consolidated_instrument(consolidator, merged.instrument)
+        except MarketdError as error:
+            _log.error("%s cannot be kept: %s", merged.instrument.name, error, extra={"action": "consolidated_refused"})
+            return
+        self._take(self._kernel.derive(instrument, merged.parts, self._clock.next()))
+
+    def _consolidated_instrument(self, consolidator: Consolidator, wanted: Instrument) -> Instrument:
+        """With its id; in the journal before its first use."""
+        instrument, new = self._registry.declare(wanted)
+        if new or not self._kernel.state(instrument).journaled:
+            self._introduce(instrument)
+            self._publisher.announce(self._registry.instruments)
+            consolidator.declare(instrument)
+        return instrument
 
     def _demand_order(self, request: protocol.Ingest) -> None:
         """What was on its way to an ingest that died is sent again, and must not be overtaken by what follows it."""
@@ -198,12 +233,9 @@ class Ingest:
     def _read_parts(self, request: protocol.Ingest, payloads: list[bytes]) -> list[tuple[Kind, Records]]:
         if len(request.parts) != len(payloads):
             raise ProtocolError(f"parts: {len(request.parts)} are named, {len(payloads)} frames follow", field="parts")
-        parts = []
-        for part, payload in zip(request.parts, payloads, strict=True):
-            kind = self._kernel.kinds.by_name(part.kind)
-            if not (kind.declared or kind.name in ACCEPTED_FROM_OUTSIDE):
-                raise ProtocolError(f"parts: {kind.name} records are marketd's own", field="parts")
-            parts.append((kind, protocol.read_part(kind, part.count, payload)))
+        parts = [self._read_part(part, payload) for part, payload in zip(request.parts, payloads, strict=True)]
+        if len(parts) == 1 and len(parts[0][1]) <= MAX_PIECES:
+            return parts  # nearly always
         count = sum(len(records) for _, records in parts)
         if count > protocol.MAX_BATCH_RECORDS:
             raise ProtocolError(
@@ -217,6 +249,12 @@ class Ingest:
             )
         return parts
 
+    def _read_part(self, part: protocol.Part, payload: bytes) -> tuple[Kind, Records]:
+        kind = self._kernel.kinds.by_name(part.kind)
+        if not (kind.declared or kind.name in ACCEPTED_FROM_OUTSIDE):
+            raise ProtocolError(f"parts: {kind.name} records are marketd's own", field="parts")
+        return kind, read_fitting_part(kind, part.count, payload)
+
     def _take(self, lot: Lot) -> int | None:
         """Frame and publish a lot; the end of its frame, or None when the journal could not hold it."""
         state = lot.state
@@ -225,10 +263,8 @@ class Ingest:
         except (JournalFull, JournalBehind):
             return None
         self._publisher.show(lot, end)
-        state.rebuild |= dict.fromkeys(lot.unknown, end)
-        if state.unstored_since:
-            # after the lot: sequence numbers and ts_known rise with the journal's offsets
-            self._close_unstored(state, lot.ts_known)
+        if lot.unknown:
+            state.rebuild |= dict.fromkeys(lot.unknown, end)
         return end
 
     def _keep_live_only(self, lot: Lot) -> None:
@@ -247,10 +283,14 @@ class Ingest:
         self._counts["live_only"] += lot.records
         self._publisher.show(lot, -1)
 
-    def _close_unstored(self, state: InstrumentState, until_ns: int) -> None:
+    def _close_unstored(self, state: InstrumentState) -> None:
+        """Where there is room again, the ledger first says what was not stored: killed behind that, nothing is lost."""
         since, count = state.unstored_since, state.unstored_count
+        if not since or not self._journal.has_room:
+            return
         state.unstored_since = state.unstored_count = 0
-        event = coverage_record(Coverage.UNSTORED, since, until_ns, stream=0, detail=count, reason="journal full")
+        until = self._clock.now()
+        event = coverage_record(Coverage.UNSTORED, since, until, stream=0, detail=count, reason="journal full")
         if not self.record_coverage(state.instrument, event):
             state.unstored_since, state.unstored_count = since, count  # the next lot that finds room says it
 
@@ -292,29 +332,37 @@ class Ingest:
                 f"instruments: {len(request.instruments)} in one message; at most {MAX_DECLARED}", field="instruments"
             )
         self._registry.check(request.instruments)  # all of them, before the first gets an id
+        if any(wanted.venue == CONSOLIDATED_VENUE for wanted in request.instruments):
+            raise InvalidArgument(
+                f"instruments: {CONSOLIDATED_VENUE} is the venue of marketd's own consolidated books",
+                field="instruments",
+            )
         for wanted in request.instruments:
             instrument, new = self._registry.declare(wanted)
-            self._publisher.replace(instrument)
-            # without a record in this journal the database may not know the id: an import made it, or the disk was full
-            if new or self._kernel.state(instrument).seq == 0:
-                end = self.journal_instrument(instrument)
-            self._registry.mark_live(instrument.id, self._clock.now())
+            end = self._introduce(instrument, new=new) or end
+            if self._consolidator is not None:
+                self._consolidator.declare(instrument)
             declared.append(instrument)
             resume.append(self._kernel.state(instrument).resume())
-            self._publisher.board(instrument)
         if end:
             self._publisher.announce(self._registry.instruments)
         # an id may have been assigned a moment ago for somebody else, and not be on disk yet
         self._answer(peer, self._journal.end, Declared(id=request.id, instruments=declared, resume=resume))
 
+    def _introduce(self, instrument: Instrument, *, new: bool = True) -> int:
+        """Journal and arena of an instrument that has its id; the end of its frame, 0 when it needed none."""
+        self._publisher.replace(instrument)
+        end = 0
+        # without a record in this journal the database may not know the id: an import made it, or the disk was full
+        if new or not self._kernel.state(instrument).journaled:
+            end = self.journal_instrument(instrument)
+        self._registry.mark_live(instrument.id, self._clock.now())
+        self._publisher.board(instrument)
+        return end
+
     def journal_instrument(self, instrument: Instrument) -> int:
         """Journal an INSTRUMENT record, before the first use of its id; the end of its frame."""
-        state = self._kernel.state(instrument)
-        record = instrument.to_record()
-        record["ts_event"] = record["ts_known"] = ts_known = self._clock.next()
-        state.seq += 1
-        record["seq"] = state.seq
-        section = (INSTRUMENT_KIND.id, INSTRUMENT.itemsize, 1, record.tobytes())
+        lot = self._kernel.introduce(instrument, self._clock.next())
         _log.info(
             "instrument %s has the id %d",
             instrument.name,
@@ -322,9 +370,10 @@ class Ingest:
             extra={"action": "instrument_declared", "instrument": instrument.name},
         )
         try:
-            return self._journal.append(instrument.id, state.seq, ts_known, [section])
-        except JournalFull:
-            state.seq -= 1  # a state without a record is how the next declaration knows that this one is still due
+            return self._journal.append(instrument.id, lot.seq, lot.ts_known, lot.sections)
+        except (JournalFull, JournalBehind):
+            lot.state.seq -= 1
+            lot.state.journaled = False  # still due: the next declaration journals it
             raise
 
     def step_of_clock(self, step_ns: int) -> None:
@@ -332,7 +381,15 @@ class Ingest:
         _CLOCK_STEPS.inc()
         _log.warning("the wall clock stepped by %.3f s", step_ns / 1e9, extra={"action": "clock_step"})
         event = coverage_record(Coverage.CLOCK_STEP, now - max(step_ns, 0), now, stream=0, detail=step_ns)
-        self.record_coverage(self._registry.by_name(GLOBAL_NAME), event)
+        self._due_events.append(event)
+        self.tell_due_events()
+
+    def tell_due_events(self) -> None:
+        """Journal the daemon's own events that found no room when they happened."""
+        while self._due_events and self._journal.has_room:
+            if not self.record_coverage(self._registry.by_name(GLOBAL_NAME), self._due_events[0]):
+                return
+            self._due_events.popleft()
 
     # ---- durability ---------------------------------------------------------------------------
 
@@ -384,19 +441,31 @@ class Ingest:
             )
 
     def next_rebuild(self) -> RebuildBars | None:
-        """Bars of one instrument whose late trades are committed: to be computed from all their stored trades."""
-        for state in self._kernel.states:
+        """Bars of one instrument whose late trades are committed: to be computed from all their stored trades.
+
+        Instruments take turns, so that one whose question fails holds nobody up.
+        """
+        waiting = [state for state in self._kernel.states if state.rebuild]
+        waiting.sort(key=lambda state: (state.instrument.id <= self._asked_last, state.instrument.id))
+        for state in waiting:
             due = [bar for bar, offset in state.rebuild.items() if offset <= self.committed]
             if due:
                 self._asked_at = self.committed
-                return RebuildBars(instrument=state.instrument.id, bars=due[:MAX_REBUILD])
+                self._asked_last = state.instrument.id
+                return RebuildBars(instrument=state.instrument.id, bars=due[: self._rebuild_at_once])
         return None
+
+    def rebuild_failed(self) -> None:
+        """The question of `next_rebuild` was not answered: the next ones are smaller."""
+        self._rebuild_at_once = max(1, self._rebuild_at_once // 2)
 
     def adopt(self, request: RebuildBars, bars: Records) -> None:
         """Store and publish what was rebuilt. A bar that has no trades any more (retention) keeps its version, and the
         ledger says so. One that got another late trade since the question was asked is asked for again."""
+        self._rebuild_at_once = MAX_REBUILD
         instrument = self._registry.by_id(request.instrument)
         state = self._kernel.state(instrument)
+        self._close_unstored(state)
         found = list(zip(bars["timeframe"].tolist(), bars["ts"].tolist(), strict=True))
         whole = np.array([state.rebuild.get(bar, 0) <= self._asked_at for bar in found], dtype=bool)
         bars = bars[whole]

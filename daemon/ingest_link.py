@@ -22,6 +22,7 @@ import numpy as np
 import zmq
 import zmq.asyncio
 
+from marketd.daemon.halves import halves
 from marketd.ipc import protocol, sockets
 from marketd.ipc.protocol import Declare, Declared, Failure, Ingest, Outcome, Part, Rejection, Resume
 from marketd.market.errors import Busy, JournalFull, MarketdError, ProtocolError
@@ -30,6 +31,7 @@ from marketd.market.records import Records
 
 _log = logging.getLogger(__name__)
 
+MAX_BATCH_BYTES = 64 << 10  # of records: a frame of the smallest journal that can be configured holds twice as much
 WINDOW = 256  # unanswered batches; as many outcomes as ingest remembers of a producer
 RESEND_SECONDS = 1.0
 GO_BACK_SECONDS = 0.05  # between two times of sending everything again: the first makes the answers to the others
@@ -61,11 +63,13 @@ class _Pending:
 class IngestLink:
     """`open()`, then `declare` and `send`; `flush()` waits for every answer; `close()`."""
 
-    def __init__(self, context: zmq.asyncio.Context, url: str, *, source: str) -> None:
+    def __init__(self, context: zmq.asyncio.Context, url: str, *, source: str, live: bool = True) -> None:
+        """`live`: records may be shown although they cannot be stored; else such batches wait."""
         self._socket = context.socket(zmq.DEALER)
         sockets.configure(self._socket, high_water=2 * WINDOW)
         self._url = url
         self._source = source
+        self._live = live
         self._producer = os.urandom(16)
         self._numbers = itertools.count(1)
         self._questions = itertools.count(FIRST_QUESTION)
@@ -114,7 +118,13 @@ class IngestLink:
         parts: Sequence[tuple[str, Records]],
         rejected: Sequence[Rejection] = (),
     ) -> None:
-        """One batch. Returns once it is on its way and the window has room; the answer is seen to by the link."""
+        """One batch, or several of a long one (a whole book as its levels), in order. Returns once it is on its way and
+        the window has room; the answer is seen to by the link.
+        """
+        if sum(records.nbytes for _, records in parts) > MAX_BATCH_BYTES:
+            for half_parts, half_rejected in halves(parts, rejected):
+                await self.send(instrument, half_parts, half_rejected)
+            return
         async with self._room:
             await self._room.wait_for(lambda: len(self._pending) < WINDOW)
         number = next(self._numbers)
@@ -125,7 +135,7 @@ class IngestLink:
             batch=number,
             parts=[Part(kind, len(records)) for kind, records in parts],
             source=self._source,
-            live=True,
+            live=self._live,
             rejected=list(rejected),
         )
         payloads = [np.ascontiguousarray(records).view(np.uint8).data for _, records in parts]

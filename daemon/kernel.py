@@ -10,42 +10,46 @@ takes the journal's frames in again. Its whole state is `checkpoint()`; a restor
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from marketd.daemon.following import follow_bars, follow_coverage, forget_rebuilt
+from marketd.daemon.instrument_state import InstrumentState
+from marketd.daemon.offered_books import MAX_IMBALANCES, OfferedBooks, has_offered
 from marketd.daemon.producers import UNFRAMED, Producers, Remembered
+from marketd.daemon.stamps import SMALL_BATCH, stamp
 from marketd.ipc.frames import Frame
-from marketd.ipc.protocol import Refusal, Rejection, Resume
+from marketd.ipc.protocol import Refusal, Rejection
+from marketd.market.activity_bars import ActivityFold
+from marketd.market.activity_specs import specs_of
+from marketd.market.book_rows import read_records
 from marketd.market.candles import BarFold, Folded
 from marketd.market.errors import InvalidArgument, RangeError
 from marketd.market.instruments import Instrument
 from marketd.market.records import (
+    ACTIVITY_BAR,
     BY_NAME,
     CANDLE,
     COVERAGE,
     PRODUCER,
     TICK,
     TRADE,
-    CandleFlag,
     Coverage,
     Kind,
     KindTable,
     Records,
-    Source,
 )
-from marketd.market.times import ABSENT, NS_PER_SECOND, NS_PER_US
-from marketd.market.trade_ids import TradeIds
+from marketd.market.times import NS_PER_SECOND, NS_PER_US
 from marketd.market.validation import DataValidator
 
+DEFAULT_BAND_BPS = 10.0  # of the mid, for the imbalance of books that producers offer
 KEPT_BARS = 16  # closed bars of each timeframe that a late trade revises without asking the database
 NO_LIMIT = 2**62
-SMALL_BATCH = 8  # up to here stamping with struct beats numpy
-
-MAX_VENUE_BARS = 1_000  # (source, timeframe)s of an instrument whose newest bar is known
 # room for what surrounds the records of a frame: its header and producer row, a section, a quarantined record's words
 FRAME_BYTES, FRAME_PART_BYTES, QUARANTINE_ITEM_BYTES = 256, 64, 192
 
@@ -54,11 +58,14 @@ Indexes = npt.NDArray[np.int64] | None  # None: all of them
 
 TRADE_KIND, CANDLE_KIND = BY_NAME["trade"], BY_NAME["candle"]
 TICK_KIND, COVERAGE_KIND = BY_NAME["tick"], BY_NAME["coverage"]
+DELTA_KIND = BY_NAME["book_delta"]
+BOOK_KIND, IMBALANCE_KIND = BY_NAME["book"], BY_NAME["imbalance"]  # a daemon's books may have another depth: by id only
+INSTRUMENT_KIND, ACTIVITY_KIND = BY_NAME["instrument"], BY_NAME["activity_bar"]
 PRODUCER_KIND, QUARANTINE_KIND = BY_NAME["producer"], BY_NAME["quarantine"]
 
-_TIMES = struct.Struct("<q")
-_STAMPS = struct.Struct("<qqq")  # every kind begins with its time, ts_known and seq
 _PRODUCER_ROW = struct.Struct("<16sqii")
+_TRADE_ROW = struct.Struct("<6q2i")
+assert _TRADE_ROW.size == TRADE.itemsize
 
 SectionData = tuple[int, int, int, Any]  # kind id, itemsize, count, buffer
 
@@ -78,49 +85,6 @@ class Quarantined(msgspec.Struct, frozen=True, array_like=True):
 quarantine_decoder = msgspec.msgpack.Decoder(list[Quarantined])
 
 
-class InstrumentState:
-    """All that the kernel remembers of one instrument."""
-
-    __slots__ = (
-        "fold",
-        "instrument",
-        "last_trade_ts",
-        "newest",
-        "observed",
-        "rebuild",
-        "seq",
-        "trade_ids",
-        "ts_known",
-        "unstored_count",
-        "unstored_since",
-        "venue_bars",
-    )
-
-    def __init__(self, instrument: Instrument, fold: BarFold, seq: int) -> None:
-        self.instrument = instrument
-        self.fold = fold
-        self.trade_ids = TradeIds()
-        self.seq = seq  # of the newest record
-        self.newest = ABSENT
-        self.observed = False  # since when, the fold knows
-        self.last_trade_ts = ABSENT
-        self.ts_known = 0
-        self.rebuild: dict[
-            tuple[int, int], int
-        ] = {}  # (timeframe s, ts) -> journal offset that must be committed first
-        self.venue_bars: dict[tuple[int, int], int] = {}  # (source, timeframe) -> newest ts
-        self.unstored_since = 0  # ts_known of the first record kept live only; 0: none
-        self.unstored_count = 0
-
-    def resume(self) -> Resume:
-        """What a feed must know to fetch only what is missing."""
-        return Resume(
-            last_trade_id=self.trade_ids.last,
-            last_trade_ts=None if self.last_trade_ts == ABSENT else self.last_trade_ts,
-            venue_bars={frame: ts for (source, frame), ts in self.venue_bars.items() if source == Source.VENUE},
-        )
-
-
 class Lot(NamedTuple):
     """What a batch became: one frame, visible together."""
 
@@ -137,13 +101,27 @@ class Lot(NamedTuple):
 
 class Kernel:
     def __init__(
-        self, kinds: KindTable, timeframes: Sequence[int], *, grace_ns: int, max_skew_ns: int, first_seq: int = 1
+        self,
+        kinds: KindTable,
+        timeframes: Sequence[int],
+        *,
+        grace_ns: int,
+        max_skew_ns: int,
+        first_seq: int = 1,
+        band_bps: float = DEFAULT_BAND_BPS,
+        activity_bars: Mapping[str, Sequence[str]] = MappingProxyType({}),
     ) -> None:
+        """`activity_bars`: by instrument (`*`: each other one), such as `tick:1000`; see `market.activity_specs`."""
         self.kinds = kinds
         self.timeframes = tuple(timeframes)
         self._grace_ns = grace_ns
         self.set_max_skew(max_skew_ns)
         self._first_seq = first_seq
+        self._band_bps = band_bps
+        self._activity_bars = activity_bars
+        # the longest frame of a few trades
+        self._few_bytes = FRAME_BYTES + 3 * FRAME_PART_BYTES + SMALL_BATCH * TRADE.itemsize
+        self._few_bytes += (SMALL_BATCH + 2) * len(self.timeframes) * CANDLE.itemsize
         self._states: dict[int, InstrumentState] = {}
         self.producers = Producers()
         self.ts_known = 0  # the newest of the lane
@@ -158,15 +136,15 @@ class Kernel:
     def state(self, instrument: Instrument) -> InstrumentState:
         state = self._states.get(instrument.id)
         if state is None:
-            fold = BarFold(
-                self.timeframes,
-                price_scale=instrument.price_scale,
-                size_scale=instrument.size_scale,
-                quote_scale=instrument.quote_scale,
-                grace_ns=self._grace_ns,
-                keep=KEPT_BARS,
-            )
-            state = self._states[instrument.id] = InstrumentState(instrument, fold, self._first_seq - 1)
+            scales = {
+                "price_scale": instrument.price_scale,
+                "size_scale": instrument.size_scale,
+                "quote_scale": instrument.quote_scale,
+            }
+            fold = BarFold(self.timeframes, **scales, grace_ns=self._grace_ns, keep=KEPT_BARS)
+            specs = specs_of(self._activity_bars, instrument)
+            activity = ActivityFold(specs, **scales) if specs else None
+            state = self._states[instrument.id] = InstrumentState(instrument, fold, self._first_seq - 1, activity)
         return state
 
     # ---- a batch ------------------------------------------------------------------------------
@@ -188,6 +166,13 @@ class Kernel:
         Raises InvalidArgument, and then nothing has changed, when its frame could be longer than `max_bytes`.
         """
         state = self.state(instrument)
+        if len(parts) == 1 and not rejected and max_bytes >= self._few_bytes:
+            kind, records = parts[0]
+            is_plain = state.offered is None and state.activity is None
+            if kind is TRADE_KIND and len(records) <= SMALL_BATCH and is_plain:
+                lot = self._accept_few(state, records, ts_known, producer, batch)
+                if lot is not None:
+                    return lot
         first = seq = state.seq + 1
         rows: list[tuple[Kind, Records]] = []
         sections: list[SectionData] = []
@@ -198,7 +183,7 @@ class Kernel:
 
         def take(kind: Kind, records: Records) -> Records:
             nonlocal seq
-            data, stamped = _stamp(kind, records, ts_known, seq)
+            data, stamped = stamp(kind, records, ts_known, seq)
             seq += len(stamped)
             sections.append((kind.id, kind.dtype.itemsize, len(stamped), data))
             rows.append((kind, stamped))
@@ -223,7 +208,7 @@ class Kernel:
             if len(records):
                 good.append((number, kind, records, indexes))
         quarantined += unreadable
-        needed = self._most_bytes(good, quarantined) if max_bytes != NO_LIMIT else 0
+        needed = self._most_bytes(state, good, quarantined) if max_bytes != NO_LIMIT else 0
         if needed > max_bytes:
             for _, kind, records, _ in good:
                 if kind is TRADE_KIND:
@@ -236,7 +221,8 @@ class Kernel:
         for number, kind, records, indexes in good:
             try:
                 # the fold sees stamped records, and a fold that fails has changed nothing
-                folded = self._follow(state, kind, take(kind, records))
+                stamped = take(kind, records)
+                folded = self._follow(state, kind, stamped)
             except RangeError as error:
                 sections.pop()
                 rows.pop()
@@ -255,6 +241,18 @@ class Kernel:
                 if len(folded.closed):
                     take(CANDLE_KIND, folded.closed)
                 unknown += folded.unknown
+            # trades that passed the validator and the fold: it cannot refuse them
+            if state.activity is not None and kind is TRADE_KIND and len(bars := state.activity.add(stamped)):
+                take(ACTIVITY_KIND, bars)
+        lost = sum(parts[refusal.part][0].id == DELTA_KIND.id for refusal in refused)
+        if lost:  # whoever makes a book again from its changes must know that some are not there
+            span = ts_known, ts_known + NS_PER_US
+            take(
+                COVERAGE_KIND,
+                coverage_record(Coverage.UNSTORED, *span, stream=DELTA_KIND.id, detail=lost, reason="refused"),
+            )
+        if state.offered is not None and len(made := state.offered.advance(state.newest)):
+            take(IMBALANCE_KIND, made)
         if producer:
             row = _PRODUCER_ROW.pack(producer, batch, offered, accepted)
             sections.append((PRODUCER_KIND.id, PRODUCER.itemsize, 1, row))
@@ -267,20 +265,69 @@ class Kernel:
         state.rebuild |= dict.fromkeys(unknown, UNFRAMED)
         return Lot(state, first, seq - first, ts_known, accepted, refused, sections, rows, unknown)
 
+    def _accept_few(
+        self, state: InstrumentState, records: Records, ts_known: int, producer: bytes, batch: int
+    ) -> Lot | None:
+        """The live case with plain ints: a few trades, all good. None: nothing has changed, take the long way."""
+        trades = records.tolist()
+        count = len(trades)
+        if not count or not self._validator.admit_few(trades, state.instrument, ts_known, state.trade_ids):
+            return None
+        seq = state.seq
+        stamped: list[tuple[int, ...]] = []
+        for ts, _, _, trade_id, price, size, side, flags in trades:
+            seq += 1
+            stamped.append((ts - ts % NS_PER_US, ts_known, seq, trade_id, price, size, side, flags))
+        try:
+            folded = state.fold.fold_few(stamped)
+        except RangeError:
+            state.trade_ids.remove(records)
+            return None
+        data = _TRADE_ROW.pack(*stamped[0]) if count == 1 else b"".join([_TRADE_ROW.pack(*row) for row in stamped])
+        sections: list[SectionData] = [(TRADE_KIND.id, TRADE.itemsize, count, data)]
+        rows: list[tuple[Kind, Records]] = [(TRADE_KIND, np.frombuffer(data, TRADE))]
+        newest = stamped[0][0] if count == 1 else max([row[0] for row in stamped])
+        if newest > state.last_trade_ts:
+            state.last_trade_ts = newest
+        if newest > state.newest:
+            state.newest = newest
+        if len(folded.closed):
+            closed, bars = stamp(CANDLE_KIND, folded.closed, ts_known, seq + 1)
+            seq += len(bars)
+            sections.append((CANDLE_KIND.id, CANDLE.itemsize, len(bars), closed))
+            rows.append((CANDLE_KIND, bars))
+        if producer:
+            sections.append((PRODUCER_KIND.id, PRODUCER.itemsize, 1, _PRODUCER_ROW.pack(producer, batch, count, count)))
+        first, state.seq = state.seq + 1, seq
+        self.ts_known = state.ts_known = ts_known
+        if folded.unknown:
+            state.rebuild |= dict.fromkeys(folded.unknown, UNFRAMED)
+        return Lot(state, first, seq - first + 1, ts_known, count, [], sections, rows, folded.unknown)
+
     def _most_bytes(
-        self, good: Sequence[tuple[int, Kind, Records, Indexes]], quarantined: Sequence[Quarantined]
+        self,
+        state: InstrumentState,
+        good: Sequence[tuple[int, Kind, Records, Indexes]],
+        quarantined: Sequence[Quarantined],
     ) -> int:
         """The longest that the frame of a batch can be: with every bar that it could close or revise."""
         size = sum(QUARANTINE_ITEM_BYTES + len(q.payload) + 4 * len(q.detail) + 4 * len(q.source) for q in quarantined)
+        size += FRAME_PART_BYTES + COVERAGE.itemsize if quarantined else 0
         bars = 0
+        if state.offered is not None:
+            size += MAX_IMBALANCES * IMBALANCE_KIND.dtype.itemsize
         for _, kind, records, _ in good:
             size += FRAME_PART_BYTES + records.nbytes
             if kind is TRADE_KIND:
                 bars += self._most_bars(records["ts_event"])
+                if state.activity is not None:
+                    size += FRAME_PART_BYTES + state.activity.most(records) * ACTIVITY_BAR.itemsize
             elif kind is TICK_KIND:
                 bars += 2 * len(self.timeframes)
             elif kind is COVERAGE_KIND:
                 bars += len(records) * (KEPT_BARS + 2) * len(self.timeframes)
+            elif kind.id == BOOK_KIND.id:
+                size += MAX_IMBALANCES * IMBALANCE_KIND.dtype.itemsize
         return FRAME_BYTES + size + bars * CANDLE.itemsize
 
     def _most_bars(self, times: Ints) -> int:
@@ -291,21 +338,49 @@ class Kernel:
         span_ns = int(times.max()) - int(times.min())
         return sum(min(count, span_ns // (frame * NS_PER_SECOND) + 2) + 2 for frame in self.timeframes)
 
-    def remember(self, producer: bytes, batch: int, lot: Lot, offset: int = UNFRAMED) -> None:
-        """The batch's number now has its outcome; its frame ends at `offset` of the journal.
+    def remember(self, producer: bytes, batch: int, lot: Lot) -> Remembered:
+        """The batch's number now has its outcome; whoever frames it sets `offset` to the end of its frame.
 
-        Called before the frame is appended too, without an offset: the checkpoint that an append may ask for must
-        have this batch.
+        Called before the frame is appended: the checkpoint that an append may ask for must have this batch.
         """
-        self.producers.remember(producer, batch, Remembered(lot.accepted, lot.refused, lot.seq, lot.ts_known, offset))
+        outcome = Remembered(lot.accepted, lot.refused, lot.seq, lot.ts_known, UNFRAMED)
+        self.producers.remember(producer, batch, outcome)
+        return outcome
+
+    def derive(self, instrument: Instrument, parts: Sequence[tuple[Kind, Records]], ts_known: int) -> Lot:
+        """Records that ingest makes itself of others: stamped and framed, past the validator."""
+        state = self.state(instrument)
+        first = seq = state.seq + 1
+        sections: list[SectionData] = []
+        rows: list[tuple[Kind, Records]] = []
+        for kind, records in parts:
+            data, stamped = stamp(kind, records, ts_known, seq)
+            seq += len(stamped)
+            sections.append((kind.id, kind.dtype.itemsize, len(stamped), data))
+            rows.append((kind, stamped))
+            self._follow(state, kind, stamped)
+        state.seq = seq - 1
+        self.ts_known = state.ts_known = ts_known
+        return Lot(state, first, seq - first, ts_known, seq - first, [], sections, rows, [])
+
+    def introduce(self, instrument: Instrument, ts_known: int) -> Lot:
+        """The INSTRUMENT record of an id, which comes before its first use."""
+        state = self.state(instrument)
+        record = instrument.to_record()
+        record["ts_event"] = ts_known
+        data, _ = stamp(INSTRUMENT_KIND, record, ts_known, state.seq + 1)
+        state.seq += 1
+        state.journaled = True
+        section = (INSTRUMENT_KIND.id, INSTRUMENT_KIND.dtype.itemsize, 1, data)
+        return Lot(state, state.seq, 1, ts_known, 1, [], [section], [], [])
 
     def adopt(self, instrument: Instrument, bars: Records, ts_known: int) -> Lot:
         """New versions of bars, rebuilt from stored trades: stamped and framed, past the validator and the fold."""
         state = self.state(instrument)
-        data, stamped = _stamp(CANDLE_KIND, bars, ts_known, state.seq + 1)
+        data, stamped = stamp(CANDLE_KIND, bars, ts_known, state.seq + 1)
         first, state.seq = state.seq + 1, state.seq + len(bars)
         self.ts_known = state.ts_known = ts_known
-        _forget_rebuilt(state, bars)
+        forget_rebuilt(state, bars)
         sections = [(CANDLE_KIND.id, CANDLE.itemsize, len(bars), data)]
         return Lot(state, first, len(bars), ts_known, len(bars), [], sections, [(CANDLE_KIND, stamped)], [])
 
@@ -316,16 +391,27 @@ class Kernel:
             newest = int(records["ts_event"].max()) if len(records) > 1 else int(records["ts_event"][0])
             state.last_trade_ts = max(state.last_trade_ts, newest)
             state.newest = max(state.newest, newest)
+            if state.offered is not None:
+                state.offered.trades(records)
             return folded
         if kind is TICK_KIND:
             newest = int(records["ts_event"].max())
             state.newest = max(state.newest, newest)
             return state.fold.tick(newest)
         if kind is CANDLE_KIND:
-            _follow_bars(state, records)
+            follow_bars(state, records)
         elif kind is COVERAGE_KIND:
-            return _follow_coverage(state, records)
+            return follow_coverage(state, records)
+        elif kind.id == BOOK_KIND.id:
+            self._follow_books(state, records)
         return None
+
+    def _follow_books(self, state: InstrumentState, books: Records) -> None:
+        state.newest = max(state.newest, int(books["ts_event"].max()))
+        if state.offered is None and has_offered(books):
+            state.offered = OfferedBooks(self._band_bps)
+        if state.offered is not None:
+            state.offered.books(books)
 
     # ---- the journal --------------------------------------------------------------------------
 
@@ -347,35 +433,29 @@ class Kernel:
                 last += section.count  # of a stream that is not declared any more: the writer sees to it
             elif section.kind != QUARANTINE_KIND.id:
                 kind = self.kinds.by_id(section.kind)
-                records = np.frombuffer(section.payload, dtype=kind.dtype)
+                records = read_records(kind, section.itemsize, section.payload)
                 last += len(records)
-                if kind is TRADE_KIND:
+                if kind is INSTRUMENT_KIND:
+                    state.journaled = True
+                elif kind is TRADE_KIND:
                     state.trade_ids.add(records)
                 folded = self._follow(state, kind, records)
                 if folded is not None:
                     state.rebuild |= dict.fromkeys(folded.unknown, frame.end)
                 elif kind is CANDLE_KIND and len(frame.sections) == 1:  # as `adopt` makes them
-                    _forget_rebuilt(state, records)
+                    forget_rebuilt(state, records)
+                elif kind is COVERAGE_KIND:
+                    state.follow_unstored(records)
+                if state.activity is not None and kind is TRADE_KIND:
+                    state.activity.add(records)  # its bars are in the frame
+        if state.offered is not None:
+            state.offered.advance(state.newest)  # its records are in the frame
         state.seq = max(state.seq, last)
         state.ts_known = max(state.ts_known, frame.ts_known)
         self.ts_known = max(self.ts_known, frame.ts_known)
 
     def checkpoint(self) -> bytes:
-        states = [
-            {
-                "id": state.instrument.id,
-                "seq": state.seq,
-                "newest": state.newest,
-                "observed": state.observed,
-                "last_trade_ts": state.last_trade_ts,
-                "fold": state.fold.state(),
-                "trade_ids": state.trade_ids.state(),
-                "venue_bars": [[*key, ts] for key, ts in state.venue_bars.items()],
-                "ts_known": state.ts_known,
-                "rebuild": list(state.rebuild),
-            }
-            for state in self._states.values()
-        ]
+        states = [state.checkpoint() for state in self._states.values()]
         return msgspec.msgpack.encode(
             {"version": 1, "ts_known": self.ts_known, "states": states, "producers": self.producers.state()}
         )
@@ -389,78 +469,7 @@ class Kernel:
         self.ts_known = saved["ts_known"]
         self.producers.restore(saved["producers"])
         for entry in saved["states"]:
-            state = self.state(by_id[entry["id"]])
-            state.seq = entry["seq"]
-            state.newest = entry["newest"]
-            state.observed = entry["observed"]
-            state.last_trade_ts = entry["last_trade_ts"]
-            state.fold.restore(entry["fold"])
-            state.trade_ids.restore(entry["trade_ids"])
-            state.venue_bars = {(source, frame): ts for source, frame, ts in entry["venue_bars"]}
-            state.ts_known = entry["ts_known"]
-            state.rebuild = {(frame, ts): end for frame, ts in entry["rebuild"]}
-
-
-def _stamp(kind: Kind, records: Records, ts_known: int, seq: int) -> tuple[Any, Records]:
-    """Copies of the records with their time floored to µs, `ts_known` and `seq` set: as a buffer and as an array."""
-    count = len(records)
-    if count <= SMALL_BATCH:
-        data = bytearray(records.tobytes())
-        size = kind.dtype.itemsize
-        for index in range(count):
-            at = index * size
-            ts = _TIMES.unpack_from(data, at)[0]
-            _STAMPS.pack_into(data, at, ts - ts % NS_PER_US, ts_known, seq + index)
-        return data, np.frombuffer(data, dtype=kind.dtype)
-    stamped = records.copy()
-    stamped[kind.time] -= stamped[kind.time] % NS_PER_US
-    stamped["ts_known"] = ts_known
-    stamped["seq"] = np.arange(seq, seq + count)
-    return stamped.view(np.uint8).data, stamped
-
-
-def _follow_bars(state: InstrumentState, bars: Records) -> None:
-    """Remember the newest bar per source and timeframe; a bar at or before it revises (the flag is set in place)."""
-    for index in range(len(bars)):
-        source, ts = int(bars["source"][index]), int(bars["ts"][index])
-        if source == Source.OWN:
-            continue
-        key = (source, int(bars["timeframe"][index]))
-        if ts > state.venue_bars.get(key, ABSENT):
-            state.venue_bars[key] = ts
-            if len(state.venue_bars) > MAX_VENUE_BARS:
-                # a bar of a forgotten timeframe that comes again merges in the database, only without its flag
-                del state.venue_bars[next(iter(state.venue_bars))]
-        elif bars.flags.writeable:
-            bars["flags"][index] |= CandleFlag.REVISED
-
-
-def _forget_rebuilt(state: InstrumentState, bars: Records) -> None:
-    """Own bars that came by themselves were computed from the stored trades; a venue's are no answer to that."""
-    if state.rebuild:
-        own = bars[bars["source"] == Source.OWN]
-        for timeframe, ts in zip(own["timeframe"].tolist(), own["ts"].tolist(), strict=True):
-            state.rebuild.pop((timeframe, ts), None)
-
-
-def _follow_coverage(state: InstrumentState, events: Records) -> Folded | None:
-    """What the ledger's events make of the bars: full, partial, or closed as they stand."""
-    changed = []
-    for event in events:
-        if event["stream"] not in (0, TRADE_KIND.id):
-            continue  # what happened to the venue's own bars does not touch those made of trades
-        start, end = int(event["ts_start"]), int(event["ts_end"])
-        if event["state"] in (Coverage.GAP, Coverage.VENUE_DOWN):
-            changed.append(state.fold.gap(start, end))
-        elif event["state"] == Coverage.BACKFILLED:
-            changed.append(state.fold.filled(start, end))
-        elif event["state"] == Coverage.OBSERVED:
-            state.observed = True
-            changed.append(state.fold.observe(start))
-        elif event["state"] == Coverage.ENDED:
-            changed.append(state.fold.flush())
-    bars = [each for each in changed if len(each)]
-    return Folded(np.concatenate(bars), []) if bars else None
+            self.state(by_id[entry["id"]]).restore(entry, end, self._band_bps)
 
 
 def coverage_record(

@@ -7,8 +7,8 @@ Declare at import, bind children once, count per batch:
     refused_precision.inc(n)
 
 A class that has `statistics()` (one NamedTuple) is only translated: `publish("journal", journal.statistics)`
-makes `marketd_journal_<field>`; fields ending in `_total` are counters, others gauges, and `_ns` becomes
-`_seconds`.
+makes `marketd_journal_<field>`. Fields that `COUNTERS` names, or that end in `_total`, are counters and end in
+`_total`; others are gauges, and `_ns` becomes `_seconds`.
 
 (prometheus_client's multiprocess mode loses custom collectors; each actor's Pong brings its own exposition
 instead, and `merge` puts `actor="…"` into every sample.)
@@ -34,6 +34,31 @@ from marketd.market.times import NS_PER_SECOND
 
 PREFIX = "marketd_"
 REGISTRY = CollectorRegistry()
+_DATABASE = frozenset({"acquires", "failures", "reconnects"})
+# published statistics -> its fields that only rise. A NamedTuple has no room to say so itself.
+COUNTERS: Mapping[str, frozenset[str]] = {
+    "arena": frozenset({"messages"}),
+    "feed": frozenset(
+        {
+            "messages", "trades", "candles", "ticks", "duplicates", "filled", "gaps", "lost",
+            "books", "imbalances", "buckets", "book_deltas", "resyncs", "resyncs_failed", "polls_failed",
+            "venue_errors",
+        }
+    ),
+    "feed_link": frozenset({"batches", "records", "accepted", "refused", "resent", "live_only", "dropped"}),
+    "ingest": frozenset({"batches", "records", "refused", "rejected", "repeated", "failures", "live_only"}),
+    "journal": frozenset(
+        {
+            "frames", "checkpoints", "syncs", "sync_ns", "refused_full", "refused_behind",
+            "segments_removed", "segments_removed_early",
+        }
+    ),
+    "query": frozenset({"requests"}),
+    "query_database": _DATABASE,
+    "writer": frozenset({"transactions", "rows"}),
+    "writer_database": _DATABASE,
+}  # fmt: skip
+HIDDEN: Mapping[str, frozenset[str]] = {"query": frozenset({"failures"})}  # a counter with labels has it
 LATENCY_BUCKETS = tuple(m * 10.0**e for e in range(-6, 1) for m in (1, 2.5, 5))  # 1 µs … 5 s
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter that nobody asks for
 
@@ -89,6 +114,8 @@ def merge(expositions: Mapping[str, bytes]) -> bytes:
 class _Statistics(Collector):
     def __init__(self, name: str, statistics: Callable[[], Any], documentation: str) -> None:
         self._prefix = f"{PREFIX}{name}_"
+        self._counters = COUNTERS.get(name, frozenset())
+        self._hidden = HIDDEN.get(name, frozenset())
         self._statistics = statistics
         self._documentation = documentation
 
@@ -97,12 +124,12 @@ class _Statistics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         for field, value in self._statistics()._asdict().items():
-            if isinstance(value, bool) or not hasattr(value, "__float__"):
+            if isinstance(value, bool) or not hasattr(value, "__float__") or field in self._hidden:
                 continue
             yield self._family(field, float(value))
 
     def _family(self, field: str, value: float) -> Metric:
-        is_counter = field.endswith("_total")
+        is_counter = field.endswith("_total") or field in self._counters
         stem = field.removesuffix("_total")
         if stem.endswith("_ns"):
             stem, value = f"{stem.removesuffix('_ns')}_seconds", value / NS_PER_SECOND

@@ -9,7 +9,10 @@ oldest outcomes, beyond `MAX_REFUSALS`.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any, NamedTuple
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import astuple
 
 from marketd.ipc.protocol import Outcome, Refusal
 
@@ -21,7 +24,7 @@ LIVE_ONLY = -1  # the offset of an outcome whose records the journal could not t
 NO_NUMBER = 0  # a batch that asks for no protection
 
 
-class Remembered(NamedTuple):
+class Remembered(Struct, gc=False):
     accepted: int
     refused: list[Refusal]
     seq: int
@@ -54,8 +57,9 @@ class Producers:
                 self._refusals -= sum(len(each.refused) for each in forgotten.values())
         else:
             self._outcomes.move_to_end(producer)
-        before = outcomes.get(batch)
-        self._refusals += len(outcome.refused) - (0 if before is None else len(before.refused))
+        if batch in outcomes or outcome.refused:
+            before = outcomes.get(batch)
+            self._refusals += len(outcome.refused) - (0 if before is None else len(before.refused))
         outcomes[batch] = outcome
         if len(outcomes) > KEPT_OUTCOMES:
             self._forget_oldest(producer)
@@ -71,7 +75,8 @@ class Producers:
 
     def state(self) -> list[Any]:
         return [
-            [producer, [[batch, *kept] for batch, kept in known.items()]] for producer, known in self._outcomes.items()
+            [producer, [[batch, *astuple(kept)] for batch, kept in known.items()]]
+            for producer, known in self._outcomes.items()
         ]
 
     def restore(self, state: list[Any]) -> None:

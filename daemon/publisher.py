@@ -10,48 +10,33 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import zmq
 
-from marketd.daemon.kernel import InstrumentState, Kernel, Lot
-from marketd.daemon.settings import Cache
-from marketd.ipc.arena import ArenaLayoutChanged, ArenaState, RingSpec
+from marketd.daemon.heritage import Heritage, read_heritage
+from marketd.daemon.instrument_state import InstrumentState
+from marketd.daemon.kernel import Kernel, Lot
+from marketd.daemon.rings import BUCKET_TIMEFRAMES, SOURCES, RingPlan, bucket_ring, candle_ring
+from marketd.daemon.settings import Book, Cache
+from marketd.ipc.arena import ArenaLayoutChanged, ArenaState, Identity, RingSpec
 from marketd.ipc.arena_writer import ArenaWriter
 from marketd.ipc.paths import arena_path
 from marketd.ipc.presence import write_instruments
 from marketd.ipc.protocol import StreamHeader, encode
 from marketd.market.instruments import Instrument
-from marketd.market.records import BY_NAME, CANDLE, Kind, KindTable, Records, Source
+from marketd.market.records import BY_NAME, CANDLE, Kind, Records
 from marketd.market.times import timeframe_name
 
-_SOURCES = {Source.OWN: "own", Source.VENUE: "venue"}
-COVERAGE_CAPACITY = 1_024
+_TIMED = {kind.id for kind in (BY_NAME["candle"], BY_NAME["buckets"])}  # one ring and topic a timeframe
+BUCKETS_KIND = BY_NAME["buckets"]
+_NO_RING = frozenset({"book_delta"})  # on the stream and in the database only: who rebuilds a book needs them all
 _DONTWAIT = int(zmq.DONTWAIT)  # flags of an enum are slow to combine
-SERIES_PER_SECOND = 10  # a declared series: funding, mark prices … at most about this
 
 
 class PublisherStatistics(NamedTuple):
     instruments: int
     arena_bytes: int
     messages: int
-
-
-def candle_ring(timeframe: int, source: str) -> str:
-    return f"candle.{timeframe_name(timeframe)}.{source}"
-
-
-def ring_specs(kinds: KindTable, timeframes: Sequence[int], cache: Cache) -> list[RingSpec]:
-    """The rings of an instrument's arena: one for each kind, and for candles one for each timeframe and source."""
-    trade, coverage = BY_NAME["trade"], BY_NAME["coverage"]
-    specs = [RingSpec("trade", trade.id, trade.dtype, cache.trades)]
-    specs += [
-        RingSpec(candle_ring(frame, source), BY_NAME["candle"].id, CANDLE, cache.bars_of(frame))
-        for source in _SOURCES.values()
-        for frame in timeframes
-    ]
-    specs.append(RingSpec("coverage", coverage.id, coverage.dtype, COVERAGE_CAPACITY))
-    per_series = max(1, round(cache.window.seconds * SERIES_PER_SECOND))
-    specs += [RingSpec(kind.name, kind.id, kind.dtype, per_series) for kind in kinds.series]
-    return specs
 
 
 class Board:
@@ -70,30 +55,55 @@ class Board:
         self.arena = arena
         self.is_new = is_new  # made just now: its rings are empty
         self.rings = {spec.name: spec.capacity for spec in specs}
+        self.heritage: Heritage | None = None  # what it has of the arena that it replaced
         self._rings = {spec.name: index for index, spec in enumerate(specs)}
         self._candle_rings = {
-            (int(source), frame): candle_ring(frame, name) for source, name in _SOURCES.items() for frame in timeframes
+            (int(source), frame): candle_ring(frame, name) for source, name in SOURCES.items() for frame in timeframes
         }
         instrument = state.instrument
         suffix = f".{instrument.venue}.{instrument.symbol}."
-        self.topics = {name: (name + suffix).encode() for name in self._rings if not name.startswith("candle.")}
-        self.candle_topics = {frame: f"candle.{timeframe_name(frame)}{suffix}".encode() for frame in timeframes}
+        self._bucket_rings = {frame: self._rings.get(bucket_ring(frame)) for frame in BUCKET_TIMEFRAMES}
+        self.topics = {name: (name + suffix).encode() for name in (*self._rings, *_NO_RING)}
+        # (kind id, timeframe) -> topic, of the kinds that have one a timeframe
+        timed = [("candle", timeframes), ("buckets", BUCKET_TIMEFRAMES)]
+        self.timed_topics = {
+            (BY_NAME[name].id, frame): f"{name}.{timeframe_name(frame)}{suffix}".encode()
+            for name, frames in timed
+            for frame in frames
+        }
 
     def show(self, lot: Lot, journal_offset: int) -> None:
         for kind, records in lot.rows:
             if kind.dtype is CANDLE:
                 for index in range(len(records)):
                     self._show_bar(records[index : index + 1])
-            elif kind.ring:
-                self.arena.append(self._rings[kind.name], records)
+            elif kind is BUCKETS_KIND:
+                for index in range(len(records)):
+                    self._show_buckets(records[index : index + 1])
+            elif (ring := self._rings.get(kind.name)) is not None:
+                self.arena.append(ring, records)
         state = self.state
         self.arena.publish(lot.ts_known, state.newest, state.seq, journal_offset, state.fold.open_table)
+
+    def inherit(self, heritage: Heritage) -> None:
+        """Take over the rings of the arena that this one replaces, and with them how far it was."""
+        self.heritage = heritage
+        for ring, records in heritage.rings.items():
+            number = self._rings[ring]
+            self.arena.append(number, records)
+            self.arena.complete_since(number, heritage.since[ring])
+        cut = heritage.cut
+        self.arena.publish(cut.ts_known, cut.ts_event, cut.seq, cut.journal_offset)
 
     def fill(self, ring: str, records: Records, *, complete: bool) -> None:
         """Warm start: the newest records that the database has; `complete` when there were no more."""
         number = self._rings[ring]
         self.arena.append(number, records)
         self.arena.complete_since(number, 0 if complete else int(records.tolist()[0][0]) + 1)
+
+    def lacks_past(self, ring: str) -> None:
+        """Warm start: nothing was filled in, so nothing is said of what was before the journal's newest."""
+        self.arena.complete_since(self._rings[ring], max(self.state.newest, self.state.ts_known) + 1)
 
     def publish_as_is(self, journal_offset: int) -> None:
         """Make visible what was filled in, as the kernel knows the instrument now."""
@@ -104,15 +114,30 @@ class Board:
 
     def rings_of(self, kind: Kind, records: Records) -> list[str]:
         """The ring of each record; "" where none has it."""
+        if kind is BUCKETS_KIND:
+            return [bucket_ring(frame) for frame in records["timeframe"].tolist()]
         if kind.dtype is not CANDLE:
             return [kind.name] * len(records)
         keys = zip(records["source"].tolist(), records["timeframe"].tolist(), strict=True)
         return [self._candle_rings.get(key, "") for key in keys]
 
+    def newest(self, ring: str) -> Records:
+        """The newest published or filled record of a ring, shape (1,), or (0,) where it has none."""
+        number = self._rings[ring]
+        place = self.arena.layout.rings[number]
+        head = self.arena.head(number)
+        return np.frombuffer(self.arena.records(number, max(0, head - 1), head), place.dtype)
+
     def _show_bar(self, bar: Records) -> None:
         ring = self._candle_rings.get((int(bar["source"][0]), int(bar["timeframe"][0])))
+        number = self._rings.get(ring or "")
+        if number is not None:
+            self.arena.put(number, bar)
+
+    def _show_buckets(self, record: Records) -> None:
+        ring = self._bucket_rings.get(int(record["timeframe"][0]))
         if ring is not None:
-            self.arena.put(self._rings[ring], bar)
+            self.arena.append(ring, record)
 
 
 class Publisher:
@@ -126,12 +151,13 @@ class Publisher:
         kernel: Kernel,
         cache: Cache,
         stream: zmq.Socket[bytes],
+        book: Book | None = None,
     ) -> None:
         self._runtime_dir = runtime_dir
         self._instance = instance
         self._journal = journal
         self._kernel = kernel
-        self._specs = ring_specs(kernel.kinds, kernel.timeframes, cache)
+        self._plan = RingPlan(kernel.kinds, kernel.timeframes, cache, book or Book())
         self._stream = stream
         self._numbers: dict[bytes, int] = {}
         self._unmarked: dict[int, Board] = {}  # shown since the last durable offset was told
@@ -139,6 +165,7 @@ class Publisher:
         self._boards: dict[int, Board] = {}
         self._messages = 0
         self._state = ArenaState.WARMING
+        self._beaten: tuple[int, int] | None = None  # offsets of the last heartbeat
 
     def board(self, instrument: Instrument) -> Board:
         board = self._boards.get(instrument.id)
@@ -156,21 +183,31 @@ class Publisher:
     def _open(self, instrument: Instrument) -> Board:
         path = arena_path(self._runtime_dir, instrument.name)
         path.parent.mkdir(mode=0o750, exist_ok=True)
+        state = self._kernel.state(instrument)
+        specs = self._plan.rings_for(instrument, state.activity.count if state.activity is not None else 0)
         shape: dict[str, Any] = {
             "instance": self._instance,
             "instrument": instrument,
-            "rings": self._specs,
+            "rings": specs,
             "open_slots": 2 * len(self._kernel.timeframes),
             "journal": self._journal,
         }
-        state = self._kernel.state(instrument)
+        heritage = None
         try:
             arena, is_new = ArenaWriter.attach(path, **shape), False
-        except (FileNotFoundError, ArenaLayoutChanged):
-            # a changed layout is a new file; `create` marks the old one RETIRED so that its readers remap
+        except FileNotFoundError:
             arena, is_new = ArenaWriter.create(path, **shape), True
+        except ArenaLayoutChanged:
+            # a changed layout is a new file; `create` marks the old one RETIRED so that its readers remap
+            heritage = read_heritage(path, Identity.of(self._instance, self._journal, instrument), specs)
+            arena, is_new = ArenaWriter.create(path, **shape), True
+        if self._beaten is not None:  # declared in a running daemon: alive from the start
+            arena.heartbeat(time.monotonic_ns(), time.time_ns(), *self._beaten)
         arena.set_state(self._state)
-        return Board(state, arena, self._specs, self._kernel.timeframes, is_new=is_new)
+        board = Board(state, arena, specs, self._kernel.timeframes, is_new=is_new)
+        if heritage is not None:
+            board.inherit(heritage)
+        return board
 
     @property
     def boards(self) -> list[Board]:
@@ -191,13 +228,13 @@ class Publisher:
         board.show(lot, journal_offset)
         self._unmarked[lot.state.instrument.id] = board
         for kind, records in lot.rows:
-            if kind.dtype is not CANDLE:
+            if kind.id not in _TIMED:
                 topic = board.topics.get(kind.name)
                 if topic is not None:
                     self._send(topic, kind, records, lot)
                 continue
             for index in range(len(records)):
-                topic = board.candle_topics.get(int(records["timeframe"][index]))
+                topic = board.timed_topics.get((kind.id, int(records["timeframe"][index])))
                 if topic is not None:
                     self._send(topic, kind, records[index : index + 1], lot)
 
@@ -231,6 +268,7 @@ class Publisher:
 
     def heartbeat(self, durable_offset: int, committed_offset: int) -> None:
         monotonic, wall = time.monotonic_ns(), time.time_ns()
+        self._beaten = durable_offset, committed_offset
         for board in self._boards.values():
             board.arena.heartbeat(monotonic, wall, durable_offset, committed_offset)
 

@@ -13,7 +13,7 @@ from marketd.market.errors import InvalidArgument
 from marketd.market.times import NS_PER_SECOND, parse_duration_ns
 
 _SIZE_UNITS = {"TiB": 1 << 40, "GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10}
-_DURATION_UNITS = (("h", 3600), ("min", 60), ("s", 1))
+_DURATION_UNITS = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*")
 
 

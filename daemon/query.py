@@ -10,42 +10,41 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from datetime import datetime
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 
 from marketd import __version__
-from marketd.daemon.answers import Rendered, Result, finish_rows, render
+from marketd.daemon.answers import Rendered, Result, render
+from marketd.daemon.query_streams import asked_of, read_stream
+from marketd.daemon.query_tail import CANDLE_KIND, Tail, candle_rings
+from marketd.daemon.rebuild import rebuilt_bars
 from marketd.daemon.settings import Config
 from marketd.ipc import presence, protocol
 from marketd.ipc.arena_reader import ArenaReader
+from marketd.ipc.journal_reader import JournalReader
 from marketd.ipc.paths import arena_path
 from marketd.ipc.protocol import Answer, Bars, Describe, Description, Meta, RebuildBars, Rows, Stream
 from marketd.market.aggregate import aggregate
 from marketd.market.bars import BEST, finish_bars, newest_versions, source_number
-from marketd.market.candles import bars_from_trades
-from marketd.market.errors import InvalidArgument, MarketdError, NotYetStored, RangeError, UnknownInstrument
-from marketd.market.instruments import Instrument, resolve
-from marketd.market.records import BY_NAME, CANDLE, COVERAGE, CandleFlag, Kind, KindTable, Records
+from marketd.market.errors import InvalidArgument, MarketdError, NotYetStored, UnknownInstrument
+from marketd.market.instruments import IDS_PER_DAEMON, Instrument, resolve
+from marketd.market.records import KindTable, Records
 from marketd.market.rows import codec
-from marketd.market.times import ABSENT, NS_PER_SECOND, parse_time_ns, parse_timeframe, timeframe_name
+from marketd.market.times import NS_PER_SECOND, parse_timeframe, timeframe_name
 from marketd.sql.connections import DatabaseConnectionManager
 from marketd.sql.errors import DatabaseError
 from marketd.sql.read import (
     CopiedRows,
     Span,
-    Stored,
     read_bars,
-    read_coverage,
     read_instruments,
-    read_rows,
     read_stored,
 )
 from marketd.sql.store import Connection
 
-CANDLE_EMPTY = np.empty(0, CANDLE)
 # all statements of an answer see the same state of the database, and nothing that is committed between them
 ONE_PICTURE: dict[str, Any] = {"isolation": "repeatable_read", "readonly": True}
 PATIENT_SHARE = 0.8  # of a request's timeout: how long is waited for the writer, so that the answer says why
@@ -53,7 +52,6 @@ WAIT_SECONDS = 0.05
 SILENT_NS = NS_PER_SECOND  # a writer's heart beats ten times as often
 INSTRUMENTS_SECONDS = 1.0  # how old the list of instruments may be
 LOOK_AGAIN_SECONDS = 0.05  # and how old it is at least when a symbol that is not in it makes us look again
-CANDLE_KIND = BY_NAME["candle"]
 
 
 class QueryService:
@@ -144,12 +142,11 @@ class QueryService:
         source_number(request.bar_source)
         instrument = await self._resolve(request.symbol)
         bases = {self._base_timeframe(timeframe) for timeframe in request.timeframes}
-        rings = [ring for base in bases for ring in _candle_rings(base, request.bar_source)]
+        rings = [ring for base in bases for ring in candle_rings(base, request.bar_source)]
         deadline = time.monotonic() + request.timeout_ms / 1000 * PATIENT_SHARE
         while True:
             async with self._database.acquire() as connection, connection.transaction(**ONE_PICTURE):
-                stored = await read_stored(connection)
-                tail = self._tail(instrument, stored, request.known_at, rings)
+                tail = await self._tail(connection, instrument, request.known_at, rings)
                 if not tail.has_replaced:
                     results = [
                         await self._timeframe(connection, instrument, timeframe, request, tail)
@@ -220,47 +217,12 @@ class QueryService:
     async def _rows(self, request: Rows) -> tuple[protocol.Message, list[Any]]:
         started = time.perf_counter_ns()
         _check_span(request.start, request.end, request.limit)
-        kind = self._kinds.by_name(request.stream)
-        if kind.table is None or not kind.ring or kind is CANDLE_KIND:
-            raise InvalidArgument(f"stream: {kind.name} is not asked for as rows", field="stream")
+        asked = asked_of(request, self._kinds, self._config.validation.max_skew)
         instrument = await self._resolve(request.symbol)
-        span = Span(request.start, request.end)
         async with self._database.acquire() as connection, connection.transaction(**ONE_PICTURE):
-            stored = await read_stored(connection)
-            tail = self._tail(instrument, stored, request.known_at, [kind.name])
-            result = await self._stream(connection, instrument, kind, span, request, tail)
+            tail = await self._tail(connection, instrument, request.known_at, [asked.ring])
+            result = await read_stream(connection, instrument, asked, tail)
         return self._answer(instrument, [result], request.format, tail, started)
-
-    async def _stream(
-        self, connection: Connection, instrument: Instrument, kind: Kind, span: Span, request: Rows, tail: Tail
-    ) -> Result:
-        beyond = tail.rows(kind, span)
-        if kind.dtype is COVERAGE:
-            rows = await read_coverage(
-                connection,
-                instrument.id,
-                span,
-                limit=request.limit,
-                newest=request.newest,
-                known_at=request.known_at,
-            )
-            records = _coverage_records(rows)
-        else:
-            copied = await read_rows(
-                connection,
-                instrument.id,
-                kind,
-                span,
-                limit=request.limit,
-                newest=request.newest,
-                known_at=request.known_at,
-            )
-            if not len(beyond):
-                return Result(kind.name, kind, copied, None, limit=request.limit)
-            records = codec(copied.table, kind).decode(copied.data)[1]
-        if len(beyond):
-            records = np.concatenate([records, beyond[~np.isin(beyond["seq"], records["seq"])]])
-        return Result(kind.name, kind, None, finish_rows(records, request.limit, newest=request.newest))
 
     # ---- for ingest ---------------------------------------------------------------------------
 
@@ -271,42 +233,34 @@ class QueryService:
             instrument = known.get(request.instrument)
             if instrument is None:
                 raise UnknownInstrument(f"instrument: {request.instrument} is not stored yet", field="instrument")
-            bars = [await self._rebuilt(connection, instrument, *bar) for bar in request.bars]
-        found = np.concatenate([CANDLE_EMPTY, *bars])
+            found = await rebuilt_bars(connection, instrument, request.bars)
         result = Result("candle", CANDLE_KIND, None, found)
         return self._answer(instrument, [result], "records", Tail(None, None, None, []), started)
 
-    async def _rebuilt(self, connection: Connection, instrument: Instrument, timeframe: int, ts: int) -> Records:
-        """One bar from all its stored trades, a new version; as partial as the one that is there."""
-        span = Span(ts, ts + timeframe * NS_PER_SECOND)
-        copied = await read_rows(connection, instrument.id, BY_NAME["trade"], span)
-        trades = codec(copied.table, copied.kind).decode(copied.data)[1]
-        stored = await read_bars(connection, instrument.id, timeframe, span, bar_source="own")
-        before = codec(stored.table, CANDLE_KIND).decode(stored.data)[1]
-        partial = len(before) == 0 or bool(before["flags"][0] & CandleFlag.PARTIAL)
-        try:
-            return bars_from_trades(
-                trades[np.argsort(trades["seq"])],
-                timeframe,
-                price_scale=instrument.price_scale,
-                size_scale=instrument.size_scale,
-                quote_scale=instrument.quote_scale,
-                observed_since_ns=None if partial else ts,
-                revised=len(before) > 0,
-            )
-        except RangeError:
-            return CANDLE_EMPTY  # it can never be computed; asked for again, it would keep all others waiting
-
     # ---- both ---------------------------------------------------------------------------------
 
-    def _tail(self, instrument: Instrument, stored: Stored | None, known_at: int | None, rings: Sequence[str]) -> Tail:
+    async def _tail(
+        self, connection: Connection, instrument: Instrument, known_at: int | None, rings: Sequence[str]
+    ) -> Tail:
         path = arena_path(self._runtime_dir, instrument.name)
         arena: ArenaReader | None = None
         # not fed any more, or the daemon's shared memory is gone: the database answers alone
         with suppress(MarketdError):
             found = self._arena_at(path)
             arena = found if found.identity.instrument_id == instrument.id else None
+        journal = self._journal_of(instrument) if arena is None else arena.identity.journal
+        stored = None if journal is None else await read_stored(connection, UUID(bytes=journal))
         return Tail(arena, stored, known_at, rings)
+
+    def _journal_of(self, instrument: Instrument) -> bytes | None:
+        """The journal that an instrument without an arena came through; None for one of another daemon."""
+        if instrument.id // IDS_PER_DAEMON != self._config.daemon_no:
+            return None
+        try:
+            with JournalReader(self._config.state_path / "journal") as reader:
+                return reader.uuid
+        except (MarketdError, OSError):
+            return None  # there is none yet, or it cannot be read: then nobody knows how far it is stored
 
     def _arena_at(self, path: Path) -> ArenaReader:
         arena = self._arenas.get(path.name)
@@ -338,103 +292,6 @@ class QueryService:
         return Answer(instrument=instrument, parts=parts, meta=meta), [data for _, data in rendered]
 
 
-class Tail:
-    """What the arena knows of an instrument beyond `stored_ns`, up to which ts_known the database has everything: of
-    all `rings` in one cut.
-    """
-
-    def __init__(
-        self, arena: ArenaReader | None, stored: Stored | None, known_at: int | None, rings: Sequence[str]
-    ) -> None:
-        self._arena = arena
-        self._stored = stored
-        stored_ns = self._stored_ns = 0 if stored is None else stored.ts_known
-        self._known_at = known_at
-        self._cut = arena.cut() if arena is not None else None
-        self._records: dict[str, Records] = {}
-        self._has_hole = False
-        self.used = False
-        # a moment that the database has passed needs no arena
-        self._needed = self._cut is not None and self._cut.ts_known > stored_ns
-        if known_at is not None and known_at <= stored_ns:
-            self._needed = False
-        if self._needed and arena is not None:
-            # bars are rewritten in place, so what is new may lie anywhere in a ring
-            wanted = {ring: place.capacity for ring, place in arena.rings.items() if ring in rings}
-            self._records, self._cut = arena.snapshot(wanted)
-            self._has_hole = any(self._lacks(ring, records) for ring, records in self._records.items())
-
-    def _lacks(self, ring: str, records: Records) -> bool:
-        """Has the ring dropped records already that the database has not got yet?"""
-        if self._cut is None or self._cut.heads[ring] == len(records):
-            return False
-        return not len(records) or bool(records["ts_known"].min() > self._stored_ns)
-
-    @property
-    def has_replaced(self) -> bool:
-        """Are there bars whose version of `known_at` a later one has replaced, before the database had it?"""
-        known_at = self._known_at
-        return known_at is not None and any(
-            bool(((records["ts_known"] > known_at) & ((records["flags"] & CandleFlag.REVISED) != 0)).any())
-            for records in self._records.values()
-            if records.dtype == CANDLE
-        )
-
-    @property
-    def watermark(self) -> int | None:
-        """Every record with ts_known up to here is in the answer (if asked for); None when nothing live was ever
-        stored.
-        """
-        if self._needed and self._cut is not None and not self._has_hole:
-            return self._cut.ts_known
-        return self._stored_ns or None
-
-    @property
-    def newest_ns(self) -> int:
-        """The newest event that the answer knows of, by the arena; 0: unknown."""
-        if self._cut is None or (self._known_at is not None and self._cut.ts_known > self._known_at):
-            return 0
-        return self._cut.ts_event
-
-    @property
-    def committed_offset(self) -> int | None:
-        return None if self._stored is None else self._stored.offset
-
-    @property
-    def stale_ns(self) -> int | None:
-        return None if self._arena is None else self._arena.stale_ns()
-
-    @property
-    def durable(self) -> bool | None:
-        if self._arena is None or self._cut is None:
-            return None
-        return not self._needed or 0 <= self._cut.journal_offset <= self._arena.durable_offset
-
-    def rows(self, kind: Kind, span: Span) -> Records:
-        return self._beyond(kind.name, kind, span)
-
-    def bars(self, timeframe: int, span: Span, bar_source: str) -> Records:
-        found = [self._beyond(ring, CANDLE_KIND, span) for ring in _candle_rings(timeframe, bar_source)]
-        return np.concatenate(found) if found else CANDLE_EMPTY
-
-    def _beyond(self, ring: str, kind: Kind, span: Span) -> Records:
-        records = self._records.get(ring)
-        if records is None:
-            return np.empty(0, kind.dtype)
-        # the ledger's events touch a span, all other records lie in it
-        starts, ends = ("ts_start", "ts_end") if kind.dtype is COVERAGE else (kind.time, kind.time)
-        wanted = records["ts_known"] > self._stored_ns
-        if self._known_at is not None:
-            wanted &= records["ts_known"] <= self._known_at
-        if span.start is not None:
-            wanted &= (records[ends] >= span.start) | (records[ends] == ABSENT)
-        if span.end is not None:
-            wanted &= records[starts] < span.end
-        found = records[wanted]
-        self.used = self.used or bool(len(found))
-        return found
-
-
 async def _stored_bars(
     connection: Connection, instrument: Instrument, timeframe: int, span: Span, request: Bars, limit: int | None
 ) -> CopiedRows:
@@ -457,28 +314,8 @@ def _merged(copied: CopiedRows, beyond: Records, bar_source: str, limit: int | N
     return finish_bars(bars, bar_source, limit)
 
 
-def _candle_rings(timeframe: int, bar_source: str) -> list[str]:
-    """The rings that have bars of a source; imports have no arena."""
-    sources = ("own", "venue") if bar_source == BEST else (bar_source,)
-    return [f"candle.{timeframe_name(timeframe)}.{source}" for source in sources if source != "import"]
-
-
 def _ceiled(ts_ns: int | None, delta_ns: int) -> int | None:
     return None if ts_ns is None else -(-ts_ns // delta_ns) * delta_ns
-
-
-def _coverage_records(rows: list[Any]) -> Records:
-    records = np.zeros(len(rows), dtype=COVERAGE)
-    for index, row in enumerate(rows):
-        for name in ("ts_event", "ts_known", "ts_start"):
-            records[name][index] = parse_time_ns(row[name])
-        end = row["ts_end"]
-        # infinity: it has not ended
-        records["ts_end"][index] = ABSENT if end.year == datetime.max.year else parse_time_ns(end)
-        for name in ("seq", "stream", "state", "detail"):
-            records[name][index] = row[name]
-        records["reason"][index] = row["reason"].encode()
-    return records
 
 
 def _check_span(start: int | None, end: int | None, limit: int | None) -> None:

@@ -6,21 +6,40 @@ The arena outlives ingest. What it has already is not shown again; what the jour
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-import numpy as np
+import msgspec
 
-from marketd.daemon.kernel import InstrumentState, Kernel, Lot
+from marketd.daemon.instrument_state import InstrumentState
+from marketd.daemon.kernel import Kernel, Lot
 from marketd.daemon.publisher import Board, Publisher
-from marketd.daemon.registry import Registry
+from marketd.daemon.registry import Registry, RegistryBehind
 from marketd.ipc.frames import Frame
 from marketd.ipc.journal import Journal
+from marketd.market.book_rows import read_records
 from marketd.market.instruments import Instrument
 from marketd.market.records import Kind, Records
 from marketd.market.times import NS_PER_US
 
 _log = logging.getLogger(__name__)
+
+
+class _State(msgspec.Struct):
+    id: int
+
+
+class _Checkpoint(msgspec.Struct):
+    """Of the kernel's checkpoint what is looked at before it is restored."""
+
+    states: list[_State]
+
+    @property
+    def ids(self) -> list[int]:
+        return [state.id for state in self.states]
+
+
+_checkpoint_decoder = msgspec.msgpack.Decoder(_Checkpoint)
 
 
 class Recovered(NamedTuple):
@@ -44,8 +63,8 @@ def recover(journal: Journal, kernel: Kernel, registry: Registry, publisher: Pub
         if board.arena.journal_offset < 0:
             # what was kept live only is in no journal: the ledger will say so, and its numbers and moments are not
             # given again
-            board.state.unstored_since = board.state.ts_known + NS_PER_US
-            board.state.unstored_count = max(0, board.arena.seq - board.state.seq)
+            board.state.unstored_since = board.state.unstored_since or board.state.ts_known + NS_PER_US
+            board.state.unstored_count += max(0, board.arena.seq - board.state.seq)
             board.state.seq = max(board.state.seq, board.arena.seq)
             kernel.ts_known = max(kernel.ts_known, board.arena.ts_known)
     _log.info(
@@ -71,11 +90,27 @@ def restore_kernel(journal: Journal, kernel: Kernel, registry: Registry) -> None
 
 def _restored(journal: Journal, kernel: Kernel, registry: Registry) -> Iterator[tuple[Frame, Instrument]]:
     if journal.checkpoint:
+        _demand_ids(journal, registry, _checkpoint_decoder.decode(journal.checkpoint).ids)
         kernel.restore(journal.checkpoint, registry.all_instruments, journal.end)
     for frame in journal.replay():
+        if frame.instrument not in registry:
+            _demand_ids(journal, registry, [frame.instrument])
         instrument = registry.by_id(frame.instrument)
         kernel.apply(frame, instrument)
         yield frame, instrument
+
+
+def _demand_ids(journal: Journal, registry: Registry, ids: Iterable[int]) -> None:
+    """What an unknown id belongs to cannot be guessed, and it would be given to another instrument."""
+    unknown = [number for number in ids if number not in registry]
+    if unknown:
+        named = ", ".join(map(str, unknown[:5])) + (", …" if len(unknown) > 5 else "")
+        raise RegistryBehind(
+            f"{registry.path} does not know {len(unknown)} of the instrument ids in the journal {journal.directory} "
+            f"({named}): the file is older than the journal. Restore the one that belongs to it (a backup of "
+            f"{registry.path.parent} has both; the database's table instruments has what was committed), or move the "
+            "journal away to begin a new one without what the database does not have of it (marketd journal list)"
+        )
 
 
 def lot_of(frame: Frame, kernel: Kernel, state: InstrumentState) -> Lot:
@@ -84,6 +119,6 @@ def lot_of(frame: Frame, kernel: Kernel, state: InstrumentState) -> Lot:
     for section in frame.sections:
         kind = kernel.kinds.by_id(section.kind) if section.kind in kernel.kinds else None
         if kind is not None and kind.ring:
-            rows.append((kind, np.frombuffer(section.payload, dtype=kind.dtype)))
+            rows.append((kind, read_records(kind, section.itemsize, section.payload)))
     count = sum(len(records) for _, records in rows)
     return Lot(state, frame.seq, count, frame.ts_known, count, [], [], rows, [])

@@ -10,6 +10,7 @@ import fcntl
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -29,6 +30,10 @@ class _File(msgspec.Struct):
     daemon_no: int
     instruments: list[Instrument] = []
     live_since: dict[int, int] = {}  # id -> ts_known of the first declaration to the live lane
+
+
+class RegistryBehind(MarketdError):
+    """The file of ids is older than the journal."""
 
 
 class Registry:
@@ -79,6 +84,13 @@ class Registry:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
+
+    @property
+    def path(self) -> Path:
+        return self._path
+
+    def __contains__(self, instrument_id: int) -> bool:
+        return instrument_id in self._by_id
 
     def __len__(self) -> int:
         return len(self._by_name)
@@ -140,19 +152,27 @@ class Registry:
     def mark_live(self, instrument_id: int, ts_known: int) -> None:
         """From now on the instrument's past belongs to the live lane."""
         if instrument_id not in self._file.live_since:
-            self._file.live_since[instrument_id] = ts_known
-            self._save()
+            self._save(live_since=self._file.live_since | {instrument_id: ts_known})
 
     def _store(self, instrument: Instrument) -> Instrument:
+        by_id = self._by_id | {instrument.id: instrument}
+        self._save(instruments=sorted(by_id.values(), key=lambda i: i.id))
         self._by_id[instrument.id] = self._by_name[instrument.name] = instrument
-        self._save()
         return instrument
 
-    def _save(self) -> None:
-        self._file.instruments = sorted(self._by_id.values(), key=lambda i: i.id)
+    def _save(self, **changes: Any) -> None:
+        """On disk first: an id that is not there may be given again. Raises MarketdError, and nothing has changed."""
+        file = msgspec.structs.replace(self._file, **changes)
+        try:
+            self._write(file)
+        except OSError as error:
+            raise MarketdError(f"{self._path} could not be written ({error.strerror}); see to the disk") from error
+        self._file = file
+
+    def _write(self, file: _File) -> None:
         temporary = self._path.with_suffix(".new")
         with open(temporary, "wb") as out:
-            out.write(msgspec.json.format(msgspec.json.encode(self._file)))
+            out.write(msgspec.json.format(msgspec.json.encode(file)))
             out.flush()
             os.fsync(out.fileno())
         os.replace(temporary, self._path)

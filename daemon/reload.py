@@ -24,6 +24,7 @@ RELOADABLE = (
     "journal.when_full",
     "writer.batch_rows",
     "writer.batch_age",
+    "retention.*",
     "query.max_queue",
     "validation.max_skew",
     "log.level",

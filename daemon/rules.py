@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
+from marketd.market.activity_specs import EVERY, MAX_SPECS, read_spec
 from marketd.market.errors import ConfigError, InvalidArgument
 from marketd.market.instruments import VENUES
 from marketd.market.records import FIRST_SERIES_ID, Kind, series_kind
@@ -23,9 +24,13 @@ if TYPE_CHECKING:
 
 MIN_SEGMENT_BYTES = 1 << 20
 PAGE_BYTES = 4096
+MIN_BOOK_INTERVAL_NS = 1_000_000
+MAX_BAND_BPS = 5_000
+MIN_RETENTION_NS = 86_400 * NS_PER_SECOND
 LAST_SERIES_ID = 0xFFFF  # a kind's number is 16 bits wide in the journal
 MAX_SERIES = 1000
 _INSTANCE = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
+_WIDTH = re.compile(r"[0-9]{1,18}(\.[0-9]{1,18})?")
 _FEED_VENUES = [venue for venue in VENUES if venue != "COB"]
 
 
@@ -45,7 +50,10 @@ def check(config: Config) -> None:
         if not alias or not target:
             fail(f"aliases.{alias or repr(alias)}", "an alias maps one symbol to another, and neither is empty")
     series({name: stream.fields for name, stream in config.streams.items()})
+    _check_activity_bars(config)
+    _check_book(config)
     _check_journal(config)
+    _check_retention(config)
     _check_bounds(config)
     _check_listen("http.listen", config.http.listen)
     parse_listen(config.embedded.listen)
@@ -138,6 +146,32 @@ def _counted(items: tuple[str, ...]) -> Iterator[tuple[str, int]]:
     return ((item, items.count(item)) for item in items)
 
 
+def _check_book(config: Config) -> None:
+    book = config.book
+    if book.interval < MIN_BOOK_INTERVAL_NS:
+        fail("book.interval", f"{book.interval} would send a book more often than every ms; write 1ms or more")
+    if not 0 < book.band_bps <= MAX_BAND_BPS:
+        fail("book.band_bps", f"{book.band_bps:g} is no band around the mid price; write more than 0, at most 5000")
+    for name, width in book.buckets.items():
+        path = f"book.buckets.{name}"
+        if not _WIDTH.fullmatch(width) or not float(width):
+            fail(path, f"{width!r} is no price more than 0; write a decimal number in quotes, such as '0.5'")
+
+
+def _check_activity_bars(config: Config) -> None:
+    for name, texts in config.activity_bars.items():
+        path = f"activity_bars.{name}"
+        symbol, _, venue = name.rpartition(".")
+        if name != EVERY and not (symbol and venue):
+            fail(path, f"{name!r} is neither '{EVERY}' nor an instrument, such as 'BTCUSDT.BINANCE'")
+        if len(texts) > MAX_SPECS:
+            fail(path, f"{len(texts)} kinds of bars; of one instrument there are {MAX_SPECS} at most")
+        specs = [read_spec(text, field=f"{path}[{i}]") for i, text in enumerate(texts)]
+        for i, spec in enumerate(specs):
+            if spec in specs[:i]:
+                fail(f"{path}[{i}]", f"{texts[i]!r} stands there twice")
+
+
 def _check_journal(config: Config) -> None:
     journal = config.journal
     if journal.segment < MIN_SEGMENT_BYTES or journal.segment % PAGE_BYTES:
@@ -149,6 +183,17 @@ def _check_journal(config: Config) -> None:
         fail("journal.front", f"{journal.front} is too small or no multiple of 4KiB; write 1MiB or more")
     if journal.durability == "interval":
         _check_positive("journal", {"interval": journal.interval})
+
+
+def _check_retention(config: Config) -> None:
+    retention = config.retention
+    for name in retention.series:
+        if name not in config.streams:
+            fail(f"retention.series.{name}", "no stream of this name is declared")
+    kept = {name: getattr(retention, name) for name in retention.__struct_fields__ if name != "series"}
+    for name, duration in (kept | {f"series.{name}": each for name, each in retention.series.items()}).items():
+        if 0 < duration < MIN_RETENTION_NS:
+            fail(f"retention.{name}", f"{duration} is too short; rows go by the day: write 1d or more, or 0 for ever")
 
 
 def _check_bounds(config: Config) -> None:

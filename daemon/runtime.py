@@ -96,6 +96,7 @@ def presence_of(config: Config) -> Presence:
         daemon_no=config.daemon_no,
         timeframes=list(config.timeframe_seconds),
         streams=[Stream(id=kind.id, name=kind.name, fields=dict(kind.fields)) for kind in config.series()],
+        book_depth=config.book.depth,
         aliases=config.aliases,
         default_venue=config.default_venue,
     )

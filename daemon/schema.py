@@ -25,6 +25,7 @@ _WORDS = {
     "`array`": "a list",
     "`str`": "text",
     "`int`": "a whole number",
+    "`float`": "a number",
     "`bool`": "true or false",
 }
 

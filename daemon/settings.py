@@ -20,14 +20,16 @@ from msgspec import Meta, Struct
 from marketd.daemon import rules
 from marketd.daemon.quantities import Bytes, Nanoseconds
 from marketd.ipc import paths
-from marketd.market.records import Kind, KindTable
+from marketd.market.records import BOOK_DEPTH, MAX_BOOK_DEPTH, Kind, KindTable
 from marketd.market.times import parse_timeframe, timeframe_name
 
 Positive = Annotated[int, Meta(ge=1)]
+NotNegative = Annotated[float, Meta(ge=0)]
 Setting = str | int | float | bool  # the value of a setting that is handed on to PostgreSQL
 
 _duration = Nanoseconds.parse
 _size = Bytes.parse
+_FOR_EVER = Nanoseconds(0)
 
 DEFAULT_TIMEFRAMES = ("1s", "1m", "5m", "15m", "1h", "4h", "1d")
 DEFAULT_BARS = {"1s": 3600, "1m": 1500, "5m": 600, "15m": 600, "1h": 800, "4h": 600, "1d": 500}
@@ -45,6 +47,7 @@ class Venue(Table, frozen=True, kw_only=True):
     symbols: tuple[str, ...] = ()
     trades: Literal["trade", "aggTrade"] = "trade"
     candles: tuple[str, ...] = ("1m",)
+    book: bool = True
     ws_url: str = ""
     rest_url: str = ""
     roll_after: Nanoseconds = _duration("23h")
@@ -61,6 +64,23 @@ class Stream(Table, frozen=True, kw_only=True):
     scope: Literal["instrument", "global"] = "instrument"
 
 
+class Book(Table, frozen=True, kw_only=True):
+    """Order books, and what is computed from them."""
+
+    depth: Annotated[int, Meta(ge=1, le=MAX_BOOK_DEPTH)] = BOOK_DEPTH
+    interval: Nanoseconds = _duration("100ms")
+    jump_bps: NotNegative = 1.0
+    band_bps: NotNegative = 10.0
+    deltas: bool = False
+    consolidated: bool = True
+    buckets: dict[str, str] = {}
+
+    @property
+    def jump(self) -> float:
+        """The move of a best price that is sent at once, as a ratio of the price."""
+        return self.jump_bps / 10_000
+
+
 class Cache(Table, frozen=True, kw_only=True):
     window: Nanoseconds = _duration("5min")
     trades_per_second: Positive = 200
@@ -70,6 +90,15 @@ class Cache(Table, frozen=True, kw_only=True):
     def trades(self) -> int:
         """Capacity of an instrument's ring of trades, in records."""
         return max(1, round(self.window.seconds * self.trades_per_second))
+
+    def books(self, interval_ns: int) -> int:
+        """Capacity of an instrument's ring of books, one each `interval_ns`, in records."""
+        return max(1, round(self.window / interval_ns))
+
+    @property
+    def seconds(self) -> int:
+        """Capacity of a ring with one record a second that is kept for `window`."""
+        return max(1, round(self.window.seconds))
 
     def bars_of(self, timeframe: int) -> int:
         """Capacity of the ring of closed bars of a timeframe (s), in records."""
@@ -104,6 +133,29 @@ class Embedded(Table, frozen=True, kw_only=True):
 class Writer(Table, frozen=True, kw_only=True):
     batch_rows: Positive = 100_000
     batch_age: Nanoseconds = _duration("100ms")
+
+
+class Retention(Table, frozen=True, kw_only=True):
+    """How long each table keeps its rows; 0: for ever."""
+
+    trades: Nanoseconds = _FOR_EVER
+    candles_1s: Nanoseconds = _FOR_EVER
+    candles: Nanoseconds = _FOR_EVER
+    candle_versions: Nanoseconds = _FOR_EVER
+    activity_bars: Nanoseconds = _FOR_EVER
+    book_snapshots: Nanoseconds = _duration("30d")
+    book_deltas: Nanoseconds = _duration("30d")
+    imbalances: Nanoseconds = _FOR_EVER
+    book_buckets: Nanoseconds = _FOR_EVER
+    series: dict[str, Nanoseconds] = {}
+
+    @property
+    def tables(self) -> dict[str, Nanoseconds]:
+        """What is kept only for a time, by the table's name."""
+        built_in = {name: getattr(self, name) for name in self.__struct_fields__ if name != "series"}
+        built_in["book_venues"] = self.book_snapshots  # beside which they stand
+        series = {f"series_{name}": kept for name, kept in self.series.items()}
+        return {table: kept for table, kept in (built_in | series).items() if kept}
 
 
 class Query(Table, frozen=True, kw_only=True):
@@ -158,13 +210,16 @@ class Config(Table, frozen=True, kw_only=True):
     timeframes: tuple[str, ...] = DEFAULT_TIMEFRAMES
     grace: Nanoseconds = _duration("250ms")
     aliases: dict[str, str] = {}
+    activity_bars: dict[str, tuple[str, ...]] = {}
     venues: dict[str, Venue] = {}
     streams: dict[str, Stream] = {}
+    book: Book = Book()
     cache: Cache = Cache()
     journal: Journal = Journal()
     database: Database = Database()
     embedded: Embedded = Embedded()
     writer: Writer = Writer()
+    retention: Retention = Retention()
     query: Query = Query()
     http: Http = Http()
     validation: Validation = Validation()
@@ -206,9 +261,10 @@ class Config(Table, frozen=True, kw_only=True):
         return {name: venue for name, venue in self.venues.items() if venue.enabled}
 
     def kinds(self) -> KindTable:
-        """The built-in kinds and the declared series."""
-        return KindTable(self.series())
+        """The built-in kinds, books as deep as they are kept, and the declared series."""
+        return KindTable(self.series(), self.book.depth)
 
     def series(self) -> list[Kind]:
         """The declared series; a kind's number follows from its name and fields alone (`rules.series`)."""
-        return rules.series({name: stream.fields for name, stream in self.streams.items()})
+        kinds = rules.series({name: stream.fields for name, stream in self.streams.items()})
+        return [kind._replace(is_global=self.streams[kind.name].scope == "global") for kind in kinds]

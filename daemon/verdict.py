@@ -18,7 +18,7 @@ _SERVING = ("live", "warming")
 def judge(daemon_state: str, actors: Sequence[ActorReport], database_problem: str) -> tuple[str, list[str]]:
     """`ok | degraded | failed`, and a sentence for each thing that is not well."""
     problems = [f"{actor.name} is {actor.state}" for actor in actors if actor.state != "live"]
-    problems += [problem for actor in actors if (problem := _database_problem(actor))]
+    problems += [problem for actor in actors if (problem := _database_problem(actor) or _journal_problem(actor))]
     if database_problem:
         problems.append(database_problem)
     if daemon_state != "live":
@@ -35,6 +35,13 @@ def _database_problem(actor: ActorReport) -> str:
     if not isinstance(database, dict) or database.get("state") != "down":
         return ""
     return f"{actor.name} has no database: {database.get('last_error')}"
+
+
+def _journal_problem(actor: ActorReport) -> str:
+    """What keeps an actor's journal from growing."""
+    journal = actor.statistics.get("journal")
+    blocked = journal.get("blocked") if isinstance(journal, dict) else None
+    return f"{actor.name}'s journal: {blocked}" if blocked else ""
 
 
 def _serves(actors: Iterable[ActorReport], role: str) -> bool:

@@ -14,6 +14,8 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 from uuid import UUID
 
+import asyncpg
+
 from marketd.daemon.journal_rows import commit_of
 from marketd.daemon.pieces import MAX_PIECES, pieces_of
 from marketd.ipc.journal_errors import JournalMismatch
@@ -26,6 +28,8 @@ from marketd.sql.store import Commit, commit, read_committed
 
 _log = logging.getLogger(__name__)
 
+# no partition for a row; or the partition itself went while its row was on the way
+_PIECE_IS_GONE = (asyncpg.CheckViolationError, asyncpg.UndefinedTableError)
 _WAITED_FOR_A_LOCK = frozenset({"55P03"})  # a killed writer's transaction may still hold the journal's row
 PATIENCE_SECONDS = 30 * 86_400.0  # a database that is away is waited for; the journal holds the records meanwhile
 
@@ -79,6 +83,10 @@ class Writer:
         if offset > self._durable:
             self._durable = offset
             self._more.set()
+
+    def forget_pieces(self, table: str) -> None:
+        """Pieces of `table` were dropped: look again which there are before writing into it."""
+        self._partitions.forget(table)
 
     @property
     def offset(self) -> int:
@@ -146,7 +154,16 @@ class Writer:
 
         async def write() -> int:
             async with self._database.acquire() as connection:
-                return await commit(connection, work, self._partitions)
+                try:
+                    return await commit(connection, work, self._partitions)
+                except _PIECE_IS_GONE as error:
+                    _log.warning(
+                        "a piece of a table was dropped behind our back (%s): looking again which there are",
+                        error,
+                        extra={"action": "pieces_forgotten"},
+                    )
+                    self._partitions.forget()
+                    return await commit(connection, work, self._partitions)
 
         retry = RetryableDBOperation("commit journal rows", budget_seconds=PATIENCE_SECONDS, also=_WAITED_FOR_A_LOCK)
         self._offset = await retry.run(write)

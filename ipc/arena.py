@@ -24,6 +24,8 @@ from marketd.market.records import BY_NAME, CANDLE
 VERSION = 1  # of the layout
 FILE_MODE = 0o640
 
+ARRAY_OF = "<i8"  # the type of the values, where a field has many
+
 _CACHE_LINE = 64
 PAGE = 4096
 _MIN_SPARE = 64
@@ -202,10 +204,16 @@ def head_offset(ordinal: int) -> int:
 
 
 def describe(dtype: np.dtype[Any]) -> bytes:
-    """A dtype as text: a line `name type offset` a field, types as numpy writes them (`<i8`, `|S40`)."""
+    """A dtype as text: a line `name type offset` a field, types as numpy writes them (`<i8`, `|S40`).
+
+    A field of many values is `|V160` where they are 20 of `<i8`, as numpy writes it too: so readers of a version that
+    knows no such fields still read all other rings.
+    """
     lines = []
     for name in dtype.names or ():
         field, offset = dtype.fields[name][:2]  # type: ignore[index]
+        if field.shape and (field.base.str != ARRAY_OF or len(field.shape) > 1):
+            raise InvalidArgument(f"{name}: {field} is no row of {ARRAY_OF}", field="rings")
         lines.append(f"{name} {field.str} {offset}\n")
     return "".join(lines).encode()
 

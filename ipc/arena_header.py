@@ -14,6 +14,7 @@ import numpy as np
 
 from marketd.ipc import arena_words as word
 from marketd.ipc.arena import (
+    ARRAY_OF,
     PAGE,
     VERSION,
     ArenaState,
@@ -163,10 +164,20 @@ def _check_inside(file_bytes: int, offset: int, size: int) -> None:
 def _dtype_of(text: str) -> np.dtype[Any]:
     """The dtype of a description; ValueError when the offsets do not follow from the types."""
     fields = [line.split(" ") for line in text.splitlines()]
-    dtype = np.dtype([(name, kind) for name, kind, _ in fields])
+    dtype = np.dtype([(name, *_type_of(kind)) for name, kind, _ in fields])
     if dtype.hasobject or describe(dtype).decode() != text or len(fields) < 3:
         raise ValueError(f"no description of a record: {text[:80]!r}")
     return dtype
+
+
+def _type_of(kind: str) -> tuple[Any, ...]:
+    """A field's type, and its shape where it has many values; see `describe`."""
+    if not kind.startswith("|V"):
+        return (kind,)
+    count, rest = divmod(int(kind[2:]), np.dtype(ARRAY_OF).itemsize)
+    if rest or count < 1:
+        raise ValueError(f"{kind} is no row of {ARRAY_OF}")
+    return ARRAY_OF, (count,)
 
 
 def _text(text: str, size: int) -> bytes:

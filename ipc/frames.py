@@ -39,6 +39,7 @@ CRC_FROM = 8  # length and the checksum itself are not under the checksum; a wro
 MAGIC = 0x6D46
 VERSION = 1
 CHECKPOINT = 1  # flag: the first frame of a segment, one section CHECKPOINT_KIND
+PIECE = 2  # flag: the section has a piece of a checkpoint, see `marketd.ipc.checkpoints`
 CHECKPOINT_KIND = 0  # the writer's own state, opaque here; no kind of market/records.py has the number 0
 MAX_SECTIONS = 255
 
@@ -74,6 +75,11 @@ class Frame(NamedTuple):
 
     @property
     def is_checkpoint(self) -> bool:
+        """The writer's own state, or a piece of it, and no records."""
+        return bool(self.flags & (CHECKPOINT | PIECE))
+
+    @property
+    def begins_segment(self) -> bool:
         return bool(self.flags & CHECKPOINT)
 
 

@@ -12,14 +12,15 @@ that `append` returned from. Other processes follow with `marketd.ipc.journal_re
 The contract with the caller:
 
 - One thread appends (and closes). `on_durable` and `on_failure` are called in the flush thread: hand over, return.
-- `checkpoint()` is called at the end of the `append` that fills a segment, and by `open` for a new journal. Its bytes
-  must hold the state *with* that frame: replay begins behind it. (So: fold first, then append.)
+- `checkpoint()` is called at the end of an `append` that fills a segment, and by `open` for a new journal. Its bytes
+  must hold the state *with* that frame: replay begins behind it. (So: fold first, then append.) They may be as many
+  as they are: a large state goes into the journal in pieces, one behind each of the next frames (`checkpoints`).
 - `JournalFull` (no room) and `JournalBehind` (the disk is slower than the records) leave everything as it was, and pass
   by themselves: the same `append` may succeed later.
 - Durable means: on disk (with `durability="none"`: in the operating system's hands). See `journal_flusher`.
 
 A segment is left with room for two frames more, so that the frame which finds out that there is no next segment
-still has a place when there is one again, and its checkpoint can follow it.
+still has a place when there is one again, and so that a piece of a checkpoint can follow any frame.
 """
 
 from __future__ import annotations
@@ -31,12 +32,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
-from marketd.ipc.frames import CHECKPOINT, CHECKPOINT_KIND, Frame, SectionInput, frame_bytes
+from marketd.ipc.checkpoints import OVERHEAD_BYTES, Outgoing, State, frames_between, newest_state, reference
+from marketd.ipc.frames import Frame, SectionInput, frame_bytes
 from marketd.ipc.front import Front
-from marketd.ipc.journal_errors import JournalBehind, JournalFailed
+from marketd.ipc.journal_errors import JournalBehind, JournalFailed, damaged
 from marketd.ipc.journal_flusher import Durability, Flusher
+from marketd.ipc.journal_opening import flush_or_refuse, ignore, recovered
 from marketd.ipc.journal_reader import JournalReader
-from marketd.ipc.journal_recovery import recover
 from marketd.ipc.journal_settings import (
     DEFAULT_BUDGET_BYTES,
     DEFAULT_FRONT_BYTES,
@@ -48,17 +50,15 @@ from marketd.ipc.journal_settings import (
     take_lock,
 )
 from marketd.ipc.journal_store import SegmentStore, Sync
+from marketd.ipc.journal_tail import TailReader
 from marketd.ipc.segments import HEADER_BYTES
 from marketd.market.errors import JournalFull
 
 DIRECTORY_MODE = 0o750
-REPLAY_BYTES = 4 << 20  # read at once
+STATE_RATIO = 4  # a state of n bytes is followed by as many times n bytes of records before there is a next one
+BUDGET_SHARE = 8  # but by no more than this part of the budget: segments are kept until a later state is whole
 
 logger = logging.getLogger(__name__)
-
-
-def _ignore(_: object) -> None:
-    """For callers who do not want to be told."""
 
 
 class Journal:
@@ -76,7 +76,7 @@ class Journal:
         repairs: Sequence[str],
     ) -> None:
         """Not for callers: `Journal.open` knows what goes together."""
-        self._directory = directory
+        self.directory = directory
         self._settings = settings
         self._make_checkpoint = checkpoint
         self._lock_fd = lock_fd
@@ -87,13 +87,16 @@ class Journal:
         # Only with an interval does anything have to be hurried: otherwise a commit is always under way.
         self._hurry_above = front.size // 2 if settings.durability == "interval" else front.size + 1
         self._roll_at = -1  # an offset: the segment is full once `end` is beyond it
+        self._outgoing: Outgoing | None = None  # a state whose first piece is in the journal and whose last is not
+        self._piece_end = 0
+        self._state_base = self._state_bytes = 0  # of the newest state that was put whole
         self._frames = self._checkpoints = self._refused_full = self._refused_behind = 0
         self._closed = False
         self.max_frame_bytes = settings.max_frame_bytes
         self.uuid = store.uuid
         self.end = front.written
         self.repairs = tuple(repairs)
-        self.checkpoint = b""  # the newest one's payload; of a new journal, what `checkpoint()` gave just now
+        self.checkpoint = b""  # the newest whole one; of a new journal, what `checkpoint()` gave just now
         self._replay_from = self._replay_until = self.end
 
     @classmethod
@@ -108,16 +111,18 @@ class Journal:
         budget_bytes: int = DEFAULT_BUDGET_BYTES,
         durability: Durability = "group",
         interval_ns: int = DEFAULT_INTERVAL_NS,
-        on_durable: Callable[[int], None] = _ignore,
-        on_failure: Callable[[BaseException], None] = _ignore,
+        on_durable: Callable[[int], None] = ignore,
+        on_failure: Callable[[BaseException], None] = ignore,
         sync: Sync = os.fdatasync,
         retry_seconds: float = 1.0,
     ) -> Journal:
         """Open for writing, repaired: `repairs` says what was found, everything up to `end` is durable.
 
+        Where the disk has no room for what the front buffer holds, that stays there (`blocked` says why), can be
+        replayed, and becomes durable once there is room: other processes can help to make some meanwhile.
         `front_path=None` keeps the front buffer in the process's own memory (import lane). `sync(fd)` puts a file's
-        data on disk. Raises JournalLocked (another writer), JournalDamaged, JournalFull (no room for the first
-        segment, or for what the front buffer holds), ConfigError or InvalidArgument.
+        data on disk. Raises JournalLocked (another writer), JournalDamaged, JournalFull (no room for a new journal),
+        ConfigError or InvalidArgument.
         """
         settings = Settings(segment_bytes, front_bytes, budget_bytes, durability, interval_ns, retry_seconds).check()
         directory.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
@@ -126,9 +131,10 @@ class Journal:
             undo.callback(os.close, lock_fd)
             store = SegmentStore(directory, segment_bytes=segment_bytes, budget_bytes=budget_bytes, sync=sync)
             undo.callback(store.close)
-            front, repairs = _recovered_front(directory, settings, store, front_path)
+            front, flusher, repairs = recovered(directory, settings, store, front_path, on_durable, on_failure)
             undo.callback(front.close)
-            flusher = _flusher_of(front, store, settings, on_durable, on_failure)
+            # one that could not be emptied keeps its size
+            settings = settings._replace(front_bytes=front.size)
             journal = cls(directory, settings, checkpoint, lock_fd, front, store, flusher, repairs)
             journal._begin()
             undo.pop_all()
@@ -137,6 +143,21 @@ class Journal:
         return journal
 
     def _begin(self) -> None:
+        if self._flusher.boundaries:  # the disk has had no room to begin the segment that `end` is in
+            self._roll_at = self._full_at(self._flusher.boundaries[-1], self._settings.segment_bytes)
+        else:
+            self._resume_segment()
+        state = self._newest_state() or self._put_first_state()
+        self.checkpoint = state.data
+        self._state_base, self._state_bytes = state.base, len(state.data)
+        if self._flusher.durable == self.end:
+            self._store.restart_from = state.base
+        else:
+            self._store.states.append((state.base, self.end))
+        self._replay_from, self._replay_until = state.replay_from, self.end
+        self._flusher.start()
+
+    def _resume_segment(self) -> None:
         newest = self._store.newest
         needed = HEADER_BYTES + self.end - newest.first + 3 * self.max_frame_bytes
         needed = max(needed, self._settings.segment_bytes)
@@ -145,14 +166,39 @@ class Journal:
         self._flusher.tend()
         if not self._flusher.newest_needed_bytes:
             self._roll_at = self._full_at(newest.first, self._store.newest_bytes)
-        if self.end == newest.first:  # the first segment of all: no predecessor holds a checkpoint
-            self._put_checkpoint()
-            _flush_or_refuse(self._directory, self._flusher, self._front)
-        with JournalReader(self._directory, uuid=self.uuid) as reader:
-            first_frame = reader.first_frame(newest.first)
-        self.checkpoint = bytes(first_frame.sections[0].payload)
-        self._replay_from, self._replay_until = first_frame.end, self.end
-        self._flusher.start()
+
+    def _newest_state(self) -> State | None:
+        """None in a journal that has no record yet, new or killed before its first state was whole."""
+        if self.end == self._store.oldest:
+            return None
+        with JournalReader(self.directory, uuid=self.uuid) as disk:
+            reader = TailReader(disk, self._front, self._flusher)
+            found = newest_state(reader, self.end)
+            if found is None:
+                oldest, frames = reader.oldest, frames_between(reader, reader.oldest, self.end)
+                if oldest or not all(frame.is_checkpoint for frame in frames):
+                    name = self._store.newest.name
+                    raise damaged(self.directory, name, oldest, "no checkpoint is whole from there on")
+        return found
+
+    def _put_first_state(self) -> State:
+        """On disk before the first record is: nothing else says what the records are to be added to."""
+        base, state = self.end, self._make_checkpoint()
+        self._outgoing = Outgoing(state, base, self._settings.piece_bytes)
+        self._put_piece(begins_segment=base == self._store.newest.first)
+        replay_from = self.end
+        while self._outgoing is not None:
+            if self.end > self._roll_at or not self._has_room(self._front_bytes // 2):
+                flush_or_refuse(self.directory, self._flusher, self._front)
+                self._flusher.tend()
+            if self.end <= self._roll_at:
+                self._put_piece(begins_segment=False)
+            elif self._can_roll():
+                self._begin_segment()
+            else:
+                raise JournalFull(f"journal {self.directory}: {self._flusher.blocked}; make room, then start again")
+        flush_or_refuse(self.directory, self._flusher, self._front)
+        return State(base, replay_from, state)
 
     def _full_at(self, first: int, file_bytes: int) -> int:
         return first + file_bytes - HEADER_BYTES - 2 * self.max_frame_bytes
@@ -185,16 +231,19 @@ class Journal:
             flusher.wake()
         elif end - durable > self._hurry_above:
             flusher.hurry()
-        if end > self._roll_at and self._can_roll():
-            self._put_checkpoint()
+        if end > self._roll_at:
+            if self._can_roll():
+                self._begin_segment()
+        elif self._outgoing is not None:
+            self._put_pieces(length)
         return end
 
     def _demand_room(self, length: int) -> None:
         if self._closed:
-            raise JournalFailed(f"journal {self._directory}: it was closed")
+            raise JournalFailed(f"journal {self.directory}: it was closed")
         if self._flusher.failure is not None:
             raise JournalFailed(
-                f"journal {self._directory}: the disk refused to keep records ({self._flusher.failure}); see to the "
+                f"journal {self.directory}: the disk refused to keep records ({self._flusher.failure}); see to the "
                 "disk, then start again"
             ) from self._flusher.failure
         if length > self.max_frame_bytes:
@@ -213,29 +262,63 @@ class Journal:
         blocked = self._flusher.blocked
         if blocked is not None:
             self._refused_full += 1
-            return JournalFull(f"journal {self._directory}: {blocked}; it goes on by itself once there is room")
+            return JournalFull(f"journal {self.directory}: {blocked}; it goes on by itself once there is room")
         self._refused_behind += 1
         waiting = self.end - self._flusher.durable
-        return JournalBehind(f"journal {self._directory}: {waiting} bytes wait for the disk; try again")
+        return JournalBehind(f"journal {self.directory}: {waiting} bytes wait for the disk; try again")
 
-    def _put_checkpoint(self) -> None:
-        """Begin a segment here, with the caller's state as its first frame."""
-        state = self._make_checkpoint()
-        if len(state) > self._settings.max_checkpoint_bytes:
-            refuse(
-                "checkpoint",
-                f"{len(state)} bytes; at most {self._settings.max_checkpoint_bytes} are possible with these sizes of "
-                "journal.segment and journal.front",
-            )
-        sections = [(CHECKPOINT_KIND, 1, len(state), state)]
+    def _begin_segment(self) -> None:
+        """Begin a segment here, with the caller's state or as much of one as goes into a frame."""
+        if self._outgoing is None and self._needs_state():
+            self._outgoing = Outgoing(self._make_checkpoint(), self.end, self._settings.piece_bytes)
+        self._flusher.boundaries.append(self.end)  # J1 boundary-before-frame
+        self._flusher.spare_ready = False
+        self._roll_at = self._full_at(self.end, self._settings.segment_bytes)
+        if self._outgoing is None:
+            self._put(*reference(self._state_base, self._state_bytes))
+        else:
+            self._put_piece(begins_segment=True)
+
+    def _needs_state(self) -> bool:
+        """Writing a large one each time would be most of what is written."""
+        distance = min(STATE_RATIO * self._state_bytes, self._store.budget_bytes // BUDGET_SHARE)
+        return self.end - self._state_base >= distance
+
+    def _put_pieces(self, length: int) -> None:
+        """Behind a frame of `length` bytes, about as many of the state and at least a piece: so one that has no more
+        than half a segment is whole before the segment is full, and segments before it may go to make room.
+        """
+        until = self.end + length
+        while self._outgoing is not None and self.end <= self._roll_at and self._may_put_piece():
+            self._put_piece(begins_segment=False)
+            if self.end >= until:
+                return
+
+    def _may_put_piece(self) -> bool:
+        """Where the front buffer is half empty a piece disturbs nobody; on a disk that is always behind the records it
+        still gets its share, or else the state would never be whole, and no segment could ever go.
+        """
+        piece_bytes = self._settings.piece_bytes + OVERHEAD_BYTES
+        share_due = self.end - self._piece_end >= piece_bytes
+        return self._has_room(self._front_bytes // 2) or (share_due and self._has_room(piece_bytes))
+
+    def _put_piece(self, *, begins_segment: bool) -> None:
+        """The next piece of the state under way."""
+        outgoing = self._outgoing
+        assert outgoing is not None
+        self._put(*outgoing.next(begins_segment=begins_segment))
+        self._piece_end = self.end
+        if outgoing.is_over:
+            self._outgoing = None
+            self._state_base, self._state_bytes = outgoing.base, outgoing.total
+            self._store.states.append((outgoing.base, self.end))
+            self._checkpoints += 1
+
+    def _put(self, flags: int, sections: list[SectionInput]) -> None:
+        """A frame of the journal's own."""
         length, offset = frame_bytes(sections), self.end
-        if offset != self._store.newest.first:
-            self._flusher.boundaries.append(offset)  # J1 boundary-before-frame
-            self._flusher.spare_ready = False
-            self._roll_at = self._full_at(offset, self._settings.segment_bytes)
-        self._front.put(length, offset, self.durable, CHECKPOINT, 0, 0, 0, sections)
+        self._front.put(length, offset, self.durable, flags, 0, 0, 0, sections)
         self.end = offset + length
-        self._checkpoints += 1
         self._flusher.wake()
 
     # ---- what there is --------------------------------------------------------------------------
@@ -257,13 +340,11 @@ class Journal:
 
     def replay(self) -> Iterator[Frame]:
         """The frames behind `checkpoint`, up to the end that the opening found, oldest first."""
-        with JournalReader(self._directory, uuid=self.uuid) as reader:
-            at = self._replay_from
-            while at < self._replay_until:
-                for frame in reader.read(at, self._replay_until, REPLAY_BYTES):
-                    at = frame.end
-                    if not frame.is_checkpoint:
-                        yield frame
+        with JournalReader(self.directory, uuid=self.uuid) as reader:
+            tail = TailReader(reader, self._front, self._flusher)
+            for frame in frames_between(tail, self._replay_from, self._replay_until):
+                if not frame.is_checkpoint:
+                    yield frame
 
     def wait_durable(self, offset: int, timeout_seconds: float | None = None) -> bool:
         """Wait until everything before `offset` is durable; False when that did not happen in time or never will."""
@@ -323,7 +404,7 @@ class Journal:
         if not self._flusher.stop(timeout_seconds):
             logger.error(
                 "journal %s: the disk did not end within %s s; %d bytes stay in the front buffer",
-                self._directory,
+                self.directory,
                 timeout_seconds,
                 self.end - self.durable,
                 extra={"action": "journal_close_timeout"},
@@ -341,50 +422,3 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _flusher_of(
-    front: Front,
-    store: SegmentStore,
-    settings: Settings,
-    on_durable: Callable[[int], None],
-    on_failure: Callable[[BaseException], None],
-) -> Flusher:
-    return Flusher(
-        front,
-        store,
-        durability=settings.durability,
-        interval_ns=settings.interval_ns,
-        retry_seconds=settings.retry_seconds,
-        on_durable=on_durable,
-        on_failure=on_failure,
-    )
-
-
-def _recovered_front(
-    directory: Path, settings: Settings, store: SegmentStore, path: Path | None
-) -> tuple[Front, list[str]]:
-    """The front buffer to go on with, once what it held is in the segments."""
-    front, boundaries, repairs = recover(directory, store, path, settings.front_bytes)
-    try:
-        flusher = _flusher_of(front, store, settings, _ignore, _ignore)
-        flusher.boundaries.extend(boundaries)
-        _flush_or_refuse(directory, flusher, front)
-        if front.size != settings.front_bytes:
-            end = front.written
-            front.close()
-            front = Front.create(path, settings.front_bytes, store.uuid, end)
-    except BaseException:
-        front.close()
-        raise
-    return front, repairs
-
-
-def _flush_or_refuse(directory: Path, flusher: Flusher, front: Front) -> None:
-    flusher.flush()
-    if flusher.durable != front.written:
-        waiting = front.written - flusher.durable
-        raise JournalFull(
-            f"journal {directory}: {flusher.blocked}, and {waiting} bytes in the front buffer must be written first; "
-            "make room, then start again"
-        )

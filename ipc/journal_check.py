@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from marketd.ipc import segments
+from marketd.ipc.checkpoints import Assembly
+from marketd.ipc.frames import Frame
 from marketd.ipc.journal_errors import JournalMissing
 from marketd.ipc.journal_reader import JournalReader
 from marketd.ipc.segments import HEADER_BYTES, Scan, SegmentFile
@@ -23,7 +25,7 @@ class SegmentReport(NamedTuple):
     end: int  # behind its last whole frame, before the first bad one
     frames: int
     file_bytes: int
-    checkpoint_bytes: int
+    checkpoint_bytes: int  # of the writer's states, whole or in pieces
     problem: str | None
 
 
@@ -70,26 +72,54 @@ def check(directory: Path) -> Report:
     if not files:
         raise JournalMissing(f"there is no journal in {directory}")
     uuid: bytes | None = None
+    states = _States()
     reports: list[SegmentReport] = []
     torn_bytes = 0
     for file, successor in zip(files, [*files[1:], None], strict=True):
         try:
             uuid = segments.check_chain([file], uuid)
             body = segments.read_body(file)
-            scan = segments.scan(body, file.first, successor.first if successor else None)
+            states.begin_segment()
+            scan = segments.scan(body, file.first, successor.first if successor else None, states.take)
         except FileNotFoundError:
             continue  # the writer let it go meanwhile
         except JournalDamaged as error:
             reports.append(SegmentReport(file.name, file.first, file.first, 0, file.path.stat().st_size, 0, str(error)))
             continue
-        reports.append(_report(file, len(body), successor, scan))
+        reports.append(_report(file, len(body), successor, scan, states.taken_bytes))
         torn_bytes = scan.dirty_bytes
-    problems = tuple(f"{report.name}: {report.problem}" for report in reports if report.problem)
-    return Report(directory, uuid.hex() if uuid else "", tuple(reports), torn_bytes, problems)
+    problems = [f"{report.name}: {report.problem}" for report in reports if report.problem]
+    if not states.found and states.has_records and not problems:
+        problems.append("no checkpoint is whole: there is nothing that its records could be added to")
+    return Report(directory, uuid.hex() if uuid else "", tuple(reports), torn_bytes, tuple(problems))
 
 
-def _report(file: SegmentFile, body_bytes: int, successor: SegmentFile | None, scan: Scan) -> SegmentReport:
-    checkpoint_bytes = scan.checkpoint.sections[0].count if scan.checkpoint else 0
+class _States:
+    """What a reading of all frames says of the writer's states."""
+
+    def __init__(self) -> None:
+        self._assembly = Assembly()
+        self._before = 0
+        self.found = self.has_records = False
+
+    def begin_segment(self) -> None:
+        self._before = self._assembly.taken_bytes
+
+    @property
+    def taken_bytes(self) -> int:
+        """Of states, in this segment."""
+        return self._assembly.taken_bytes - self._before
+
+    def take(self, frame: Frame) -> None:
+        if not frame.is_checkpoint:
+            self.has_records = True
+        elif self._assembly.take(frame) is not None:
+            self.found = True
+
+
+def _report(
+    file: SegmentFile, body_bytes: int, successor: SegmentFile | None, scan: Scan, checkpoint_bytes: int
+) -> SegmentReport:
     return SegmentReport(
         file.name,
         file.first,

@@ -51,6 +51,11 @@ class JournalReader:
         self._refresh()
         return self._segments[-1].first
 
+    def segment_before(self, offset: int) -> int | None:
+        """Where the newest segment begins that begins before `offset`; None when there is none."""
+        self._refresh()
+        return max((segment.first for segment in self._segments if segment.first < offset), default=None)
+
     def read(self, offset: int, until: int | None = None, max_bytes: int = DEFAULT_READ_BYTES) -> list[Frame]:
         """Frames from `offset` on, about `max_bytes` of them but at least one if there is one; across segments.
 

@@ -122,7 +122,7 @@ def _walk(front: Front, newest: SegmentFile, start: int) -> tuple[int, list[int]
             frame = frames.decode(view, at - start, at)
         except FrameError:
             break
-        if frame.is_checkpoint and at != newest.first:
+        if frame.begins_segment and at != newest.first:
             boundaries.append(at)
         at = frame.end
     return at, boundaries

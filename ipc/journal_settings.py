@@ -7,10 +7,11 @@ import os
 from pathlib import Path
 from typing import NamedTuple, NoReturn, Self, get_args
 
+from marketd.ipc.checkpoints import MAX_PIECE_BYTES, OVERHEAD_BYTES
 from marketd.ipc.front import PAGE_BYTES
 from marketd.ipc.journal_errors import JournalLocked
 from marketd.ipc.journal_flusher import Durability
-from marketd.ipc.segments import FILE_MODE
+from marketd.ipc.segments import FILE_MODE, NO_ROOM
 from marketd.market.errors import InvalidArgument
 
 DEFAULT_SEGMENT_BYTES = 64 << 20
@@ -49,8 +50,9 @@ class Settings(NamedTuple):
         return min(self.segment_bytes // 8, self.front_bytes // 4)
 
     @property
-    def max_checkpoint_bytes(self) -> int:
-        return min(self.segment_bytes // 2, self.front_bytes // 4)
+    def piece_bytes(self) -> int:
+        """Of a checkpoint, in one frame."""
+        return min(MAX_PIECE_BYTES, self.max_frame_bytes - OVERHEAD_BYTES)
 
 
 def refuse(field: str, why: str) -> NoReturn:
@@ -89,6 +91,12 @@ def take_lock(directory: Path) -> int:
         if not isinstance(error, BlockingIOError):
             raise
         raise JournalLocked(f"journal {directory}: process {owner} writes it; one journal has one writer") from None
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+    try:
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            os.close(fd)
+            raise
+        # only who is refused would have read it: a full disk must not keep the journal from opening
     return fd

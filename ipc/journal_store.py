@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import os
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -46,9 +47,12 @@ class SegmentStore:
         self._files: list[SegmentFile] = []
         self._sizes: list[int] = []
         self._fd = -1
-        self._durable = 0
         self.uuid = b""
         self.released = Released(0, 0)
+        # (where a state begins, where its last piece ends) of those that the disk may not have whole yet; the appender
+        # adds, and whoever uses the store takes
+        self.states: deque[tuple[int, int]] = deque()
+        self.restart_from = 0  # the newest state that is on disk whole begins here: a start needs nothing before it
         self.removed_count = 0
         self.removed_early_count = 0  # committed, but before `keep` had passed: room was needed
 
@@ -117,7 +121,7 @@ class SegmentStore:
         """Allocate the next segment; or say in plain words what keeps it from being there. Repeatable."""
         while self.disk_bytes - self._spare_bytes + self._segment_bytes > self.budget_bytes:
             if not self._remove_oldest(early=True):
-                return f"the budget of {self.budget_bytes} bytes is used up by records not yet committed"
+                return f"the budget of {self.budget_bytes} bytes is used up by {self._what_is_kept()}"
         while True:
             try:
                 self._allocate_spare()
@@ -127,6 +131,11 @@ class SegmentStore:
                     raise
                 if not self._remove_oldest(early=True):
                     return f"the disk has no room for {self._segment_bytes} bytes more ({error.strerror})"
+
+    def _what_is_kept(self) -> str:
+        if len(self._files) > 1 and self._files[1].first <= self.released.committed:
+            return "the newest whole checkpoint and what follows it"
+        return "records not yet committed"
 
     def _allocate_spare(self) -> None:
         fd = os.open(self._spare, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
@@ -171,7 +180,8 @@ class SegmentStore:
 
     def remove_released(self, durable: int) -> bool:
         """Delete the segments that may go; True while one must be kept only because it is too young."""
-        self._durable = durable
+        while self.states and self.states[0][1] <= durable:
+            self.restart_from = self.states.popleft()[0]
         while self._removable():
             age_ns = time.time_ns() - self._files[0].path.stat().st_mtime_ns
             if age_ns < self.released.keep_ns:
@@ -180,11 +190,11 @@ class SegmentStore:
         return False
 
     def _removable(self) -> bool:
-        """The oldest is committed whole, and there is a later checkpoint on disk to start from."""
+        """The oldest is committed whole, and there is a later state on disk to start from."""
         if len(self._files) < 2:
             return False
         successor = self._files[1].first
-        return successor <= self.released.committed and successor < self._durable
+        return successor <= self.released.committed and successor <= self.restart_from
 
     def _remove_oldest(self, *, early: bool) -> bool:
         if not self._removable():

@@ -17,6 +17,7 @@ import msgspec
 from marketd.ipc.protocol import Stream
 from marketd.market.errors import ProtocolError
 from marketd.market.instruments import Instrument
+from marketd.market.records import BOOK_DEPTH
 
 FILE_NAME = "daemon.json"
 INSTRUMENTS_NAME = "instruments.json"
@@ -32,6 +33,7 @@ class Presence(msgspec.Struct, frozen=True, kw_only=True):
     daemon_no: int = 1
     timeframes: list[int] = []  # seconds
     streams: list[Stream] = []
+    book_depth: int = BOOK_DEPTH  # levels a side of its books
     aliases: dict[str, str] = {}
     default_venue: str | None = None
     instruments: list[Instrument] = []

@@ -161,7 +161,7 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
     fields: dict[str, str]
 
 
-class Description(Message, kw_only=True):
+class Description(Message, kw_only=True, omit_defaults=True):
     instance: str
     daemon_no: int
     version: str
@@ -190,8 +190,11 @@ class Bars(Request, kw_only=True):
     format: Format = "records"
 
 
-class Rows(Request, kw_only=True):
-    """Records of a stream (`trade`, `coverage`, a declared series) with start <= ts_event < end (ns)."""
+class Rows(Request, kw_only=True, omit_defaults=True):
+    """Records of a stream (`trade`, `book`, `coverage`, a declared series, …) with start <= time < end (ns).
+
+    `timeframe` (s): of `buckets`, whose (1 or 60; by default 1); of `book`, an answer by intervals of so much time.
+    """
 
     symbol: str
     stream: str
@@ -201,6 +204,7 @@ class Rows(Request, kw_only=True):
     newest: bool = True  # with a limit: the newest rows (else the oldest); always answered oldest first
     known_at: TimeNs | None = None
     format: Format = "records"
+    timeframe: Seconds | None = None
 
 
 class Health(Request, kw_only=True):
@@ -241,6 +245,7 @@ class ResultPart(msgspec.Struct, frozen=True, kw_only=True):
     count: int
     encoding: Format
     table: str | None = None
+    depth: int | None = None  # levels a side, of the records of books
 
 
 class Answer(Message, kw_only=True):

@@ -18,6 +18,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from struct import Struct
 from typing import NamedTuple
@@ -60,7 +61,7 @@ class Scan(NamedTuple):
     """What a segment holds, read from its first frame on."""
 
     end: int  # the offset behind its last whole frame
-    checkpoint: Frame | None  # its first frame, if that is one
+    checkpoint: Frame | None  # its first frame, if that begins a segment
     frame_count: int
     flaw: str | None  # why the reading ended at `end`; None: nothing was ever written there
     dirty_bytes: int  # from `end` to the last byte that is not zero
@@ -123,8 +124,11 @@ def check_chain(segments: list[SegmentFile], uuid: bytes | None = None) -> bytes
     return uuid
 
 
-def scan(data: memoryview, first: int, stop: int | None = None) -> Scan:
-    """Read the frames of a segment's body (`data` begins behind the header); `stop` is the successor's first."""
+def scan(data: memoryview, first: int, stop: int | None = None, take: Callable[[Frame], object] | None = None) -> Scan:
+    """Read the frames of a segment's body (`data` begins behind the header); `stop` is the successor's first.
+
+    `take` is called with each whole frame; a FrameError of its own ends the reading as a bad frame does.
+    """
     body = data if stop is None else data[: max(0, stop - first)]
     at = count = 0
     checkpoint = None
@@ -132,10 +136,12 @@ def scan(data: memoryview, first: int, stop: int | None = None) -> Scan:
     while at < len(body):
         try:
             frame = frames.decode(body, at, first + at)
+            if take is not None:
+                take(frame)
         except FrameError as error:
             flaw = str(error)
             break
-        if count == 0 and frame.is_checkpoint:
+        if count == 0 and frame.begins_segment:
             checkpoint = frame
         count += 1
         at = frame.end - first

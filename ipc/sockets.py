@@ -98,7 +98,7 @@ def check_frames(frames: Sequence[Payload]) -> None:
     """Raises ProtocolError for a message of no frames, too many, or too many bytes in all."""
     if not 1 <= len(frames) <= MAX_FRAMES:
         raise ProtocolError(f"a message of {len(frames)} frames; 1 to {MAX_FRAMES} are read", field="header")
-    size = protocol.total_bytes(frames[1:])
+    size = len(frames[1]) if len(frames) == 2 else protocol.total_bytes(frames[1:])
     if size > protocol.MAX_PAYLOAD_BYTES:
         raise ProtocolError(
             f"parts: a message with {size} bytes of records; at most {protocol.MAX_PAYLOAD_BYTES} are read",

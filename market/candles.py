@@ -31,12 +31,14 @@ from marketd.market.bar_rows import (
     COUNT,
     NO_CANDLES,
     PARTIAL,
+    QUOTE,
     REVISED,
     SEQ,
     SOURCE_AND_TIMEFRAME,
     TAIL,
     TS,
     TS_KNOWN,
+    VOLUME,
     Row,
     Rows,
     from_candles,
@@ -46,12 +48,12 @@ from marketd.market.bar_rows import (
 from marketd.market.candles_numpy import bars_from_trades, group_rows, group_trades
 from marketd.market.candles_scalar import group_few
 from marketd.market.errors import InvalidArgument, RangeError
-from marketd.market.fixed import quote_factors
+from marketd.market.fixed import MAX_FIXED, quote_factors
 from marketd.market.fold_state import FoldState, KeptState, OpenState
 from marketd.market.kept_bars import KeptBars
 from marketd.market.late_bars import ClosedBars, LateBars
 from marketd.market.observation import Observation
-from marketd.market.open_bars import OpenBars
+from marketd.market.open_bars import OpenBars, Saved
 from marketd.market.records import Records
 from marketd.market.times import ABSENT, NS_PER_SECOND
 
@@ -113,6 +115,7 @@ class BarFold:
         self._kept = [KeptBars(delta_ns, keep, complete_from_ns) for delta_ns in self._deltas_ns]
         self._newest_ns = ABSENT
         self._late = LateBars(self._kept, self._tail)
+        self._most: int | None = None  # no sum of a bar is greater; None: they must be looked through
 
     @property
     def newest_ns(self) -> int | None:
@@ -133,15 +136,44 @@ class BarFold:
         """One batch of TRADE records, in the order of arrival. RangeError (nothing changed) on overflow."""
         if not len(trades):
             return _NOTHING
+        if len(trades) <= FEW_TRADES:
+            return self.fold_few(trades.tolist())
         saved = self._open.save()
         try:
-            if len(trades) <= FEW_TRADES:
-                return self._fold_few(trades.tolist())
             return self._fold_many(trades)
+        except ValueError as error:
+            raise self._undone(saved) from error
+
+    def fold_few(self, trades: list[tuple[int, ...]]) -> Folded:
+        """As `fold`, for a few rows of TRADE (`tolist()`), at least one."""
+        groups = group_few(trades, self._unit_ns, self._multiplier, self._divisor)
+        saved = None if self._has_headroom(groups) else self._open.save()
+        try:
+            return self._fold_groups(trades, groups)
         except ValueError as error:  # RangeError, and memoryview's word for a sum beyond 64 bits
-            self._open.undo(saved)
-            self._late.forget()
-            raise RangeError("bar: a sum of volumes does not fit into 64 bits", field="volume") from error
+            if saved is None:
+                raise  # cannot be: there was room for all sums
+            raise self._undone(saved) from error
+
+    def _has_headroom(self, groups: list[list[int]]) -> bool:
+        """Whether no sum of any bar can leave 64 bits: then nothing needs to be saved for a failure.
+
+        No bar has more than what all of them have together, which `_most` bounds, once the bars were looked through.
+        """
+        most = self._most
+        if most is None:
+            most = self._open.most()
+            for kept in self._kept:
+                most = max(most, kept.most())
+        for group in groups:
+            most += group[VOLUME] + group[QUOTE]
+        self._most = most if most <= MAX_FIXED else None
+        return most <= MAX_FIXED
+
+    def _undone(self, saved: Saved) -> RangeError:
+        self._open.undo(saved)
+        self._late.forget()
+        return RangeError("bar: a sum of volumes does not fit into 64 bits", field="volume")
 
     def tick(self, ts_event: int) -> Folded:
         """The venue's time without a trade."""
@@ -167,7 +199,7 @@ class BarFold:
 
     def observe(self, since_ns: int) -> Records:
         """The venue's whole stream is watched from `since_ns` on; new versions of kept bars that are full now."""
-        self._observation.since_ns = since_ns
+        self._observation.observe(since_ns)
         return self._judge_again(since_ns, None)
 
     def gap(self, start_ns: int, end_ns: int) -> Records:
@@ -210,8 +242,8 @@ class BarFold:
 
     # ---- the scalar path ------------------------------------------------------------------------
 
-    def _fold_few(self, trades: list[tuple[int, ...]]) -> Folded:
-        for group in group_few(trades, self._unit_ns, self._multiplier, self._divisor):
+    def _fold_groups(self, trades: list[tuple[int, ...]], groups: list[list[int]]) -> Folded:
+        for group in groups:
             missed = self._open.add(group)
             if missed is not None:
                 for index in missed:
@@ -234,6 +266,7 @@ class BarFold:
     # ---- the numpy path -------------------------------------------------------------------------
 
     def _fold_many(self, trades: Records) -> Folded:
+        self._most = None
         times = trades["ts_event"]
         newest = max(self._newest_ns, int(times.max()))
         levels: list[Rows] = []
@@ -376,6 +409,7 @@ class BarFold:
         other = fold_state.decode(state)
         if other.scales != self._scales:
             raise InvalidArgument(f"state: scales {other.scales} are not {self._scales}", field="state")
+        self._most = None
         self._newest_ns = other.newest_ns
         self._observation.since_ns, self._observation.gaps = other.since_ns, other.gaps
         of_timeframe = {kept.timeframe: kept for kept in other.kept}
@@ -399,6 +433,7 @@ class BarFold:
         Those that newest (see `tick`) has not passed go on forming, the others are kept as closed. A bar with a
         `seq` was given out before, so that its next version is REVISED. InvalidArgument if one is known already.
         """
+        self._most = None
         for bar in from_candles(candles, first_ts, last_ts).tolist():
             index = self._index_of(bar)
             given = bar[COUNT] if bar[SEQ] else 0

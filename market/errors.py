@@ -96,8 +96,16 @@ class Warming(MarketdError):
     """The daemon is filling its shared memory and does not serve from it yet."""
 
 
+class RequirementNotMet(MarketdError):
+    """The answer is worth less than was required."""
+
+
 class NotYetStored(MarketdError):
     """The database has not committed the records up to that time yet."""
+
+
+class NotStored(MarketdError):
+    """Records that the answer needs were not stored, or are not stored any more."""
 
 
 class ProtocolError(MarketdError):

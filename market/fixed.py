@@ -3,7 +3,9 @@
 A price or size is an int64 at a scale (decimal places): 61837.63 at scale 2 is 6183763. Text, ints and
 Decimals are taken exactly or refused by name (PrecisionError, RangeError, NotFiniteError); trailing zeros
 beyond the scale are allowed, as venues send them. A float means the shortest decimal text that gives it;
-one that is off the grid by at most 1e-9 of its value (the noise of float arithmetic) is snapped to the grid.
+one that is off the grid by at most 1e-9 of its value (the noise of float arithmetic) is snapped to the nearest
+point of it, and of two that are equally near, by its exact value, to the greater one. `_parse` is the definition;
+arrays take a quicker way only where it cannot differ.
 
 int64's minimum stands for an absent field (`ABSENT`), so the range is -(2**63 - 1) to 2**63 - 1.
 """
@@ -35,6 +37,10 @@ _PLAIN = b"0123456789."
 # 15 significant digits survive text -> double -> text; a point makes 16 characters.
 _PLAIN_CHARS = 16
 _SURE_BELOW = 10.0**15
+# Of what doubles say of the distance to the grid: below 10**15 a product is wrong by at most 1/8, so up to here the
+# nearest point is the nearest; and 1e-12 of a value is far more than they err where it is compared with SNAP_RELATIVE.
+_SURE_DISTANCE = 0.25
+_SURE_RELATIVE = SNAP_RELATIVE - 1e-12
 _FEW = 16  # texts; below, one by one is quicker than arrays
 
 
@@ -48,8 +54,18 @@ class Parsed(NamedTuple):
 
 def parse_fixed(text: Number, scale: int, *, field: str = "value") -> int:
     """One number at `scale`; raises PrecisionError, RangeError or NotFiniteError naming `field`."""
-    if isinstance(text, str) and len(text) <= _PLAIN_CHARS and text.replace(".", "", 1).isdigit() and text.isascii():
-        # the way of nearly all of a venue's texts; exact for the reason given at _from_texts
+    if isinstance(text, float):
+        is_plain = 0.0 <= text < _SURE_BELOW
+    else:
+        is_plain = (
+            isinstance(text, str)
+            and len(text) <= _PLAIN_CHARS
+            and text.replace(".", "", 1).isdigit()
+            and text.isascii()
+        )
+    if is_plain:
+        # the way of nearly all of a venue's numbers; exact for the reason given at _from_texts: of the decimals with
+        # so few digits no two are the same double, so the one that is found is the shortest
         real = float(text)
         unit = 10.0**scale
         grid = int(real * unit + 0.5)
@@ -107,12 +123,14 @@ def _from_reals(reals: Reals, scale: int) -> tuple[Ints, Mask, Ints]:
     """Doubles to the grid: values, snaps, and the indexes that need the exact way (large, off grid, nan)."""
     unit = 10.0**scale
     with np.errstate(over="ignore", invalid="ignore"):
-        grid = np.rint(reals * unit)
+        scaled = reals * unit
+        grid = np.rint(scaled)
         sure = np.abs(grid) < _SURE_BELOW
         exact = grid / unit == reals
         snapped = sure & ~exact
         if snapped.any():
-            near = np.abs(grid / unit - reals) <= SNAP_RELATIVE * np.abs(reals)
+            near = np.abs(grid / unit - reals) <= _SURE_RELATIVE * np.abs(reals)
+            near &= np.abs(scaled - grid) <= _SURE_DISTANCE
             sure &= exact | near
             snapped &= near
     parsed = np.where(sure, grid, 0.0).astype(np.int64)
@@ -168,7 +186,7 @@ def _parse_real(value: float, scale: int, field: str) -> tuple[int, bool]:
         pass
     numerator, denominator = value.as_integer_ratio()
     scaled = numerator * 10**scale
-    grid = (2 * scaled + denominator) // (2 * denominator)  # the nearest integer; exact
+    grid = (2 * scaled + denominator) // (2 * denominator)  # the nearest integer, of two the greater; exact
     if abs(grid * denominator - scaled) * round(1 / SNAP_RELATIVE) > abs(scaled):
         raise PrecisionError(
             f"{field}: {value!r} has more than {scale} decimal places (and no mere float noise)", field=field

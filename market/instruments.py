@@ -25,10 +25,16 @@ VENUES = (
     "COINBASE",
     "KRAKEN",
     "BYBIT",
+    "BYBIT_LINEAR",
+    "BYBIT_INVERSE",
     "OKX",
     "BITSTAMP",
     "COB",
 )
+
+CONSOLIDATED_VENUE = "COB"  # marketd's own: the consolidated books
+
+_REMOVED = int(InstrumentFlag.REMOVED)  # flags of an enum are slow to combine
 
 
 class Instrument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=False):
@@ -53,7 +59,7 @@ class Instrument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     @property
     def removed(self) -> bool:
-        return bool(self.flags & InstrumentFlag.REMOVED)
+        return bool(self.flags & _REMOVED)
 
     def scale(self, role: str) -> int:
         """Decimal places of a field's role: price, size or quote."""
@@ -97,8 +103,9 @@ def symbol_spellings(instrument: Instrument) -> set[str]:
     if instrument.base and instrument.quote and instrument.market != "future":
         unified = f"{instrument.base}/{instrument.quote}"
         if instrument.market == "swap":
-            # ccxt: a linear swap settles in the quote currency, an inverse one in the base currency
-            inverse = instrument.venue == "BINANCE_DELIVERY"
+            # ccxt: a linear swap settles in the quote currency, an inverse one in the base currency. Contracts in plain
+            # USD are inverse at every venue there is: nothing of theirs settles in it.
+            inverse = instrument.quote == "USD"
             unified = f"{unified}:{instrument.base if inverse else instrument.quote}"
         spellings |= {unified, f"{unified}.{instrument.venue}"}
     return spellings

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from marketd.market.bar_rows import TS, WORDS, Row, Rows
+from marketd.market.bar_rows import QUOTE, TS, VOLUME, WORDS, Row, Rows
 from marketd.market.times import ABSENT
 
 _FIRST_CAPACITY = 16
@@ -45,6 +45,11 @@ class KeptBars:
             bar: list[int] = self._rows[index].tolist()
             return bar
         return None
+
+    def most(self) -> int:
+        """No sum of a bar here is greater than this."""
+        rows = self.rows
+        return int(rows[:, VOLUME].max()) + int(rows[:, QUOTE].max()) if len(rows) else 0
 
     def append(self, bar: Row) -> None:
         """A bar newer than all that are here."""

@@ -7,6 +7,7 @@ from bisect import bisect_left
 import numpy as np
 import numpy.typing as npt
 
+_FOR_EVER = 2**63 - 1
 MAX_GAPS = 256  # more, and the two oldest become one: bars between them count as partial, never as full
 
 
@@ -16,6 +17,15 @@ class Observation:
     def __init__(self, since_ns: int | None) -> None:
         self.since_ns = since_ns
         self.gaps: list[tuple[int, int]] = []
+
+    def observe(self, since_ns: int) -> None:
+        """From here on nothing is missed. What was observed before is kept only where nobody observed since: then the
+        gap to now is known.
+        """
+        if self.gaps and self.gaps[-1][1] == _FOR_EVER and since_ns > self.gaps[-1][0]:
+            self.fill(since_ns, _FOR_EVER)
+        else:
+            self.since_ns, self.gaps = since_ns, [gap for gap in self.gaps if gap[1] != _FOR_EVER]
 
     def partial(self, ts: int, delta_ns: int) -> bool:
         """Was any moment of [ts, ts + delta_ns) not observed?"""
@@ -50,9 +60,14 @@ class Observation:
             self.gaps[:2] = [(self.gaps[0][0], self.gaps[1][1])]
 
     def fill(self, start_ns: int, end_ns: int) -> None:
-        """[start_ns, end_ns) was fetched afterwards, completely: it is no gap any more."""
+        """[start_ns, end_ns) was fetched afterwards, completely: it is no gap any more. Of a time before observation
+        began, what lies between becomes one.
+        """
         if end_ns <= start_ns:
             return
+        if self.since_ns is None or start_ns < self.since_ns:
+            began_ns, self.since_ns = self.since_ns, start_ns
+            self.add_gap(end_ns, _FOR_EVER if began_ns is None else began_ns)
         kept = []
         for start, end in self.gaps:
             if end <= start_ns or end_ns <= start:

@@ -151,6 +151,10 @@ class OpenBars:
         bars = [(slot >> 1, self._row(slot)) for slot in slots]
         return sorted(bars, key=lambda bar: (bar[0], bar[1][TS]))
 
+    def most(self) -> int:
+        """No sum of an open bar is greater than this."""
+        return max((bar[VOLUME] + bar[QUOTE] for _, bar in self.occupied()), default=0)
+
     def set_tail(self, index: int, ts: int, tail: int) -> None:
         self.table[self._slot(index, ts) * CANDLE_WORDS + TAIL] = tail
 

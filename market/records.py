@@ -19,7 +19,6 @@ Fields that every kind has:
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from enum import IntEnum, IntFlag
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -27,108 +26,41 @@ import numpy as np
 import numpy.typing as npt
 
 from marketd.market.errors import ConfigError, UnknownStream
+from marketd.market.layouts import (
+    ACTIVITY_BAR,
+    BOOK,
+    BOOK_DELTA,
+    BOOK_DEPTH,
+    BOOK_VENUES,
+    BUCKETS,
+    BUCKETS_A_SIDE,
+    BYTES,
+    CANDLE,
+    COVERAGE,
+    IMBALANCE,
+    INSTRUMENT,
+    PRODUCER,
+    STAMP,
+    TICK,
+    TRADE,
+    WINDOWS_SECONDS,
+    ActivityFlag,
+    BookDeltaFlag,
+    BookFlag,
+    BookState,
+    CandleFlag,
+    Coverage,
+    ImbalanceReason,
+    InstrumentFlag,
+    Measure,
+    Side,
+    Source,
+    TradeFlag,
+    book_dtype,
+)
 from marketd.market.times import ABSENT
 
 Records = npt.NDArray[Any]  # a one-dimensional structured array of one kind
-
-_STAMP = [("ts_event", "<i8"), ("ts_known", "<i8"), ("seq", "<i8")]
-
-TRADE = np.dtype([*_STAMP, ("trade_id", "<i8"), ("price", "<i8"), ("size", "<i8"), ("side", "<i4"), ("flags", "<i4")])
-CANDLE = np.dtype(
-    [
-        ("ts", "<i8"),
-        ("ts_known", "<i8"),
-        ("seq", "<i8"),
-        ("open", "<i8"),
-        ("high", "<i8"),
-        ("low", "<i8"),
-        ("close", "<i8"),
-        ("volume", "<i8"),
-        ("quote_volume", "<i8"),
-        ("buy_volume", "<i8"),
-        ("trade_count", "<i8"),
-        ("timeframe", "<i4"),
-        ("source", "<i2"),
-        ("flags", "<i2"),
-    ]
-)
-TICK = np.dtype(_STAMP)
-INSTRUMENT = np.dtype(
-    [
-        *_STAMP,
-        ("instrument", "<i8"),
-        ("symbol", "S32"),
-        ("venue", "S24"),
-        ("base", "S16"),
-        ("quote", "S16"),
-        ("market", "S8"),
-        ("tick_size", "<i8"),
-        ("step_size", "<i8"),
-        ("price_scale", "<i2"),
-        ("size_scale", "<i2"),
-        ("quote_scale", "<i2"),
-        ("flags", "<i2"),
-    ]
-)
-COVERAGE = np.dtype(
-    [
-        *_STAMP,
-        ("ts_start", "<i8"),
-        ("ts_end", "<i8"),
-        ("detail", "<i8"),
-        ("stream", "<i4"),
-        ("state", "<i4"),
-        ("reason", "S40"),
-    ]
-)
-# Rows of the journal that describe a batch rather than the market; they never leave the daemon.
-PRODUCER = np.dtype([("producer", "V16"), ("batch", "<i8"), ("offered", "<i4"), ("accepted", "<i4")])
-BYTES = np.dtype("u1")
-
-
-class Side(IntEnum):
-    """The aggressor's side."""
-
-    SELL = -1
-    UNKNOWN = 0
-    BUY = 1
-
-
-class TradeFlag(IntFlag):
-    HASHED_ID = 1  # the venue's id is no integer; trade_id is its 64-bit hash
-    AGGREGATE = 2  # an aggregate trade: the id is from the aggregate's id space
-    NOT_MARKET = 8  # no market trade (insurance fund, ADL): stored, kept out of bars
-    SNAPPED = 16  # a float was snapped to the grid
-
-
-class CandleFlag(IntFlag):
-    PARTIAL = 1  # its stretch was not observed throughout
-    RECONSTRUCTED = 2  # ts_known is a reconstruction (import)
-    REVISED = 4  # replaces an earlier version
-    SNAPPED = 16
-
-
-class Source(IntEnum):
-    """Where a bar comes from; sources never revise each other."""
-
-    OWN = 1
-    VENUE = 2
-    IMPORT = 3
-
-
-class Coverage(IntEnum):
-    OBSERVED = 1
-    GAP = 2
-    BACKFILLED = 3
-    VENUE_DOWN = 4
-    UNSTORED = 5
-    CLOCK_STEP = 6
-    LATE_REFUSED = 7  # a trade came later than the retention of its bar's trades
-    ENDED = 8  # the source ended (an import's last file): forming bars were closed as they stood
-
-
-class InstrumentFlag(IntFlag):
-    REMOVED = 1
 
 
 class Kind(NamedTuple):
@@ -143,6 +75,7 @@ class Kind(NamedTuple):
     key: tuple[str, ...]  # what makes a record one and the same in its instrument
     scales: Mapping[str, str]  # field -> "price" | "size" | "quote"
     fields: Mapping[str, str] = MappingProxyType({})  # a declared series: field -> declared type
+    is_global: bool = False  # a declared series that belongs to no instrument
 
     @property
     def declared(self) -> bool:
@@ -150,6 +83,9 @@ class Kind(NamedTuple):
 
 
 _OHLC = {"open": "price", "high": "price", "low": "price", "close": "price"}
+_VOLUMES = {"volume": "size", "quote_volume": "quote", "buy_volume": "size"}
+_SIZES = {"bid_size": "size", "ask_size": "size"}
+_LEVELS = {"bid_price": "price", "ask_price": "price", **_SIZES}
 
 KINDS: tuple[Kind, ...] = (
     Kind(1, "trade", TRADE, "trades", True, "ts_event", ("trade_id",), {"price": "price", "size": "size"}),
@@ -161,11 +97,27 @@ KINDS: tuple[Kind, ...] = (
         True,
         "ts",
         ("timeframe", "ts", "source"),
-        {**_OHLC, "volume": "size", "quote_volume": "quote", "buy_volume": "size"},
+        {**_OHLC, **_VOLUMES},
+    ),
+    Kind(3, "book", BOOK, "book_snapshots", True, "ts_event", ("seq",), _LEVELS),
+    Kind(4, "buckets", BUCKETS, "book_buckets", True, "ts", ("timeframe", "ts"), {"width": "price", **_SIZES}),
+    Kind(
+        5,
+        "imbalance",
+        IMBALANCE,
+        "imbalances",
+        True,
+        "ts_event",
+        ("ts_event",),
+        {"mid2": "price", "spread": "price", **_SIZES, "best_bid_size": "size", "best_ask_size": "size"},
     ),
     Kind(6, "tick", TICK, None, False, "ts_event", ("seq",), {}),
     Kind(7, "instrument", INSTRUMENT, "instruments", False, "ts_event", ("instrument",), {}),
     Kind(8, "coverage", COVERAGE, "coverage", True, "ts_event", ("seq",), {}),
+    Kind(9, "book_delta", BOOK_DELTA, "book_deltas", True, "ts_event", ("seq",), {"price": "price", "size": "size"}),
+    Kind(10, "book_venues", BOOK_VENUES, "book_venues", True, "ts_event", ("seq",), {}),
+    # the scale of its threshold depends on its measure: `activity_specs.real_thresholds`
+    Kind(11, "activity_bar", ACTIVITY_BAR, "activity_bars", True, "ts_event", ("seq",), {**_OHLC, **_VOLUMES}),
     Kind(16, "producer", PRODUCER, None, False, "batch", ("producer", "batch"), {}),
     Kind(17, "quarantine", BYTES, "quarantine", False, "", (), {}),
 )
@@ -175,6 +127,7 @@ BY_ID: Mapping[int, Kind] = MappingProxyType({kind.id: kind for kind in KINDS})
 
 SERIES_TYPES = {"f8": "<f8", "i8": "<i8", "price": "<i8", "size": "<i8"}
 MAX_FIELD_NAME = 40
+MAX_BOOK_DEPTH = 1_000  # a record of 32 kB; a frame's section tells its records' size in 16 bits
 
 
 def series_kind(kind_id: int, name: str, fields: Mapping[str, str]) -> Kind:
@@ -191,11 +144,11 @@ def series_kind(kind_id: int, name: str, fields: Mapping[str, str]) -> Kind:
         raise ConfigError(f"{where}.fields: a stream needs at least one field", field=f"{where}.fields")
     for field, type_name in fields.items():
         path = f"{where}.fields.{field}"
-        if field in dict(_STAMP) or field == "instrument_id" or not _is_name(field):
+        if field in dict(STAMP) or field == "instrument_id" or not _is_name(field):
             raise ConfigError(f"{path}: not a name for a field", field=path)
         if type_name not in SERIES_TYPES:
             raise ConfigError(f"{path}: {type_name!r} is none of {', '.join(SERIES_TYPES)}", field=path)
-    dtype = np.dtype([*_STAMP, *((field, SERIES_TYPES[type_name]) for field, type_name in fields.items())])
+    dtype = np.dtype([*STAMP, *((field, SERIES_TYPES[type_name]) for field, type_name in fields.items())])
     scales = {field: type_name for field, type_name in fields.items() if type_name in ("price", "size")}
     return Kind(
         kind_id,
@@ -210,17 +163,28 @@ def series_kind(kind_id: int, name: str, fields: Mapping[str, str]) -> Kind:
     )
 
 
+def book_kind(depth: int) -> Kind:
+    """The kind of BOOK records with `depth` levels a side."""
+    if not 1 <= depth <= MAX_BOOK_DEPTH:
+        raise ConfigError(f"book.depth: {depth} levels; it is 1 to {MAX_BOOK_DEPTH}", field="book.depth")
+    return BY_NAME["book"]._replace(dtype=book_dtype(depth))
+
+
 def _is_name(name: str) -> bool:
     return name.isidentifier() and name.islower() and name.isascii() and len(name) <= MAX_FIELD_NAME
 
 
 class KindTable:
-    """The built-in kinds and the declared series of one daemon, by name and by id."""
+    """The built-in kinds and the declared series of one daemon, by name and by id.
 
-    def __init__(self, series: Iterable[Kind] = ()) -> None:
+    BOOK records have `book_depth` levels a side; ConfigError unless it is 1 to `MAX_BOOK_DEPTH`.
+    """
+
+    def __init__(self, series: Iterable[Kind] = (), book_depth: int = BOOK_DEPTH) -> None:
         self._by_id = dict(BY_ID)
         self._by_name = dict(BY_NAME)
-        for kind in series:
+        book = [] if book_depth == BOOK_DEPTH else [book_kind(book_depth)]
+        for kind in (*book, *series):
             self._by_id[kind.id] = kind
             self._by_name[kind.name] = kind
 
@@ -254,7 +218,7 @@ def empty(kind: Kind, count: int) -> Records:
     """`count` records of a kind with every field absent (integers at their minimum, reals NaN)."""
     records = np.zeros(count, dtype=kind.dtype)
     for name in kind.dtype.names or ():
-        base = kind.dtype[name]
+        base = kind.dtype[name].base
         if base.kind == "i":
             records[name] = np.iinfo(base).min
         elif base.kind == "f":
@@ -264,27 +228,45 @@ def empty(kind: Kind, count: int) -> Records:
 
 __all__ = [
     "ABSENT",
+    "ACTIVITY_BAR",
+    "BOOK",
+    "BOOK_DELTA",
+    "BOOK_DEPTH",
+    "BOOK_VENUES",
+    "BUCKETS",
+    "BUCKETS_A_SIDE",
     "BYTES",
     "BY_ID",
     "BY_NAME",
     "CANDLE",
     "COVERAGE",
     "FIRST_SERIES_ID",
+    "IMBALANCE",
     "INSTRUMENT",
     "KINDS",
+    "MAX_BOOK_DEPTH",
     "PRODUCER",
     "SERIES_TYPES",
     "TICK",
     "TRADE",
+    "WINDOWS_SECONDS",
+    "ActivityFlag",
+    "BookDeltaFlag",
+    "BookFlag",
+    "BookState",
     "CandleFlag",
     "Coverage",
+    "ImbalanceReason",
     "InstrumentFlag",
     "Kind",
     "KindTable",
+    "Measure",
     "Records",
     "Side",
     "Source",
     "TradeFlag",
+    "book_dtype",
+    "book_kind",
     "empty",
     "series_kind",
 ]

@@ -8,38 +8,58 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from marketd.market.book_rules import BOOK_CHECKS
+from marketd.market.checks import (
+    KNOWN,
+    NOT_TAKEN,
+    TIMES,
+    Batch,
+    Check,
+    Ints,
+    Mask,
+    absent,
+    is_negative,
+    not_positive,
+    where,
+)
 from marketd.market.fixed import MAX_FIXED, format_fixed, quote_factors
-from marketd.market.instruments import Instrument
-from marketd.market.records import Coverage, Kind, Records, Source, TradeFlag
+from marketd.market.instruments import GLOBAL_NAME, Instrument
+from marketd.market.records import Coverage, Kind, Source, TradeFlag
 from marketd.market.times import ABSENT, NS_PER_SECOND, isoformat_ns
-
-Mask = npt.NDArray[np.bool_]
-Ints = npt.NDArray[np.int64]
 
 RULES: Mapping[str, str] = MappingProxyType(
     {
         "absent": "A field that must be there is absent.",
-        "aligned": "A bar's time is no multiple of its timeframe.",
+        "aligned": "A bar's time is no multiple of its timeframe, or an imbalance's no whole second.",
+        "asks_rising": "The asks do not rise strictly from the best on.",
+        "bids_falling": "The bids do not fall strictly from the best on.",
+        "book_state": "A book's state is none of empty, syncing, live and stale, or the reason does not go with it.",
+        "bucket": "A bucket's width is not above zero, or there are sizes without a base.",
         "coverage": "A coverage record ends before it starts, or its state, stream or reason is none.",
+        "crossed": "The best bid is not below the best ask.",
         "duplicate": "A trade with this id was accepted before.",
+        "level_count": "A count of levels is below 0 or beyond the depth, or there are levels beyond the count.",
         "max_skew": "The time (of a bar: its end) lies further after ts_known than validation.max_skew allows.",
         "naive": "A datetime bears no time zone.",
-        "non_negative": "A volume, count, or a price or size off the market is below zero.",
+        "non_negative": "A volume, a count, a level's size, or a price or size off the market is below zero.",
         "not_finite": "A number is not finite, or no number at all.",
+        "not_live": "A book that is not live has levels or figures.",
         "not_taken": "Records of this kind are made by marketd itself and taken from nobody.",
         "ohlc_order": "low <= open <= high and low <= close <= high do not hold.",
         "positive_price": "A price is not above zero.",
         "positive_size": "A trade's size is not above zero.",
         "precision": "A number has more decimal places than the instrument's scale.",
         "range": "A number or price times size does not fit into 64 bits, or a time lies before 1970.",
-        "side": "A trade's side is none of 1 (buy), -1 (sell) and 0 (unknown).",
+        "ratio": "A ratio lies beyond -1 and 1.",
+        "scope": "A series of scope global was sent for an instrument, or one of scope instrument for none.",
+        "side": "A side is none of 1 (buy; a bid), -1 (sell; an ask) and, of a trade, 0 (unknown).",
         "source": "A bar's source is none of own, venue and import.",
-        "timeframe": "A bar's timeframe is not a positive number of seconds.",
+        "timeframe": "A bar's timeframe is not a positive number of seconds, or of buckets neither 1 nor 60.",
         "unknown_instrument": "The instrument was not declared here.",
     }
 )
@@ -47,32 +67,18 @@ RULES: Mapping[str, str] = MappingProxyType(
 _NOT_MARKET = int(TradeFlag.NOT_MARKET)
 _MAX_STREAM = 2**15 - 1  # the number of a kind, a smallint in the ledger
 _STAMPS = ("ts", "ts_event", "ts_start", "ts_end")
+_SHOWN_LEVELS = 5
 _OHLC = ("open", "high", "low", "close")
 _VOLUMES = ("volume", "quote_volume", "buy_volume", "trade_count")
-
-
-class Batch(NamedTuple):
-    """Records of one kind and instrument; `latest_ns` is the latest time that is not refused as `max_skew`."""
-
-    records: Records
-    instrument: Instrument | None
-    latest_ns: int
-
-
-class Check(NamedTuple):
-    """`bad` is True where a record breaks the rule, shape (n,); None when none does."""
-
-    rule: str
-    fields: tuple[str, ...]
-    bad: Callable[[Batch], Mask | None]
 
 
 def checks_of(kind: Kind) -> tuple[Check, ...]:
     """The checks for records of a kind, in their order: a record is refused by the first that it breaks."""
     if kind.declared:
         reals = tuple(name for name, type_name in kind.fields.items() if type_name == "f8")
-        return (_KNOWN, *_TIMES, *(Check("not_finite", (name,), _infinite(name)) for name in reals))
-    return _BUILT_IN.get(kind.name, (_NOT_TAKEN,))
+        of_another_scope = Check("scope", (), _not_global if kind.is_global else _global)
+        return (KNOWN, of_another_scope, *TIMES, *(Check("not_finite", (name,), _infinite(name)) for name in reals))
+    return _BUILT_IN.get(kind.name, (NOT_TAKEN,))
 
 
 def describe(check: Check, kind: Kind, batch: Batch, index: int) -> str:
@@ -83,41 +89,23 @@ def describe(check: Check, kind: Kind, batch: Batch, index: int) -> str:
 
 
 def _shown(name: str, kind: Kind, instrument: Instrument, batch: Batch, index: int) -> str:
-    value = batch.records[name][index].item()
+    value = batch.records[name][index].tolist()
+    role = kind.scales.get(name)
+    if isinstance(value, list):
+        shown = [_number(one, role, instrument) for one in value[:_SHOWN_LEVELS]]
+        return " ".join([*shown, "…"] if len(value) > len(shown) else shown)
+    if name in _STAMPS and value != ABSENT:
+        return isoformat_ns(value)
+    return _number(value, role, instrument)
+
+
+def _number(value: Any, role: str | None, instrument: Instrument) -> str:
     if value == ABSENT:
         return "absent"
-    if name in _STAMPS:
-        return isoformat_ns(value)
-    role = kind.scales.get(name)
     return format_fixed(value, instrument.scale(role)) if role else str(value)
 
 
 # ---- what the checks look at ------------------------------------------------------------------------
-
-
-def _all_if_unknown(batch: Batch) -> Mask | None:
-    return np.ones(len(batch.records), dtype=bool) if batch.instrument is None else None
-
-
-def _all(batch: Batch) -> Mask:
-    return np.ones(len(batch.records), dtype=bool)
-
-
-def _where(name: str, test: Callable[[Ints], Mask]) -> Callable[[Batch], Mask]:
-    """`test` on one field."""
-    return lambda batch: test(batch.records[name])
-
-
-def _is_absent(values: Ints) -> Mask:
-    return np.asarray(values == ABSENT)
-
-
-def _is_negative(values: Ints) -> Mask:
-    return np.asarray((values < 0) & (values != ABSENT))
-
-
-def _not_positive(values: Ints) -> Mask:
-    return np.asarray(values <= 0)
 
 
 def _off_market(batch: Batch) -> Mask:
@@ -126,15 +114,11 @@ def _off_market(batch: Batch) -> Mask:
 
 
 def _not_positive_on_market(name: str) -> Callable[[Batch], Mask]:
-    return lambda batch: _not_positive(batch.records[name]) & ~_off_market(batch)
+    return lambda batch: not_positive(batch.records[name]) & ~_off_market(batch)
 
 
 def _infinite(name: str) -> Callable[[Batch], Mask]:
     return lambda batch: np.asarray(np.isinf(batch.records[name]))
-
-
-def _skewed(batch: Batch) -> Mask:
-    return np.asarray(batch.records["ts_event"] > batch.latest_ns)
 
 
 def _bar_skewed(batch: Batch) -> Mask:
@@ -171,6 +155,14 @@ def _quote_too_large(batch: Batch) -> Mask | None:
     return near
 
 
+def _global(batch: Batch) -> Mask:
+    return np.full(len(batch.records), batch.instrument is not None and batch.instrument.name == GLOBAL_NAME)
+
+
+def _not_global(batch: Batch) -> Mask:
+    return ~_global(batch)
+
+
 def _no_side(batch: Batch) -> Mask:
     side = batch.records["side"]
     return np.asarray((side < -1) | (side > 1))  # abs() of the minimum is negative
@@ -203,49 +195,36 @@ def _is_utf8(text: bytes) -> bool:
 
 # ---- the tables -------------------------------------------------------------------------------------
 
-_KNOWN = Check("unknown_instrument", (), _all_if_unknown)
-_NOT_TAKEN = Check("not_taken", (), _all)
-
-
-def _absent(*names: str) -> tuple[Check, ...]:
-    return tuple(Check("absent", (name,), _where(name, _is_absent)) for name in names)
-
-
-_TIMES = (
-    *_absent("ts_event"),
-    Check("range", ("ts_event",), _where("ts_event", _is_negative)),
-    Check("max_skew", ("ts_event",), _skewed),
-)
-
 _BUILT_IN: Mapping[str, tuple[Check, ...]] = {
     "trade": (
-        _KNOWN,
-        *_TIMES,
-        *_absent("trade_id", "price", "size"),
+        KNOWN,
+        *TIMES,
+        *absent("trade_id", "price", "size"),
         Check("positive_price", ("price",), _not_positive_on_market("price")),
         Check("positive_size", ("size",), _not_positive_on_market("size")),
-        Check("non_negative", ("price",), _where("price", _is_negative)),
-        Check("non_negative", ("size",), _where("size", _is_negative)),
+        Check("non_negative", ("price",), where("price", is_negative)),
+        Check("non_negative", ("size",), where("size", is_negative)),
         Check("side", ("side",), _no_side),
         Check("range", ("price", "size"), _quote_too_large),
     ),
     "candle": (
-        _KNOWN,
-        *_absent("ts", *_OHLC),
-        Check("range", ("ts",), _where("ts", _is_negative)),
-        Check("timeframe", ("timeframe",), _where("timeframe", _not_positive)),
+        KNOWN,
+        *absent("ts", *_OHLC),
+        Check("range", ("ts",), where("ts", is_negative)),
+        Check("timeframe", ("timeframe",), where("timeframe", not_positive)),
         Check("aligned", ("ts", "timeframe"), _misaligned),
         Check("max_skew", ("ts", "timeframe"), _bar_skewed),
         Check("source", ("source",), _no_source),
-        *(Check("positive_price", (name,), _where(name, _not_positive)) for name in _OHLC),
+        *(Check("positive_price", (name,), where(name, not_positive)) for name in _OHLC),
         Check("ohlc_order", _OHLC, _out_of_order),
-        *(Check("non_negative", (name,), _where(name, _is_negative)) for name in _VOLUMES),
+        *(Check("non_negative", (name,), where(name, is_negative)) for name in _VOLUMES),
     ),
-    "tick": (_KNOWN, *_TIMES),
+    "tick": (KNOWN, *TIMES),
     "coverage": (
-        _KNOWN,
-        *_TIMES,
-        *_absent("ts_start"),
+        KNOWN,
+        *TIMES,
+        *absent("ts_start"),
         Check("coverage", ("state", "ts_start", "ts_end"), _no_coverage),
     ),
+    **BOOK_CHECKS,
 }

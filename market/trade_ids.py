@@ -9,6 +9,7 @@ kept passes as new (a repair). The database's unique key has the last word on it
 
 from __future__ import annotations
 
+import hashlib
 from bisect import bisect_right
 from itertools import islice
 
@@ -28,6 +29,12 @@ _VERSION = 1
 
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
+
+
+def hashed_id(text: str | bytes) -> int:
+    """The 64-bit hash (BLAKE2b) of a venue's trade id that is no integer."""
+    digest = hashlib.blake2b(text.encode() if isinstance(text, str) else text, digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True) | 1  # odd: never ABSENT
 
 
 class _State(msgspec.Struct, array_like=True):
@@ -170,8 +177,10 @@ class TradeIds:
     # ---- the checkpoint -------------------------------------------------------------------------
 
     def state(self) -> bytes:
-        parts = (self._starts, self._ends, list(self._hashed))
-        return msgspec.msgpack.encode(_State(_VERSION, *(np.array(p, dtype="<i8").tobytes() for p in parts)))
+        # fromiter: a third of the time of array() on a list, and this is done while the market waits
+        parts = (self._starts, self._ends, self._hashed)
+        packed = (np.fromiter(part, dtype="<i8", count=len(part)).tobytes() for part in parts)
+        return msgspec.msgpack.encode(_State(_VERSION, *packed))
 
     def restore(self, state: bytes | memoryview) -> None:
         """Take over what another had seen. InvalidArgument if these bytes are no such state."""

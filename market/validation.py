@@ -4,8 +4,8 @@ A bad record never costs its neighbours. Each rule has a name that is a promise:
 producer, in the metric and in the quarantine. Rules are looked at in the order of the kind's table in
 `marketd.market.rules`; a record is refused by the first that it breaks.
 
-A few trades, the live case, are judged with plain ints, and many by their extremes; only when these find a
-flaw does the table say which record it is, and why.
+A few trades or books, the live case, are judged with plain ints, and many trades by their extremes; only when these
+find a flaw does the table say which record it is, and why.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from typing import NamedTuple, Protocol
 import msgspec
 import numpy as np
 
+from marketd.market.book_rules import few_books_are_good
+from marketd.market.checks import Batch, Mask
 from marketd.market.fixed import MAX_FIXED, quote_factors
 from marketd.market.instruments import Instrument
 from marketd.market.records import TRADE, Kind, KindTable, Records
-from marketd.market.rules import RULES, Batch, Mask, checks_of, describe
+from marketd.market.rules import RULES, checks_of, describe
 from marketd.market.times import ABSENT
 from marketd.market.trade_ids import TradeIds
 
@@ -26,6 +28,7 @@ __all__ = ["RULES", "DataValidator", "Refused", "Verdict"]
 
 MAX_DETAILS = 1_000
 FEW_TRADES = 32  # up to here plain ints beat numpy
+FEW_BOOKS = 8
 
 
 class HasTradeIds(Protocol):
@@ -81,14 +84,28 @@ class DataValidator:
             latest_ns = ts_known + self._max_skew_ns
             if len(records) <= FEW_TRADES:
                 trades = records.tolist()
-                if _few_are_good(trades, instrument, latest_ns, state):
-                    if state is not None:
-                        for trade in trades:
-                            state.trade_ids.add_one(trade[3], trade[7])
+                if state is None:
+                    if _few_are_good(trades, instrument, latest_ns, None):
+                        return _ALL_GOOD
+                elif self.admit_few(trades, instrument, ts_known, state.trade_ids):
                     return _ALL_GOOD
             elif _many_are_good(records, instrument, latest_ns):
                 return self._finish(kind, records, np.ones(len(records), dtype=bool), [], state)
-        return self._judge(kind, Batch(records, instrument, ts_known + self._max_skew_ns), state)
+        latest_ns = ts_known + self._max_skew_ns
+        is_few_books = kind.name == "book" and instrument is not None and len(records) <= FEW_BOOKS
+        if is_few_books and few_books_are_good(records, latest_ns):
+            return _ALL_GOOD
+        return self._judge(kind, Batch(records, instrument, latest_ns), state)
+
+    def admit_few(
+        self, trades: list[tuple[int, ...]], instrument: Instrument, ts_known: int, trade_ids: TradeIds
+    ) -> bool:
+        """Whether all of these TRADE rows (`tolist()`) may enter; if so their ids count as accepted from now on."""
+        if not _few_are_good(trades, instrument, ts_known + self._max_skew_ns, trade_ids):
+            return False
+        for trade in trades:
+            trade_ids.add_one(trade[3], trade[7])
+        return True
 
     def statistics(self) -> dict[str, int]:
         """How many records each rule has refused."""
@@ -135,7 +152,7 @@ class DataValidator:
 
 
 def _few_are_good(
-    trades: list[tuple[int, ...]], instrument: Instrument, latest_ns: int, state: HasTradeIds | None
+    trades: list[tuple[int, ...]], instrument: Instrument, latest_ns: int, trade_ids: TradeIds | None
 ) -> bool:
     """Does each of these trades keep all rules for TRADE? When not, the table of checks finds out why."""
     multiplier, divisor = quote_factors(instrument.price_scale, instrument.size_scale, instrument.quote_scale)
@@ -147,10 +164,10 @@ def _few_are_good(
             and -1 <= side <= 1
             and trade_id != ABSENT
             and price * size * multiplier // divisor <= MAX_FIXED
-            and (state is None or not state.trade_ids.seen(trade_id, flags))
+            and (trade_ids is None or not trade_ids.seen(trade_id, flags))
         ):
             return False
-    return len(trades) == 1 or state is None or len({trade[3] for trade in trades}) == len(trades)
+    return len(trades) == 1 or trade_ids is None or len({trade[3] for trade in trades}) == len(trades)
 
 
 def _many_are_good(records: Records, instrument: Instrument, latest_ns: int) -> bool:

@@ -12,17 +12,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
-import numpy as np
 
+from marketd.client.books import frame_of
 from marketd.client.frames import Frame as Rows
 from marketd.daemon.settings import Config
 from marketd.ipc import segments
+from marketd.ipc.book_parts import read_part
 from marketd.ipc.frames import CHECKPOINT_KIND, Frame, Section
 from marketd.ipc.journal_errors import JournalMissing
 from marketd.ipc.journal_reader import JournalReader
 from marketd.market.errors import MarketdError, UnknownStream
 from marketd.market.instruments import Instrument, global_instrument
-from marketd.market.records import Kind, KindTable
+from marketd.market.records import Kind
 
 LIVE = "journal"
 _DEPTH = 4  # directories below the state directory that are looked into
@@ -104,7 +105,7 @@ class Names:
     """Instruments and kinds by their numbers, as a configuration and its state directory know them."""
 
     def __init__(self, config: Config) -> None:
-        self._kinds = KindTable(config.series())
+        self._kinds = config.kinds()
         self._instruments = {instrument.id: instrument for instrument in _registered(config.state_path)}
 
     def instrument(self, number: int) -> str:
@@ -127,16 +128,17 @@ class Names:
         for section in frame.sections:
             kind = self._kind(section)
             if kind is not None:
-                records = np.frombuffer(section.payload, dtype=kind.dtype)
+                records = read_part(kind, section.count, section.payload)  # books: as deep as they were written
                 instrument = self._instruments.get(frame.instrument) or _unnamed(frame.instrument)
-                yield kind, Rows(kind, instrument, records)
+                yield kind, frame_of(kind, instrument, records)
 
     def _kind(self, section: Section) -> Kind | None:
         try:
             kind = self._kinds.by_id(section.kind)
         except UnknownStream:
             return None
-        return kind if kind.name not in ("producer", "quarantine") and kind.dtype.itemsize == section.itemsize else None
+        is_ours = kind.name == "book" or kind.dtype.itemsize == section.itemsize
+        return kind if kind.name not in ("producer", "quarantine") and is_ours else None
 
     def _kind_name(self, number: int) -> str:
         try:

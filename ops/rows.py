@@ -1,6 +1,7 @@
 """Rows of frames as text: which columns people want to see, and how a value of each is written.
 
-Numbers are in their shortest exact form, times in ISO 8601 UTC; an absent value is empty, or null in JSON.
+Numbers are in their shortest exact form, times in ISO 8601 UTC; an absent value is empty, or null in JSON. Many values
+of one column (levels of a book, buckets) are a list in JSON, else numbers with blanks between, those that are there.
 """
 
 from __future__ import annotations
@@ -10,17 +11,20 @@ from collections.abc import Mapping
 
 from marketd.client.frames import Frame
 from marketd.market.errors import UnknownStream
-from marketd.market.records import Coverage, KindTable, Side, Source
+from marketd.market.records import BookState, Coverage, ImbalanceReason, KindTable, Measure, Side, Source
 from marketd.market.times import ABSENT
 from marketd.ops.words import moment, real
 
 # What a program may want and a person rarely does.
-_HIDDEN = frozenset(("ts_known", "seq", "timeframe", "flags"))
+_HIDDEN = frozenset(("ts_known", "seq", "timeframe", "flags", "bid_count", "ask_count"))
 _SIDES = {int(side): side.name.lower() for side in Side}
 _SOURCES = {int(source): source.name.lower() for source in Source}
 _STATES = {int(state): state.name.lower() for state in Coverage}
+_BOOK_STATES = {int(state): state.name.lower() for state in BookState}
+_REASONS = {int(reason): reason.name.lower() for reason in ImbalanceReason if reason}
+_MEASURES = {int(measure): measure.name.lower() for measure in Measure}
 _KINDS = KindTable()
-Value = str | int | float | bool | None
+Value = str | int | float | bool | None | list["Value"]
 
 
 def shown_columns(frame: Frame) -> tuple[str, ...]:
@@ -30,6 +34,8 @@ def shown_columns(frame: Frame) -> tuple[str, ...]:
 
 def json_value(frame: Frame, name: str, value: object) -> Value:
     """As JSON can have it: times stay int ns, what is absent is null, names stand for numbers that mean one."""
+    if isinstance(value, list):
+        return [json_value(frame, name, each) for each in value]
     named = _name_of(frame, name, value)
     if named is not None:
         return named
@@ -54,6 +60,8 @@ def table_row(frame: Frame, row: Mapping[str, object]) -> list[str]:
 
 def cell(frame: Frame, name: str, value: object) -> str:
     """One value as text."""
+    if isinstance(value, list):
+        return " ".join(text for each in value if (text := cell(frame, name, each)))
     named = _name_of(frame, name, value)
     if named is not None:
         return named
@@ -75,6 +83,12 @@ def _name_of(frame: Frame, name: str, value: object) -> str | None:
             return _SIDES.get(value)
         case "candle", "source":
             return _SOURCES.get(value)
+        case "book" | "book_means" | "imbalance" | "buckets", "state":
+            return _BOOK_STATES.get(value)
+        case "imbalance", "reason":
+            return _REASONS.get(value)
+        case "activity_bar", "measure":
+            return _MEASURES.get(value)
         case "coverage", "state":
             return _STATES.get(value)
         case "coverage", "stream":

@@ -6,6 +6,7 @@ that has just started has none, and one of another version may have others.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from marketd.client.books import frame_of
 from marketd.client.local import LocalDaemon
 from marketd.daemon.quantities import Bytes
 from marketd.ipc.arena_reader import ArenaReader
@@ -20,6 +22,7 @@ from marketd.ipc.protocol import ActorReport, StatusReport
 from marketd.market.errors import MarketdError
 from marketd.market.fixed import to_real
 from marketd.market.instruments import GLOBAL_NAME, Instrument
+from marketd.market.records import BY_NAME
 from marketd.ops import words
 from marketd.ops.extras import needs_daemon_extra
 from marketd.ops.tables import Page
@@ -34,6 +37,9 @@ class InstrumentLine(NamedTuple):
     ts_event: int
     seq: int
     stale_ns: int
+    book: str | None = None  # state of the newest book; None: there is none
+    bid: float | None = None  # best prices, of a book that is live
+    ask: float | None = None
 
 
 class Standing(NamedTuple):
@@ -92,7 +98,24 @@ def _line(instrument: Instrument, arena: ArenaReader) -> InstrumentLine:
     if "trade" in arena.rings:
         trades, _ = arena.last("trade", 1)
         price = float(to_real(trades["price"], instrument.price_scale)[0]) if len(trades) else None
-    return InstrumentLine(instrument.name, arena.state.name, price, cut.ts_event, cut.seq, arena.stale_ns())
+    book = _newest_book(instrument, arena)
+    return InstrumentLine(instrument.name, arena.state.name, price, cut.ts_event, cut.seq, arena.stale_ns(), *book)
+
+
+def _newest_book(instrument: Instrument, arena: ArenaReader) -> tuple[str | None, float | None, float | None]:
+    """State, best bid and best ask."""
+    if "book" not in arena.rings:
+        return None, None, None
+    books, _ = arena.last("book", 1)
+    if not len(books):
+        return None, None, None
+    found = frame_of(BY_NAME["book"], instrument, books)
+    bid, ask = (_known(float(found[name][0, 0])) for name in ("bid_price", "ask_price"))
+    return (found.meta.book_state or "").lower(), bid, ask
+
+
+def _known(price: float) -> float | None:
+    return None if math.isnan(price) else price
 
 
 def page(standing: Standing) -> Page:
@@ -114,7 +137,7 @@ def page(standing: Standing) -> Page:
     shown.pairs(_facts(report))
     if standing.instruments:
         shown.line()
-        columns = ("INSTRUMENT", "STATE", "LAST PRICE", "LAST EVENT", "AGE", "RECORDS")
+        columns = ("INSTRUMENT", "STATE", "LAST PRICE", "BOOK", "BID", "ASK", "LAST EVENT", "AGE", "RECORDS")
         shown.table(columns, (_instrument_row(line, now_ns) for line in standing.instruments))
     return shown
 
@@ -125,9 +148,9 @@ def _actor_row(actor: ActorReport) -> tuple[object, ...]:
 
 
 def _instrument_row(line: InstrumentLine, now_ns: int) -> tuple[object, ...]:
-    price = "-" if line.price is None else words.real(line.price)
+    prices = ["-" if price is None else words.real(price) for price in (line.price, line.bid, line.ask)]
     event, age = words.moment(line.ts_event), words.age(line.ts_event, now_ns)
-    return line.name, line.state, price, event, age, words.count(line.seq)
+    return line.name, line.state, prices[0], line.book or "-", *prices[1:], event, age, words.count(line.seq)
 
 
 def _facts(report: StatusReport) -> dict[str, str]:

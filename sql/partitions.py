@@ -23,6 +23,7 @@ DAY_NS = 86_400 * 1_000_000_000
 MAX_PIECES = 4000  # a call: eleven years of days; more is a wrong time, not a stretch
 _BATCH = 50  # pieces in a transaction, which holds a lock for each of their tables and indexes
 _EPOCH = date(1970, 1, 1)
+MADE = "A piece, made at"
 _LOCK_SPACE = 0x6D6B7470  # first half of the advisory lock's key: "mktp"
 
 
@@ -165,6 +166,8 @@ def _statements(cut: Partitioning, index: int) -> str:
         f" CONSTRAINT bounds CHECK ({cut.time_column} >= '{begin}' AND {cut.time_column} < '{end}'));"
         f" ALTER TABLE {parent} ATTACH PARTITION {name} FOR VALUES FROM ('{begin}') TO ('{end}');"
         f" ALTER TABLE {name} DROP CONSTRAINT bounds;"
+        # PostgreSQL does not remember it, and what was stored a moment ago must not go for its age (sql/retention.py)
+        f" COMMENT ON TABLE {name} IS '{MADE} {datetime.now(UTC).isoformat(timespec='seconds')}';"
     )
 
 

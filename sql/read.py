@@ -22,7 +22,7 @@ _READ = statements("read")
 _CANDLE = BY_NAME["candle"]
 # the widest stretch that timestamptz and int64 ns share
 MIN_TIME_NS, MAX_TIME_NS = 0, 2**63 - 1
-_END_OF_TIME = datetime(2262, 1, 1, tzinfo=UTC)
+END_OF_TIME = datetime(2262, 1, 1, tzinfo=UTC)
 NO_LIMIT = 2**62
 SECOND = 1
 
@@ -51,12 +51,13 @@ class Span(NamedTuple):
 
     def bounds(self) -> tuple[datetime, datetime]:
         start = MIN_TIME_NS if self.start is None else max(MIN_TIME_NS, -(-self.start // 1000) * 1000)
-        end = _END_OF_TIME if self.end is None else to_datetime(max(MIN_TIME_NS, -(-self.end // 1000) * 1000))
-        return to_datetime(start), min(end, _END_OF_TIME)
+        end = END_OF_TIME if self.end is None else to_datetime(max(MIN_TIME_NS, -(-self.end // 1000) * 1000))
+        return to_datetime(start), min(end, END_OF_TIME)
 
 
-async def read_stored(connection: Connection) -> Stored | None:
-    row = await connection.fetchrow(_READ["committed_known"])
+async def read_stored(connection: Connection, journal: UUID) -> Stored | None:
+    """How far the database has a journal; None when it has nothing of it."""
+    row = await connection.fetchrow(_READ["committed_known"], journal)
     return None if row is None else Stored(row["journal"], row["committed_offset"], row["ts_known_ns"])
 
 
@@ -81,7 +82,7 @@ async def read_bars(
     picks.
     """
     table = "candles_1s" if timeframe == SECOND else "candles"
-    columns = _columns(table, _CANDLE)
+    columns = columns_of(table, _CANDLE)
     source = source_number(bar_source)
     rows = NO_LIMIT if limit is None else limit * (SOURCES_PER_BAR if source is None else 1)
     args: list[Any] = [instrument_id, *span.bounds(), rows]
@@ -100,7 +101,7 @@ async def read_bars(
 async def _bars_as_known(
     connection: Connection, table: str, timeframe: int, args: list[Any], known_at: int, source: int | None
 ) -> CopiedRows:
-    columns = _columns("candles", _CANDLE)
+    columns = columns_of("candles", _CANDLE)
     of_table = columns.replace('"timeframe"', '1 AS "timeframe"') if timeframe == SECOND else columns
     statement = _READ["bars_as_known"].format(
         columns=columns,
@@ -113,7 +114,7 @@ async def _bars_as_known(
     return CopiedRows("candles", _CANDLE, await copy_out(connection, statement, *args))
 
 
-def _columns(table: str, kind: Kind) -> str:
+def columns_of(table: str, kind: Kind) -> str:
     """In quotes: a declared stream may have a field `order`, or `user`, which means something else without them."""
     return ", ".join(f'"{name}"' for name in codec(table, kind).columns)
 
@@ -128,11 +129,11 @@ async def read_rows(
     newest: bool = True,
     known_at: int | None = None,
 ) -> CopiedRows:
-    """Records of a stream with a table of fixed rows (`trade`, a declared series)."""
+    """Records of a stream with a table of fixed rows (`trade`, `book`, `book_delta`, a declared series)."""
     table = kind.table or ""
-    columns = _columns(table, kind)
+    columns = columns_of(table, kind)
     statement = _READ["rows_newest" if newest else "rows_oldest"].format(columns=columns, table=table)
-    known = _END_OF_TIME if known_at is None else to_datetime(known_at)
+    known = END_OF_TIME if known_at is None else to_datetime(known_at)
     rows = NO_LIMIT if limit is None else limit
     return CopiedRows(table, kind, await copy_out(connection, statement, instrument_id, *span.bounds(), rows, known))
 
@@ -147,7 +148,7 @@ async def read_coverage(
     known_at: int | None = None,
 ) -> list[Any]:
     """The ledger's rows that touch the span; with a limit the newest (first) or the oldest (first)."""
-    known = _END_OF_TIME if known_at is None else to_datetime(known_at)
+    known = END_OF_TIME if known_at is None else to_datetime(known_at)
     rows = NO_LIMIT if limit is None else limit
     statement = _READ["coverage_newest" if newest else "coverage_oldest"]
     return list(await connection.fetch(statement, instrument_id, *span.bounds(), rows, known))

@@ -166,7 +166,7 @@ async def _merge(connection: Connection, rows: TableRows) -> None:
         await connection.execute(_STORE["keep_replaced_bars"].format_map(names), *bounds)
         await connection.execute(_STORE["merge_bars"].format_map(names))
     else:
-        await connection.execute(_STORE["merge_series"].format(table=rows.table), *bounds)
+        await connection.execute(_STORE["merge_series"].format(table=rows.table, time=rows.kind.time), *bounds)
     # a second merge into the same table in this transaction must find the stage empty
     await connection.execute(f"DELETE FROM stage_{rows.table}")
 

@@ -19,10 +19,12 @@ import numpy as np
 import zmq
 
 from marketd.ipc import protocol, sockets
+from marketd.ipc.book_parts import read_part
 from marketd.ipc.paths import socket_url
 from marketd.ipc.presence import Presence, write_presence
 from marketd.ipc.protocol import Decoder, ResultPart, Stream, StreamHeader
 from marketd.market.bars import SOURCES_PER_BAR, finish_bars
+from marketd.market.book_means import book_means, means_kind
 from marketd.market.errors import MarketdError
 from marketd.market.instruments import Instrument, global_instrument, resolve
 from marketd.market.records import BY_NAME, Kind, KindTable, Records, Source, series_kind
@@ -83,6 +85,7 @@ class FakeDaemon:
         self.encoding: protocol.Format = "copy"  # when the client asks for it; else records
         self.watermark: int | None = None
         self.mute = 0
+        self.rejected: list[protocol.Rejection] = []
         self.reply: Handler | None = None
         self.received: list[Any] = []
         self.outcomes: dict[tuple[bytes, int], protocol.Outcome] = {}
@@ -213,9 +216,19 @@ class FakeDaemon:
         return protocol.HealthReport(status="ok", report={"actors": 4}), []
 
     def answer_rows(self, message: Any, payloads: list[Any]) -> tuple[Any, list[Any]]:
-        kind = self.kinds.by_name(message.stream)
-        records = self._select(kind, message, self.stored.get(message.stream), message.limit)
-        return self._answer_with(message, [(message.stream, kind, records)])
+        kind, stored = self.kinds.by_name(message.stream), self.stored.get(message.stream)
+        name = message.stream
+        if message.stream in ("book", "buckets") and message.timeframe is not None:
+            name = f"{message.stream}.{timeframe_name(message.timeframe)}"
+            kind, stored = self._by_timeframe(kind, message.timeframe, stored)
+        records = self._select(kind, message, stored, message.limit)
+        return self._answer_with(message, [(name, kind, records)])
+
+    def _by_timeframe(self, kind: Kind, timeframe: int, stored: Records | None) -> tuple[Kind, Records | None]:
+        if stored is None or kind.name == "buckets":
+            return kind, None if stored is None else stored[stored["timeframe"] == timeframe]
+        means = book_means(stored, timeframe, price_scale=BTC.price_scale, size_scale=BTC.size_scale)
+        return means_kind(means.dtype["bid_price"].shape[0]), means
 
     def answer_bars(self, message: Any, payloads: list[Any]) -> tuple[Any, list[Any]]:
         stored = self.stored.get("candle", np.zeros(0, dtype=CANDLE.dtype))
@@ -241,8 +254,12 @@ class FakeDaemon:
         number = (message.producer, message.batch)
         if number in self.outcomes:
             return msgspec.structs.replace(self.outcomes[number], id=0, repeated=True), []
+        if not message.parts:
+            self.rejected += message.rejected
+            self.outcomes[number] = outcome = protocol.Outcome(batch=message.batch, accepted=0)
+            return outcome, []
         (part,) = message.parts
-        records = protocol.read_part(self.kinds.by_name(part.kind), part.count, payloads[0]).copy()
+        records = read_part(self.kinds.by_name(part.kind), part.count, payloads[0]).copy()
         bad = records["price"] <= 0 if part.kind == "trade" else np.zeros(len(records), dtype=bool)
         refused = [protocol.Refusal(int(i), "positive_price", "price: not above zero") for i in np.flatnonzero(bad)]
         accepted = records[~bad]
@@ -258,6 +275,8 @@ class FakeDaemon:
 
     def _select(self, kind: Kind, message: Any, stored: Records | None, limit: int | None) -> Records:
         records = np.zeros(0, dtype=kind.dtype) if stored is None else stored
+        if message.known_at is not None:
+            records = records[records["ts_known"] <= message.known_at]
         times = records[kind.time]
         keep = np.ones(len(records), dtype=bool)
         if message.start is not None:
@@ -271,7 +290,7 @@ class FakeDaemon:
         instrument = resolve(message.symbol, self.instruments, aliases={"bitcoin": "BTCUSDT.BINANCE"})
         told, frames = [], []
         for name, kind, records in parts:
-            as_copy = message.format == self.encoding == "copy" and kind is not COVERAGE
+            as_copy = message.format == self.encoding == "copy" and kind.name in ("trade", "candle", "funding")
             if as_copy:
                 assert kind.table is not None
                 ids = np.full(len(records), instrument.id, dtype=np.int32)
@@ -285,6 +304,7 @@ class FakeDaemon:
                     count=len(records),
                     encoding="copy" if as_copy else "records",
                     table=kind.table if as_copy else None,
+                    depth=records.dtype["bid_price"].shape[0] if "bid_price" in (records.dtype.names or ()) else None,
                 )
             )
         meta = protocol.Meta(served_from="database", watermark=self.watermark)

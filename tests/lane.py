@@ -5,7 +5,8 @@ Times are given in ms after `START`, prices and sizes as the integers that they 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -30,8 +31,21 @@ GRACE_NS = 250 * MS
 MAX_SKEW_NS = 10 * SECOND
 
 
-def make_kernel(timeframes: Sequence[int] = TIMEFRAMES, *, kinds: KindTable = KINDS, first_seq: int = 1) -> Kernel:
-    return Kernel(kinds, timeframes, grace_ns=GRACE_NS, max_skew_ns=MAX_SKEW_NS, first_seq=first_seq)
+def make_kernel(
+    timeframes: Sequence[int] = TIMEFRAMES,
+    *,
+    kinds: KindTable = KINDS,
+    first_seq: int = 1,
+    activity_bars: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> Kernel:
+    return Kernel(
+        kinds,
+        timeframes,
+        grace_ns=GRACE_NS,
+        max_skew_ns=MAX_SKEW_NS,
+        first_seq=first_seq,
+        activity_bars=activity_bars,
+    )
 
 
 def trades(rows: Iterable[Sequence[int]]) -> Records:

@@ -7,13 +7,15 @@ journaled and not shown, rows in the rings that were not published, an arena tha
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from lane import BTC, GRACE_NS, KINDS, MAX_SKEW_NS, SECOND, START, TIMEFRAMES
-from marketd.daemon.kernel import Kernel, Lot
+from lane import BTC, KINDS, SECOND, START, TIMEFRAMES, make_kernel
+from marketd.daemon.kernel import Lot
 from marketd.daemon.publisher import Publisher
 from marketd.daemon.quantities import Nanoseconds
 from marketd.daemon.recovery import Recovered, recover
@@ -25,7 +27,7 @@ from marketd.ipc.journal import Journal
 from marketd.ipc.journal_settings import MIN_BYTES
 from marketd.ipc.paths import arena_path
 from marketd.market.instruments import Instrument
-from marketd.market.records import BY_NAME, Kind, KindTable, Records
+from marketd.market.records import Kind, KindTable, Records
 
 CACHE = Cache(window=Nanoseconds(10 * SECOND), trades_per_second=40, bars={"1s": 60, "1m": 60})
 FIRST_KNOWN = START + 3600 * SECOND
@@ -50,8 +52,9 @@ class SmallDaemon:
         timeframes: tuple[int, ...] = TIMEFRAMES,
         cache: Cache = CACHE,
         kinds: KindTable = KINDS,
+        activity_bars: Mapping[str, Sequence[str]] = MappingProxyType({}),
     ) -> None:
-        self.state, self.runtime = state, runtime
+        self.state, self.runtime, self.activity_bars = state, runtime, activity_bars
         self.timeframes, self.cache, self.kinds = timeframes, cache, kinds
         self.lots: list[tuple[Lot, int]] = []  # what was journaled, and where its frame ends
         self.start()
@@ -64,7 +67,7 @@ class SmallDaemon:
 
     def start(self) -> Recovered:
         self.registry = Registry(self.state / REGISTRY_NAME, 1)
-        self.kernel = Kernel(self.kinds, self.timeframes, grace_ns=GRACE_NS, max_skew_ns=MAX_SKEW_NS)
+        self.kernel = make_kernel(self.timeframes, kinds=self.kinds, activity_bars=self.activity_bars)
         self.journal = Journal.open(
             self.state / "journal",
             front_path=self.runtime / "front",
@@ -108,15 +111,9 @@ class SmallDaemon:
         instrument, new = self.registry.declare(wanted)
         self.publisher.replace(instrument)
         if new:
-            state = self.kernel.state(instrument)
-            record = instrument.to_record()
             self.known += 1000
-            record["ts_event"] = record["ts_known"] = self.known
-            state.seq += 1
-            record["seq"] = state.seq
-            kind = BY_NAME["instrument"]
-            section = (kind.id, kind.dtype.itemsize, 1, record.tobytes())
-            self.journal.append(instrument.id, state.seq, self.known, [section])
+            lot = self.kernel.introduce(instrument, self.known)
+            self.journal.append(instrument.id, lot.seq, lot.ts_known, lot.sections)
         self.publisher.board(instrument)
         self.publisher.announce(self.registry.instruments)
         return instrument
@@ -131,7 +128,7 @@ class SmallDaemon:
         if journal:
             assert self.journal.wait_room(10.0)
             end = self.journal.append(instrument.id, lot.seq, lot.ts_known, lot.sections)
-            self.kernel.remember(b"p" * 16, self.known, lot, end)
+            self.kernel.remember(b"p" * 16, self.known, lot).offset = end
             lot.state.rebuild |= dict.fromkeys(lot.unknown, end)
             self.lots.append((lot, end))
         if show:
@@ -155,6 +152,9 @@ def expected_ring(lots: list[tuple[Lot, int]], ring: str) -> Records:
     records = np.concatenate(found) if found else np.empty(0, KINDS.by_name(name).dtype)
     if not bar:
         return records
-    seconds, source = {"1s": 1, "1m": 60}[bar[0]], {"own": 1, "venue": 2}[bar[1]]
+    seconds = {"1s": 1, "1m": 60}[bar[0]]
+    if name == "buckets":
+        return records[records["timeframe"] == seconds]
+    source = {"own": 1, "venue": 2}[bar[1]]
     newest = {int(b["ts"]): b for b in records if b["timeframe"] == seconds and b["source"] == source}
     return np.array([newest[ts] for ts in sorted(newest)], dtype=records.dtype)

@@ -9,9 +9,11 @@ from typing import Any
 from marketd.daemon import metrics
 from marketd.daemon.actor import AsyncActor
 from marketd.daemon.feeds.adapter import Rejected
+from marketd.daemon.feeds.adapter import Venue as VenueRow
 from marketd.daemon.feeds.capture_writer import CaptureWriter
 from marketd.daemon.feeds.connection import Timing
 from marketd.daemon.feeds.feed import Feed, FeedSettings
+from marketd.daemon.feeds.feed_model import book_settings
 from marketd.daemon.feeds.venues import venue_of
 from marketd.daemon.ingest_link import IngestLink
 from marketd.daemon.plan import which_of
@@ -50,13 +52,18 @@ class FeedActor(AsyncActor):
     async def start(self) -> None:
         config, name = self.config, which_of(self.name)
         settings = config.venues[name]
-        venue = venue_of(name)
+        venue = venue_of(name, settings.ws_url)
         self._link = IngestLink(self.context, paths.socket_url(config.runtime_path, "ingest"), source=f"feed:{name}")
         self._link.open()
         capture = CaptureWriter(config.capture_path, name) if config.capture.raw else None
         sink = IngestSink(self._link, config.daemon_no)
         self._feed = Feed(
-            venue, settings.symbols, sink, feed_settings(settings), capture=capture, on_rejected=sink.reject
+            venue,
+            settings.symbols,
+            sink,
+            feed_settings(venue, settings, config),
+            capture=capture,
+            on_rejected=sink.reject,
         )
         metrics.publish("feed", self._feed.statistics)
         metrics.publish("feed_link", self._link.statistics)
@@ -87,16 +94,21 @@ class FeedActor(AsyncActor):
         return {"feed": self._feed.statistics(), "link": self._link.statistics()}
 
 
-def feed_settings(venue: Venue) -> FeedSettings:
+def feed_settings(row: VenueRow, venue: Venue, config: Config) -> FeedSettings:
+    """What the configuration says, within what the venue allows."""
+    allowed = Timing.of(row.limits)
     return FeedSettings(
         trades=venue.trades,
         candles=venue.candles,
+        book=venue.book,
+        books=book_settings(config.book),
+        series=tuple(config.series()),
         ws_url=venue.ws_url,
         rest_url=venue.rest_url,
-        weight_per_minute=venue.request_weight,
-        timing=Timing(
+        weight_per_minute=min(venue.request_weight, row.limits.weight_per_minute),
+        timing=allowed._replace(
             dead_after_seconds=venue.dead_after.seconds,
-            roll_after_seconds=venue.roll_after.seconds,
+            roll_after_seconds=min(venue.roll_after.seconds, allowed.roll_after_seconds),
             backoff_first_seconds=venue.reconnect_min.seconds,
             backoff_cap_seconds=venue.reconnect_max.seconds,
         ),

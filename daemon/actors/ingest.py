@@ -14,6 +14,7 @@ import zmq
 from marketd.daemon import metrics
 from marketd.daemon.actor import PollActor
 from marketd.daemon.clock import LiveClock
+from marketd.daemon.consolidated import Consolidator
 from marketd.daemon.ingest import Ingest
 from marketd.daemon.kernel import Kernel
 from marketd.daemon.publisher import Publisher
@@ -26,6 +27,7 @@ from marketd.ipc import paths, sockets
 from marketd.ipc.arena import ArenaState
 from marketd.ipc.journal import Journal
 from marketd.ipc.protocol import Answer, RebuildBars
+from marketd.market.instruments import CONSOLIDATED_VENUE
 from marketd.market.records import CANDLE
 
 _log = logging.getLogger(__name__)
@@ -48,6 +50,8 @@ class IngestActor(PollActor):
             config.timeframe_seconds,
             grace_ns=config.grace,
             max_skew_ns=config.validation.max_skew,
+            band_bps=config.book.band_bps,
+            activity_bars=config.activity_bars,
         )
         self._journal = Journal.open(
             config.state_path / "journal",
@@ -70,6 +74,7 @@ class IngestActor(PollActor):
             self._kernel,
             config.cache,
             self._stream,
+            config.book,
         )
         for instrument in self._registry.instruments:
             if not instrument.removed:
@@ -88,6 +93,7 @@ class IngestActor(PollActor):
             clock=self._clock,
             socket=self._socket,
             live_only=config.journal.when_full == "live_only",
+            consolidator=self._consolidator() if config.book.consolidated else None,
         )
         self._publisher.announce(self._registry.instruments)
         self._beat()
@@ -100,6 +106,17 @@ class IngestActor(PollActor):
             self.become("warming")
         else:
             self._publisher.set_state(ArenaState.LIVE)
+
+    def _consolidator(self) -> Consolidator:
+        """With the venues that there are, and their books as shared memory has them."""
+        made = Consolidator(self._kernel.kinds, self.config.book)
+        boards = [board for board in self._publisher.boards if not board.state.instrument.removed]
+        for board in sorted(boards, key=lambda board: board.state.instrument.venue != CONSOLIDATED_VENUE):
+            made.declare(board.state.instrument)
+        for board in boards:
+            if "book" in board.rings and not board.is_new:
+                made.seed(board.state.instrument, board.newest("book"), board.arena.ts_known)
+        return made
 
     def _woken(self, _durable: int) -> None:
         """The journal's thread: something is durable. An eventfd wakes the poll, and counts instead of queueing."""
@@ -161,6 +178,8 @@ class IngestActor(PollActor):
             answer, payloads = taken
             if isinstance(answer, Answer):
                 self._ingest.adopt(self._rebuilding, np.frombuffer(payloads[0], dtype=CANDLE))
+            else:
+                self._ingest.rebuild_failed()
             self._rebuilding = None
         if not self._queries.busy:
             self._rebuilding = self._ingest.next_rebuild()
@@ -201,6 +220,7 @@ class IngestActor(PollActor):
         step = self._clock.correct()
         if step:
             self._ingest.step_of_clock(step)
+        self._ingest.tell_due_events()
         self._journal.release(self._ingest.committed, self.config.journal.keep)
         self._publisher.heartbeat(self._journal.durable, self._ingest.committed)
         if self.state == "live":

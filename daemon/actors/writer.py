@@ -12,6 +12,7 @@ import zmq.asyncio
 
 from marketd.daemon import metrics
 from marketd.daemon.actor import AsyncActor
+from marketd.daemon.retention import RetentionKeeper
 from marketd.daemon.settings import Config
 from marketd.daemon.writer import Writer
 from marketd.ipc import paths, protocol, sockets
@@ -26,6 +27,8 @@ LIVE = "live"
 FOLLOW_AGAIN_SECONDS = 1.0  # ingest forgets its follower when it is restarted; asking again is cheap
 CONNECT_SECONDS = 24 * 3600.0  # a database that is away at the start is waited for
 LAST_WORD_MS = 100
+LOOK_SECONDS = 0.1
+AWAY_SECONDS = 2.0  # a server that is only started again is waited for, when we end
 BYTES_PER_ROW = 80  # of a trade's frame, for turning writer.batch_rows into a stretch of journal
 
 
@@ -39,8 +42,10 @@ class WriterActor(AsyncActor):
             max_size=2,
             statement_timeout_seconds=0,  # a merge may take its time; what hangs is seen as lag
         )
+        self._is_ready = False
         self.become("warming")
-        await self._database.open(CONNECT_SECONDS)
+        if not await self._opened():
+            return  # asked to stop before the database ever answered
         self._reader = JournalReader(config.state_path / "journal")
         self._writer = Writer(
             self._database,
@@ -54,17 +59,35 @@ class WriterActor(AsyncActor):
         metrics.publish("writer", self._writer.statistics)
         metrics.publish("writer_database", self._database.statistics)
         await self._writer.start()
+        self._retention = RetentionKeeper(self._database, config.retention, self._writer.forget_pieces)
         self._socket = self.context.socket(zmq.DEALER)
         sockets.configure(self._socket)
         self._socket.connect(paths.socket_url(config.runtime_path, "ingest"))
         self._decoder = protocol.Decoder(protocol.FromIngest)
+        self._is_ready = True
         self.become("live")
 
+    async def _opened(self) -> bool:
+        opening = asyncio.create_task(self._database.open(CONNECT_SECONDS), name="connect to the database")
+        stop = asyncio.create_task(self.stopping.wait(), name="stop")
+        try:
+            await asyncio.wait({opening, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if opening.done():
+                opening.result()
+            return opening.done()
+        finally:
+            opening.cancel()
+            stop.cancel()
+            await asyncio.gather(opening, stop, return_exceptions=True)
+
     async def run(self) -> None:
+        if not self._is_ready:
+            return
         tasks = [
             asyncio.create_task(self._writer.run(), name="commit"),
             asyncio.create_task(self._listen(), name="listen to ingest"),
             asyncio.create_task(self._follow(), name="follow ingest"),
+            asyncio.create_task(self._retention.run(), name="drop what is too old"),
         ]
         stop = asyncio.create_task(self.stopping.wait(), name="stop")
         try:
@@ -104,14 +127,39 @@ class WriterActor(AsyncActor):
         sending.add_done_callback(_ignore_full_queue)
 
     async def drain(self) -> None:
+        if not self._is_ready:
+            return
         # ingest ended before us, and its last word may still lie in the socket
         while await self._socket.poll(LAST_WORD_MS):
             self._hear(await self._socket.recv_multipart())
-        await self._writer.drain()
+        drained = asyncio.create_task(self._writer.drain(), name="commit the rest")
+        away = asyncio.create_task(self._until_away(), name="look after the database")
+        try:
+            await asyncio.wait({drained, away}, return_when=asyncio.FIRST_COMPLETED)
+            if drained.done():
+                drained.result()
+            else:
+                _log.warning(
+                    "PostgreSQL is away: %d bytes of the journal are left for the next start",
+                    self._writer.statistics().lag_bytes,
+                    extra={"action": "drain_left"},
+                )
+        finally:
+            drained.cancel()
+            away.cancel()
+            await asyncio.gather(drained, away, return_exceptions=True)
         self._say(Committed(journal=self._reader.uuid, offset=self._writer.offset))
+
+    async def _until_away(self) -> None:
+        """Until the database has been away for so long: what is not committed is safe in the journal."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            if self._database.statistics().state == "down" and not await self._database.wait_until_up(AWAY_SECONDS):
+                return
 
     async def reload(self, config: Config) -> None:
         self._writer.set_batch(config.writer.batch_rows * BYTES_PER_ROW, config.writer.batch_age.seconds)
+        self._retention.change(config.retention)
 
     async def end(self) -> None:
         await self._database.close()

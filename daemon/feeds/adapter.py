@@ -1,8 +1,11 @@
 """What a venue's adapter is: bytes in, events out. Pure; sockets are in `connection`, `rest` and `feed`.
 
 An adapter knows one venue's messages, streams and REST paths, and nothing of time, tasks or sockets. Every message that
-comes in is accounted for by exactly one of: a record in `Trades` or `Candles`, `Ignored`, `Rejected`, `VenueError` or
-`VenueClosing`; nothing falls through unnamed. `VenueTime` comes beside them, for any message that bears a time.
+comes in is accounted for: by records in `Trades`, `Candles` or `Series`, by a `BookSnapshot` or `BookDelta`, or by
+`Ignored`, `Rejected`, `VenueError` or `VenueClosing`; nothing falls through unnamed. `VenueTime` comes beside them, for
+any message that bears a time. A message that holds several rows gives several records, in its order.
+
+Order within one answer of `decode_many`, per symbol: the book's events as their messages came; trades as they came.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from marketd.market.book_sync import BookDelta, BookRule, BookSnapshot, Fit, Levels
 from marketd.market.errors import MarketdError
 from marketd.market.instruments import Instrument
 from marketd.market.records import Records
@@ -29,6 +33,14 @@ class Candles(NamedTuple):
     """CANDLE records (source VENUE) of closed bars of one symbol."""
 
     symbol: str
+    records: Records
+
+
+class Series(NamedTuple):
+    """Records of a declared series of one symbol (funding, mark_price, open_interest, liquidation)."""
+
+    symbol: str
+    stream: str
     records: Records
 
 
@@ -54,6 +66,7 @@ class Rejected(NamedTuple):
     detail: str
     payload: bytes
     trade_id: int | None = None
+    book: bool = False  # a message of the book: without numbers or checksums nothing else would tell that it is missing
 
 
 class VenueError(NamedTuple):
@@ -68,7 +81,9 @@ class VenueClosing(NamedTuple):
     text: str
 
 
-Event = Trades | Candles | VenueTime | Ignored | Rejected | VenueError | VenueClosing
+Event = (
+    Trades | Candles | Series | BookSnapshot | BookDelta | VenueTime | Ignored | Rejected | VenueError | VenueClosing
+)
 
 
 class RestRequest(NamedTuple):
@@ -99,9 +114,19 @@ class UnknownSymbol(VenueRefused):
 
 
 class VenueAdapter(Protocol):
-    """One venue. `adopt` an instrument before its messages are decoded: its scales are needed."""
+    """One venue: `adapter(trades=…, candles=…, book=…, series=…)`; `series` are names of `feeds.series.STREAMS`.
+
+    `adopt` an instrument before its messages are decoded: its scales are needed. A method that gives a `RestRequest`
+    gives None where the venue has no such call.
+    """
 
     venue: str
+    book_rule: BookRule | None  # None: no books are kept of this venue, or none were asked for
+    numbered_trades: bool
+    """Trade ids are consecutive integers per symbol, so that a hole is a loss and can be fetched by its ids. If not,
+    recent trades are fetched after a reconnect and told apart by their ids."""
+    ping: tuple[str, float] | None
+    """A text to send every so many seconds, beside WebSocket's own pings; None: the venue wants none."""
 
     def venue_symbol(self, symbol: str) -> str:
         """`BTC/USDT`, `BTCUSDT`, `BTCUSDT.BINANCE` as the venue writes it; InvalidArgument if it is none of its own."""
@@ -118,6 +143,9 @@ class VenueAdapter(Protocol):
     # streams
     def streams(self, symbol: str) -> list[str]: ...
 
+    def book_streams(self, symbol: str) -> list[str]:
+        """Those of `streams` that carry the book; where snapshots come on the stream, subscribing them gives one."""
+
     def connect_url(self, base: str, streams: Sequence[str]) -> tuple[str, list[str]]:
         """The address of a connection, and those of the streams that must be subscribed by message."""
 
@@ -132,23 +160,48 @@ class VenueAdapter(Protocol):
 
     def decode_instruments(self, body: bytes, symbols: Sequence[str]) -> list[Instrument]: ...
 
-    def time_request(self) -> RestRequest: ...
+    def time_request(self) -> RestRequest | None: ...
 
     def decode_time(self, body: bytes) -> int: ...
 
-    def trades_request(self, symbol: str, first_id: int) -> RestRequest: ...
+    def trades_request(self, symbol: str, first_id: int) -> RestRequest | None:
+        """Trades from an id on; without numbered trades `first_id` is 0, and the most recent ones are meant."""
 
-    def newest_trade_request(self, symbol: str) -> RestRequest: ...
+    def trades_since_request(self, symbol: str, ts_ns: int) -> RestRequest | None:
+        """Numbered trades from a time on, the oldest first; None where the venue can be asked by ids alone."""
+
+    def newest_trade_request(self, symbol: str) -> RestRequest | None:
+        """The newest trade alone: where a stream begins. None without numbered trades."""
 
     def decode_trades(self, symbol: str, body: bytes) -> Page: ...
 
-    def bars_request(self, symbol: str, timeframe: int, start_ns: int) -> RestRequest: ...
+    def snapshot_request(self, symbol: str) -> RestRequest | None:
+        """The book, where `book_rule.snapshot` is "rest"."""
+
+    def decode_snapshot(self, symbol: str, body: bytes) -> BookSnapshot: ...
+
+    def bars_request(self, symbol: str, timeframe: int, start_ns: int) -> RestRequest | None: ...
 
     def decode_bars(self, symbol: str, timeframe: int, body: bytes, now_ns: int) -> Page:
         """Only bars that had ended at `now_ns` of the venue's time."""
 
+    def polls(self, symbol: str) -> list[tuple[RestRequest, float]]:
+        """What is asked every so many seconds; the answers go through `decode_rest`."""
+
     def decode_rest(self, url: str, body: bytes) -> list[Event]:
-        """The events of a recorded REST answer, by its url."""
+        """The events of a REST answer, by its url: of a recorded one, or of a poll."""
+
+    # recordings
+    def survey_texts(self, frame: bytes) -> list[tuple[str, str, str]]:
+        """Symbol, price and size of all that a message tells, as texts and whatever instruments are adopted.
+
+        A recording bears no list of instruments: how many decimal places one has is learned from these. A text may be
+        "" (nothing said). Never raises.
+        """
+
+
+def _spot(symbol: str) -> str:
+    return "spot"
 
 
 class Limits(NamedTuple):
@@ -166,15 +219,49 @@ class Venue(NamedTuple):
     """One row of the table of venues (`marketd.daemon.feeds.venues`)."""
 
     name: str
-    adapter: Callable[..., VenueAdapter]  # (trades=…, candles=…)
+    adapter: Callable[..., VenueAdapter]  # (trades=…, candles=…, book=…, series=…)
     ws_url: str
     rest_url: str
     limits: Limits
     headers: dict[str, str]
     api_key_header: str = ""
+    series: tuple[str, ...] = ()  # of `feeds.series.STREAMS`: what its adapter can bring
+    market_of: Callable[[str], str] = _spot
+    """A symbol's market (spot, swap, future), where no list of instruments is at hand: in recordings."""
+    endpoint_of: Callable[[str], str] | None = None
+    """Of a stream, where a venue has several addresses: streams of different endpoints need connections of their own,
+    and `connect_url` makes the address by the first of its streams. The first stream of a symbol is its trades then."""
 
 
 def clip_name(name: Any) -> str:
     """A venue's word as a bounded, printable name."""
     text = str(name)[:MAX_NAME_CHARS]
     return text if text.isprintable() and text else "unnamed"
+
+
+__all__ = [
+    "MAX_NAME_CHARS",
+    "MAX_PAYLOAD_BYTES",
+    "BookDelta",
+    "BookRule",
+    "BookSnapshot",
+    "Candles",
+    "Event",
+    "Fit",
+    "Ignored",
+    "Levels",
+    "Limits",
+    "Page",
+    "Rejected",
+    "RestRequest",
+    "Series",
+    "Trades",
+    "UnknownSymbol",
+    "Venue",
+    "VenueAdapter",
+    "VenueClosing",
+    "VenueError",
+    "VenueRefused",
+    "VenueTime",
+    "clip_name",
+]

@@ -86,6 +86,79 @@ class KlineMessage(Struct, gc=False):
     event_time: VenueClock = field(default=0, name="E")
 
 
+Level = tuple[str, str]  # price and size, as the venue wrote them
+
+
+class DepthMessage(Struct, gc=False):
+    """A difference of the book. `pu` and `T` are the futures markets'."""
+
+    symbol: str = field(name="s")
+    first_id: Id = field(name="U")
+    last_id: Id = field(name="u")
+    bids: list[Level] = field(name="b")
+    asks: list[Level] = field(name="a")
+    previous_id: int | None = field(default=None, name="pu")
+    event_time: VenueClock = field(default=0, name="E")
+    time: VenueClock = field(default=0, name="T")
+
+
+class Depth(Struct, gc=False):
+    """The REST answer; `E` and `T` are the futures markets'."""
+
+    last_id: Id = field(name="lastUpdateId")
+    bids: list[Level]
+    asks: list[Level]
+    event_time: VenueClock = field(default=0, name="E")
+    time: VenueClock = field(default=0, name="T")
+
+
+class BookTicker(Struct, gc=False):
+    """The best prices after an update of the book."""
+
+    symbol: str = field(name="s")
+    bid: str = field(name="b")
+    bid_size: str = field(name="B")
+    ask: str = field(name="a")
+    ask_size: str = field(name="A")
+    update_id: int = field(default=0, name="u")
+    event_time: VenueClock = field(default=0, name="E")
+
+
+class MarkPriceMessage(Struct, gc=False):
+    """Mark price and funding of a future; a future that ends bears no rate ("")."""
+
+    symbol: str = field(name="s")
+    event_time: VenueClock = field(name="E")
+    price: str = field(name="p")
+    index_price: str = field(default="", name="i")
+    rate: str = field(default="", name="r")
+    next_time: VenueClock = field(default=0, name="T")
+
+
+class ForceOrder(Struct, gc=False):
+    symbol: str = field(name="s")
+    side: str = field(name="S")
+    size: str = field(name="q")
+    price: str = field(name="p")
+    average: str = field(name="ap")
+    time: VenueClock = field(name="T")
+
+
+class ForceOrderMessage(Struct, gc=False):
+    """A position that the venue closes."""
+
+    order: ForceOrder = field(name="o")
+    event_time: VenueClock = field(default=0, name="E")
+
+
+class OpenInterest(Struct, gc=False):
+    """The REST answer."""
+
+    symbol: str
+    size: str = field(name="openInterest")
+    time: VenueClock
+
+
 class RestTrade(Struct, gc=False):
     """A row of `trades` and `historicalTrades`."""
 
@@ -118,6 +191,7 @@ class SymbolInfo(Struct, gc=False):
     status: str = "TRADING"
     base_precision: int = field(default=8, name="baseAssetPrecision")
     quote_precision: int = field(default=8, name="quotePrecision")
+    contract: str = field(default="", name="contractType")  # futures: PERPETUAL, CURRENT_QUARTER, …
     filters: list[dict[str, Any]] = []
 
 

@@ -138,6 +138,12 @@ def bar_end_ns(start_ns: int, interval: str) -> int:
     return start_ns + INTERVALS[interval] * NS_PER_SECOND
 
 
+def _market(contract: str) -> str:
+    if not contract:
+        return "spot"
+    return "swap" if contract.endswith("PERPETUAL") else "future"
+
+
 def instrument_of(info: SymbolInfo, venue: str) -> Instrument:
     """An Instrument (id 0: not assigned yet) by the symbol's filters.
 
@@ -156,6 +162,7 @@ def instrument_of(info: SymbolInfo, venue: str) -> Instrument:
         quote_scale=quote_scale(tick.scale, step.scale, info.quote_precision),
         base=info.base,
         quote=info.quote,
+        market=_market(info.contract),
         tick_size=tick.units,
         step_size=step.units,
     )

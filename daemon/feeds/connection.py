@@ -1,11 +1,11 @@
 """One connection to a venue's WebSocket: keeps it up, and hands on what comes, in bulk.
 
     Connection.run      connect -> subscribe -> serve, again and again, until cancelled
-    Session             one socket: a reader that fills a bounded list, a pump that empties it into the handler, and a
-                        watchdog that asks (ping) after a short silence and gives the socket up after a long one
+    Session             one socket (`session`)
 
 Before the venue's 24 hours are over the connection is rolled: a second session is up, subscribed and delivering
-before the first is closed. Both deliver for a moment; the handler must know what it has seen (trades have ids).
+before the first is closed. Both deliver for a moment; the handler must know what it has seen (trades have ids). Where
+it cannot know that (`overlaps` is False) the connection is closed and made anew instead, as if it had been lost.
 
 The handler's contract: `on_up(connection)` before any frame of a socket that replaces one that was lost (not
 when rolled), `on_frames(connection, recv_ns, frames)` one call at a time a session, awaited: a slow handler fills
@@ -21,17 +21,17 @@ import itertools
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 
-from marketd.daemon.feeds.adapter import Limits, VenueAdapter
+from marketd.daemon.feeds.adapter import VenueAdapter
 from marketd.daemon.feeds.backoff import Backoff
 from marketd.daemon.feeds.rest import LOOPBACK
-from marketd.market.errors import MarketdError
+from marketd.daemon.feeds.session import Session, Silent, Timing
 
 _log = logging.getLogger(__name__)
 # The library logs each connection and each ping; what operators need is logged here.
@@ -39,41 +39,12 @@ _quiet = logging.getLogger("marketd.daemon.feeds.websocket")
 _quiet.setLevel(logging.CRITICAL)
 _quiet.propagate = False
 
-MAX_PENDING = 20_000  # messages read and not yet handled, a session
-MAX_MESSAGE_BYTES = 8 << 20
+MAX_MESSAGE_BYTES = 32 << 20  # the whole book of a busy pair comes in one message on some venues
 LIBRARY_QUEUE = 1024  # messages inside the library before it stops reading
-BATCH = 5_000  # messages at most in one call of the handler
-PROBE_AFTER_SECONDS = 2.0  # of silence: ask whether the other side is there
 OVERLAP_SECONDS = 1.0  # both sessions deliver when rolled, after the new one's first message
 OVERLAP_AT_MOST_SECONDS = 30.0  # a new session that delivers nothing replaces the old one after this
 HEALTHY_AFTER_SECONDS = 10.0  # a session that lived so long was no failure
-ROLL_AHEAD_SECONDS = 3600.0  # before the venue's own end of a connection
 KEPT_ERRORS = 20
-LAST_BATCH_SECONDS = 60.0  # for the handler to take what was read before the socket ended
-
-
-class Silent(MarketdError):
-    """Nothing came from the venue for too long."""
-
-
-class Timing(NamedTuple):
-    """How a connection behaves in time; the defaults are those of Binance."""
-
-    dead_after_seconds: float = 25.0  # silence beyond the venue's ping interval (20 s) is death
-    roll_after_seconds: float = 23 * 3600.0
-    commands_per_second: float = 4.0
-    open_seconds: float = 10.0
-    backoff_first_seconds: float = 0.25
-    backoff_cap_seconds: float = 30.0
-
-    @classmethod
-    def of(cls, limits: Limits) -> Timing:
-        """As a venue's limits demand."""
-        return cls(
-            dead_after_seconds=1.25 * limits.ping_interval_seconds,
-            roll_after_seconds=limits.session_seconds - ROLL_AHEAD_SECONDS,
-            commands_per_second=limits.commands_per_second,
-        )
 
 
 class ConnectionStatistics(NamedTuple):
@@ -99,131 +70,17 @@ class Handler(Protocol):
     async def on_down(self, connection: Connection, reason: str) -> None: ...
 
 
-Take = Callable[[int, list[bytes]], Awaitable[None]]
-
-
-class Session:
-    """One socket, from open to closed. `run` raises what ended it."""
-
-    def __init__(self, socket: ClientConnection, take: Take, timing: Timing) -> None:
-        self._socket = socket
-        self._take = take
-        self._timing = timing
-        self._pending: list[bytes] = []
-        self._arrived = asyncio.Event()
-        self._room = asyncio.Event()
-        self._commands = asyncio.Lock()
-        self._handling = False
-        self._ended = False
-        self.first_frame = asyncio.Event()
-        self.opened = self.heard = time.monotonic()  # `heard`: the last proof that the other side is there
-        self.messages = self.received_bytes = 0
-
-    @property
-    def pending(self) -> int:
-        """Messages that were read and are not handled yet."""
-        return len(self._pending) + self._handling
-
-    async def run(self) -> None:
-        """Until the socket is gone and all that came from it is handled; raises what ended it."""
-        reader, watchdog, pump = self._tasks()
-        try:
-            await asyncio.wait((reader, watchdog, pump), return_when=asyncio.FIRST_COMPLETED)
-        except asyncio.CancelledError:
-            self._pending.clear()
-            raise
-        finally:
-            # Never cancelled inside the handler: what it was given would be neither handed on nor asked for again.
-            self._ended = True
-            self._arrived.set()
-            reader.cancel()
-            watchdog.cancel()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.gather(pump, return_exceptions=True), LAST_BATCH_SECONDS)
-            await asyncio.gather(reader, watchdog, return_exceptions=True)
-            await self.close()
-        for task in (pump, watchdog, reader):  # what the handler says counts first, the socket last
-            if not task.cancelled():
-                task.result()
-
-    def _tasks(self) -> tuple[asyncio.Task[None], asyncio.Task[None], asyncio.Task[None]]:
-        return (
-            asyncio.create_task(self._read(), name="feed session reader"),
-            asyncio.create_task(self._watch(), name="feed session watchdog"),
-            asyncio.create_task(self._pump(), name="feed session pump"),
-        )
-
-    async def close(self) -> None:
-        """Close the socket; `run` ends once what came before is handled."""
-        with contextlib.suppress(OSError, TimeoutError, ConnectionClosed):
-            await self._socket.close()
-
-    async def _read(self) -> None:
-        """Fill the list. `recv` does not yield while the library has messages, so a burst comes in at one go."""
-        pending, recv = self._pending, self._socket.recv
-        while True:
-            frame = await recv(decode=False)
-            pending.append(frame)
-            self.received_bytes += len(frame)
-            if len(pending) == 1:
-                self._arrived.set()
-            elif len(pending) >= MAX_PENDING:
-                self._room.clear()
-                await self._room.wait()
-
-    async def _pump(self) -> None:
-        pending = self._pending
-        while True:
-            await self._arrived.wait()
-            if self._ended and not pending:
-                return
-            recv_ns = time.time_ns()
-            self.heard = time.monotonic()
-            frames, self._handling = pending[:BATCH], True
-            del pending[:BATCH]
-            if not (pending or self._ended):
-                self._arrived.clear()
-            self._room.set()
-            self.messages += len(frames)
-            self.first_frame.set()
-            await self._take(recv_ns, frames)
-            self._handling = False
-            # one turn of the loop: a take that never waits would keep commands, watchdog and reader from running
-            await asyncio.sleep(0)
-
-    async def _watch(self) -> None:
-        dead_after = self._timing.dead_after_seconds
-        probe_after = min(PROBE_AFTER_SECONDS, dead_after / 4)
-        asked_at = 0.0
-        while True:
-            await asyncio.sleep(probe_after / 2)
-            if self.pending:  # it is the handler that is slow, and the venue that waits
-                self.heard = time.monotonic()
-                continue
-            silent = time.monotonic() - self.heard
-            if silent >= dead_after:
-                self._socket.transport.abort()  # a dead peer takes no part in a closing handshake
-                raise Silent(f"nothing came for {silent:.1f} s, and no answer to a ping")
-            if silent >= probe_after and asked_at <= self.heard:
-                asked_at = time.monotonic()
-                answer = asyncio.ensure_future(await self._socket.ping())
-                answer.add_done_callback(self._on_pong)
-
-    def _on_pong(self, answer: asyncio.Future[float]) -> None:
-        if not answer.cancelled() and answer.exception() is None:
-            self.heard = time.monotonic()
-
-    async def command(self, messages: Sequence[str]) -> None:
-        """Send commands, no faster than the venue takes them."""
-        async with self._commands:
-            for message in messages:
-                await self._socket.send(message)
-                await asyncio.sleep(1.0 / self._timing.commands_per_second)
-
-
 class Connection:
     def __init__(
-        self, name: str, base_url: str, adapter: VenueAdapter, streams: Sequence[str], handler: Handler, timing: Timing
+        self,
+        name: str,
+        base_url: str,
+        adapter: VenueAdapter,
+        streams: Sequence[str],
+        handler: Handler,
+        timing: Timing,
+        *,
+        overlaps: bool = True,
     ) -> None:
         self.name = name
         self.streams = list(streams)
@@ -231,6 +88,7 @@ class Connection:
         self._adapter = adapter
         self._handler = handler
         self._timing = timing
+        self._overlaps = overlaps
         self._session: Session | None = None
         self._ids = itertools.count(1, 1000)  # a command may be several messages, numbered on from its id
         self._roll_now = asyncio.Event()
@@ -264,6 +122,11 @@ class Connection:
     async def unsubscribe(self, streams: Sequence[str]) -> None:
         self.streams = [stream for stream in self.streams if stream not in set(streams)]
         await self._command("UNSUBSCRIBE", streams)
+
+    async def resubscribe(self, streams: Sequence[str]) -> None:
+        """Have streams begin anew, with whatever the venue sends at the beginning of one."""
+        await self._command("UNSUBSCRIBE", streams)
+        await self._command("SUBSCRIBE", streams)
 
     async def _command(self, verb: str, streams: Sequence[str]) -> None:
         session = self._session
@@ -304,7 +167,7 @@ class Connection:
             logger=_quiet,
             **options,
         )
-        session = Session(socket, self._take, self._timing)
+        session = Session(socket, self._take, self._timing, self._adapter.ping)
         self._past.connects += 1
         if by_message:
             try:
@@ -339,6 +202,9 @@ class Connection:
                     roll.cancel()
                 if running.done():
                     return _reason(running)
+                if not self._overlaps:
+                    self._past.rolls += 1
+                    return "it is time for a fresh connection"
                 session, running = await self._rolled(session, running)
         finally:
             await _end(running)
@@ -438,3 +304,6 @@ def _reason(task: asyncio.Task[None]) -> str:
     if isinstance(error, (ConnectionClosed, OSError, TimeoutError, Silent)):
         return f"{type(error).__name__}: {error}"
     raise error
+
+
+__all__ = ["Connection", "ConnectionStatistics", "Handler", "Timing"]

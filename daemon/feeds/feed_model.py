@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from marketd.daemon.feeds.connection import ConnectionStatistics, Timing
 from marketd.daemon.feeds.repair import RepairSettings
 from marketd.daemon.feeds.rest import RestStatistics
 from marketd.daemon.feeds.symbol_state import Part
+from marketd.daemon.settings import Book
 from marketd.ipc.protocol import Resume
 from marketd.market.instruments import Instrument
-from marketd.market.times import NS_PER_SECOND
+from marketd.market.records import Kind
+from marketd.market.times import NS_PER_MS, NS_PER_SECOND
 
 AHEAD_NS = 10 * NS_PER_SECOND  # a venue time so far after this machine's is no time
 
@@ -26,9 +30,35 @@ class Sink(Protocol):
         """One batch of one instrument; order of calls is order of records."""
 
 
+class BookSettings(NamedTuple):
+    """How the books of a feed are told; `[book]` of the configuration."""
+
+    depth: int = 20  # levels a side of a record
+    interval_ns: int = 100 * NS_PER_MS
+    jump_bps: float = 1.0  # a move of a best price that is told at once
+    band_bps: float = 10.0
+    deltas: bool = False
+    buckets: Mapping[str, str] = MappingProxyType({})  # width of a price bucket by instrument's name
+
+
+def book_settings(book: Book) -> BookSettings:
+    """From the configuration."""
+    return BookSettings(
+        depth=book.depth,
+        interval_ns=book.interval,
+        jump_bps=book.jump_bps,
+        band_bps=book.band_bps,
+        deltas=book.deltas,
+        buckets=book.buckets,
+    )
+
+
 class FeedSettings(NamedTuple):
     trades: str = "trade"  # or "aggTrade"
     candles: tuple[str | int, ...] = ("1m",)
+    book: bool = False
+    books: BookSettings = BookSettings()
+    series: tuple[Kind, ...] = ()  # the declared series of the configuration
     ws_url: str = ""  # "": the venue's own
     rest_url: str = ""
     weight_per_minute: int = 0  # 0: the venue's
@@ -50,6 +80,15 @@ class FeedStatistics(NamedTuple):
     filled: int
     gaps: int
     lost: int
+    books: int
+    imbalances: int
+    buckets: int
+    book_deltas: int
+    books_live: int  # books that are in step
+    resyncs: int  # snapshots that were asked for
+    resyncs_failed: int
+    polls_failed: int
+    book_events: dict[str, int]  # what befell the books, by word
     rejected: dict[str, int]  # by rule
     ignored: dict[str, int]  # by name
     venue_errors: int

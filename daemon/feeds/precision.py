@@ -15,7 +15,7 @@ pair with so fine a grid trades. Pairs quoted in small units (IDR, VND, TRY) hav
 # Longest first, so that BTCFDUSD is not taken for a pair in USD.
 _QUOTE_NAMES = """
     USDT BUSD USDC FDUSD TUSD USDP USD1 PAX USDS BTC ETH BNB TRX XRP DOGE SOL DAI EUR GBP AUD BRL TRY RUB UAH
-    NGN ZAR PLN RON ARS JPY IDR VND MXN CZK COP IDRT BIDR BVND BKRW USD
+    NGN ZAR PLN RON ARS JPY IDR VND MXN CZK COP IDRT BIDR BVND BKRW CHF CAD EURC PYUSD RLUSD USD
 """
 _QUOTES = tuple(sorted(_QUOTE_NAMES.split(), key=len, reverse=True))
 
@@ -63,9 +63,10 @@ def floor_places(text: str, scale: int) -> str:
 
 def split_pair(symbol: str) -> tuple[str, str]:
     """Base and quote of a symbol written as one word; ("", "") when no known quote currency ends it."""
+    pair = symbol.partition("_")[0]  # of a future: BTCUSD_PERP, BTCUSDT_240927
     for quote in _QUOTES:
-        if symbol.endswith(quote) and len(symbol) > len(quote):
-            return symbol[: -len(quote)], quote
+        if pair.endswith(quote) and len(pair) > len(quote):
+            return pair[: -len(quote)], quote
     return "", ""
 
 

@@ -1,64 +1,31 @@
-"""Recorded Binance messages, decoded with all their fields, and the instruments that they speak of.
+"""Recorded Binance messages, decoded with all their fields, for the emulator; and the symbols that they speak of.
 
-A recording bears no `exchangeInfo`: an instrument's scales are the finest decimal places among all its recorded
-prices and sizes, those of the order book included. The emulator and the import take them from here, so that both give
-the same fixed-point numbers.
+A recording bears no `exchangeInfo`: a symbol's scales are the finest decimal places among all its recorded prices and
+sizes, those of the order book included, as `survey` finds them for an import.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 import msgspec
-from msgspec import Struct, field
 
 from marketd.daemon.feeds import binance_messages as messages
-from marketd.daemon.feeds.binance_records import instrument_of
-from marketd.daemon.feeds.captures import CaptureLine, CaptureReader
+from marketd.daemon.feeds.captures import CaptureLine
 from marketd.daemon.feeds.precision import Rules, Texts, split_pair, step_text
-from marketd.market.instruments import Instrument
-
-Level = tuple[str, str]  # price and size, as the venue wrote them
 
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
-
-class DepthDiff(Struct, gc=False):
-    first_id: int = field(name="U")
-    last_id: int = field(name="u")
-    symbol: str = field(name="s")
-    bids: list[Level] = field(name="b")
-    asks: list[Level] = field(name="a")
-    event_time: messages.VenueClock = field(name="E", default=0)
-
-
-class BookTicker(Struct, gc=False):
-    symbol: str = field(name="s")
-    bid: str = field(name="b")
-    bid_size: str = field(name="B")
-    ask: str = field(name="a")
-    ask_size: str = field(name="A")
-    event_time: messages.VenueClock = field(name="E", default=0)
-
-
-class Snapshot(Struct, gc=False):
-    last_id: int = field(name="lastUpdateId")
-    bids: list[Level]
-    asks: list[Level]
-
-
 _envelope = msgspec.json.Decoder(messages.Envelope).decode
 _head = msgspec.json.Decoder(messages.Head)
-_snapshot = msgspec.json.Decoder(Snapshot).decode
+_snapshot = msgspec.json.Decoder(messages.Depth).decode
 _BY_NAME: dict[str, msgspec.json.Decoder[Any]] = {
     "trade": msgspec.json.Decoder(messages.TradeMessage),
     "aggTrade": msgspec.json.Decoder(messages.AggTradeMessage),
-    "bookTicker": msgspec.json.Decoder(BookTicker),
-    "depth": msgspec.json.Decoder(DepthDiff),
+    "bookTicker": msgspec.json.Decoder(messages.BookTicker),
+    "depth": msgspec.json.Decoder(messages.DepthMessage),
     "kline": msgspec.json.Decoder(messages.KlineMessage),
 }
 
@@ -74,7 +41,7 @@ class Recorded(NamedTuple):
 
 class RecordedSnapshot(NamedTuple):
     symbol: str
-    snapshot: Snapshot
+    snapshot: messages.Depth
 
 
 class Recording:
@@ -164,34 +131,3 @@ def filters_of(rules: Rules) -> list[dict[str, str]]:
         {"filterType": "PRICE_FILTER", "minPrice": tick, "maxPrice": "1000000.00000000", "tickSize": tick},
         {"filterType": "LOT_SIZE", "minQty": step, "maxQty": "9000.00000000", "stepSize": step},
     ]
-
-
-class Survey(NamedTuple):
-    """What a recording has: instruments (id 0) as a feed that is served it by the emulator would declare them."""
-
-    instruments: list[Instrument]
-    trades: str  # "trade", or "aggTrade" when there are only those
-    candles: tuple[str, ...]  # intervals of the recorded klines
-    first_ns: int  # receive time of the first line
-
-
-def survey(paths: Iterable[Path | str], venue: str = "BINANCE") -> Survey:
-    """Read a recording once, for its symbols, scales and streams."""
-    recording = Recording()
-    names: set[str] = set()
-    intervals: set[str] = set()
-    first_ns = 0
-    for path in paths:
-        for line in CaptureReader(path):
-            first_ns = first_ns or line.recv_ns
-            read = recording.read(line)
-            if isinstance(read, Recorded):
-                names.add(read.name)
-                if read.name == "kline":
-                    intervals.add(read.message.kline.interval)
-    instruments = [
-        instrument_of(messages.SymbolInfo(rules.symbol, rules.base, rules.quote, filters=filters_of(rules)), venue)
-        for rules in recording.rules.values()
-    ]
-    trades = "aggTrade" if "aggTrade" in names and "trade" not in names else "trade"
-    return Survey(instruments, trades, tuple(sorted(intervals)), first_ns)

@@ -2,7 +2,7 @@
 
 For a while the live records that follow a hole are held back, so that what is missing comes before them
 (`hold_seconds`). Then they go on, the ledger says GAP, and the hole is filled behind them, at leisure: BACKFILLED.
-Numbers that the venue itself does not have are a GAP at once.
+Numbers that the venue itself does not have are a GAP at once, and so is what no REST call of the venue can give.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, NamedTuple
 
-from marketd.daemon.feeds.adapter import Page, Rejected, VenueAdapter, VenueRefused
+from marketd.daemon.feeds.adapter import Page, Rejected, RestRequest, VenueAdapter, VenueRefused
 from marketd.daemon.feeds.backoff import Backoff
 from marketd.daemon.feeds.rest import RestClient, RestFailed
 from marketd.daemon.feeds.sequence import Lost, Missing
@@ -86,7 +86,11 @@ class Repairs:
             await asyncio.sleep(self._settings.patience_seconds)
         backoff = Backoff(RETRY_FIRST_SECONDS, RETRY_CAP_SECONDS)
         while (missing := sequence.missing) is not None and not state.removed:
-            page = await self._fetch(state, track, missing.first)
+            request = self._request(state, track, missing.first)
+            if request is None:
+                await self._do_without(state, track, filling)
+                continue
+            page = await self._fetch(state, track, missing.first, request)
             async with self._order:
                 came = await self._take(state, track, missing, page, filling)
                 await self._give_up_in_time(state, track, filling)
@@ -103,7 +107,21 @@ class Repairs:
             return wanted
         return max(0.01, min(wanted, track.held_since + self._settings.hold_seconds - time.monotonic()))
 
-    async def _fetch(self, state: SymbolState, track: Track, first: int) -> Page | None:
+    def _request(self, state: SymbolState, track: Track, first: int) -> RestRequest | None:
+        """What asks for number `first` and those after it; None where the venue has no such call."""
+        if not track.timeframe:
+            return self._adapter.trades_request(state.symbol, first)
+        return self._adapter.bars_request(state.symbol, track.timeframe, first * track.timeframe * NS_PER_SECOND)
+
+    async def _do_without(self, state: SymbolState, track: Track, filling: _Filling) -> None:
+        """Nothing can be asked for: what is missing ends where the first live record stands."""
+        if not track.sequence.held:
+            await asyncio.sleep(RETRY_FIRST_SECONDS)
+            return
+        async with self._order:
+            await self._give_up(state, track, filling, "the venue cannot be asked for it")
+
+    async def _fetch(self, state: SymbolState, track: Track, first: int, request: RestRequest) -> Page | None:
         """The page from number `first` on; None when the venue did not give it."""
         deadline = time.monotonic() + REQUEST_SECONDS
         if track.held_since is not None:
@@ -111,14 +129,12 @@ class Repairs:
         page: Page | None = None
         try:
             if not track.timeframe:
-                body = await self._rest.get(self._adapter.trades_request(state.symbol, first), deadline)
+                body = await self._rest.get(request, deadline)
                 # a removed symbol's scales are gone
                 page = None if state.removed else self._adapter.decode_trades(state.symbol, body)
             else:
                 # the venue's clock is asked before its bars: what had ended then is whole in the answer
-                now_ns = self._adapter.decode_time(await self._rest.get(self._adapter.time_request(), deadline))
-                start_ns = first * track.timeframe * NS_PER_SECOND
-                request = self._adapter.bars_request(state.symbol, track.timeframe, start_ns)
+                now_ns = await self._venue_now_ns(deadline)
                 body = await self._rest.get(request, deadline)
                 if not state.removed:
                     page = self._adapter.decode_bars(state.symbol, track.timeframe, body, now_ns)
@@ -134,6 +150,12 @@ class Repairs:
             )
             return None
         return page
+
+    async def _venue_now_ns(self, deadline: float) -> int:
+        request = self._adapter.time_request()
+        if request is None:
+            return time.time_ns()
+        return self._adapter.decode_time(await self._rest.get(request, deadline))
 
     async def _take(
         self, state: SymbolState, track: Track, asked: Missing, page: Page | None, filling: _Filling
@@ -160,13 +182,13 @@ class Repairs:
         if lost:
             parts = filling.end(track.last_ts)
             parts += [self._gap(track, hole, before, "the venue has no such records") for hole in lost]
-        else:
-            filling.add(records)
+        elif step.fetched:
+            filling.add(step.fetched, int(records[track.time_field].max()))
         if len(step.records):
             parts.append((track.kind, step.records))
         await self._hand_over(state, parts)
-        self.counts["filled"] += len(records)
-        return len(records)
+        self.counts["filled"] += step.fetched
+        return step.fetched
 
     async def _give_up_in_time(self, state: SymbolState, track: Track, filling: _Filling) -> None:
         sequence, now = track.sequence, time.monotonic()
@@ -174,26 +196,29 @@ class Repairs:
         if not sequence.overfull and waited < self._settings.hold_seconds:
             return
         before = track.last_ts
-        step = sequence.skip()
+        for hole in await self._give_up(state, track, filling, "not to be had in time"):
+            self._fill_late(state, track, hole, before)
+
+    async def _give_up(self, state: SymbolState, track: Track, filling: _Filling, reason: str) -> list[Lost]:
+        """Go on without what is missing before the held records; what is lost thereby."""
+        before = track.last_ts
+        step = track.sequence.skip()
         track.held_since = None  # for a further hole the time begins anew
-        track.follow(step.records, now)
+        track.follow(step.records, time.monotonic())
         parts = filling.end(track.last_ts) if step.lost else []
-        parts += [self._gap(track, hole, before, "not to be had in time") for hole in step.lost]
+        parts += [self._gap(track, hole, before, reason) for hole in step.lost]
         if len(step.records):
             parts.append((track.kind, step.records))
         await self._hand_over(state, parts)
-        for hole in step.lost:
-            self._fill_late(state, track, hole, before)
+        return step.lost
 
     def _gap(self, track: Track, hole: Lost, before_ns: int, reason: str) -> Part:
         self.counts["gaps"] += 1
         self.counts["lost"] += hole.size
         _log.warning(
-            "%d records of %s (numbers %d to %d) are missing: %s",
-            hole.size,
+            "%s of %s are missing: %s",
+            f"{hole.size} records (numbers {hole.first} to {hole.last})" if hole.size else "some records",
             track.name,
-            hole.first,
-            hole.last,
             reason,
             extra={"action": "coverage_gap", "first": hole.first, "last": hole.last},
         )
@@ -203,7 +228,7 @@ class Repairs:
     # ---- behind the live records --------------------------------------------------------------
 
     def _fill_late(self, state: SymbolState, track: Track, hole: Lost, before_ns: int) -> None:
-        if track.late_fills >= LATE_FILLS or hole.size > LATE_MOST:
+        if not track.sequence.is_numbered or track.late_fills >= LATE_FILLS or hole.size > LATE_MOST:
             self.counts["holes left open"] += 1
             return
         track.late_fills += 1
@@ -214,7 +239,8 @@ class Repairs:
         first, filled, refused = hole.first, 0, 0
         try:
             while first <= hole.last and not state.removed:
-                page = await self._fetch(state, track, first)
+                request = self._request(state, track, first)
+                page = None if request is None else await self._fetch(state, track, first, request)
                 if page is None:
                     await asyncio.sleep(backoff.next())
                     continue
@@ -250,10 +276,9 @@ class _Filling:
         self._start_ns = self._end_ns = track.last_ts
         self._count = 0
 
-    def add(self, records: Records) -> None:
-        if len(records):
-            self._end_ns = max(self._end_ns, int(records[self._track.time_field].max()))
-            self._count += len(records)
+    def add(self, count: int, newest_ns: int) -> None:
+        self._end_ns = max(self._end_ns, newest_ns)
+        self._count += count
 
     def end(self, now_ns: int) -> list[Part]:
         """The event, if there was something to report; what comes next begins at `now_ns`."""
@@ -266,4 +291,4 @@ class _Filling:
 
 def _is_within(hole: Lost, refused: set[int | None]) -> bool:
     """Whether every number of a hole was there, but broke a rule: then it is in quarantine, and no gap."""
-    return hole.size <= len(refused) and all(number in refused for number in range(hole.first, hole.last + 1))
+    return 0 < hole.size <= len(refused) and all(number in refused for number in range(hole.first, hole.last + 1))

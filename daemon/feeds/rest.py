@@ -58,12 +58,13 @@ class WeightBudget:
         self._left = float(per_minute)
         self._at = now
 
-    def wait_seconds(self, weight: int, now: float) -> float:
-        """How long until so much is there; 0.0 takes it."""
+    def wait_seconds(self, weight: int, now: float, *, spare: float = 0.0) -> float:
+        """How long until so much is there, and a share `spare` of the budget beyond it; 0.0 takes it."""
         self._refill(now)
-        wanted = min(weight, self._per_minute)
+        taken = min(weight, self._per_minute)
+        wanted = min(weight + spare * self._per_minute, self._per_minute)
         if self._left >= wanted:
-            self._left -= wanted
+            self._left -= taken
             return 0.0
         return (wanted - self._left) * 60.0 / self._per_minute
 
@@ -103,9 +104,12 @@ class RestClient:
         self._banned_until = 0.0
         self._requests = self._failures = self._bans = self._received = 0
 
-    async def get(self, request: RestRequest, deadline: float) -> bytes:
-        """The body of the answer. Raises RestFailed, or Timeout when `deadline` (monotonic s) leaves no room."""
-        await self._wait_for_room(request, deadline)
+    async def get(self, request: RestRequest, deadline: float, *, spare: float = 0.0) -> bytes:
+        """The body of the answer. Raises RestFailed, or Timeout when `deadline` (monotonic s) leaves no room.
+
+        What can wait leaves a share of the venue's budget (`spare`) to what cannot.
+        """
+        await self._wait_for_room(request, deadline, spare)
         self._requests += 1
         seconds = min(REQUEST_SECONDS, max(0.05, deadline - time.monotonic()))
         url = self._base + request.target
@@ -125,10 +129,10 @@ class RestClient:
             self._record(url, body)
         return body
 
-    async def _wait_for_room(self, request: RestRequest, deadline: float) -> None:
+    async def _wait_for_room(self, request: RestRequest, deadline: float, spare: float) -> None:
         while True:
             now = time.monotonic()
-            wait = max(self._banned_until - now, 0.0) or self._budget.wait_seconds(request.weight, now)
+            wait = max(self._banned_until - now, 0.0) or self._budget.wait_seconds(request.weight, now, spare=spare)
             if not wait:
                 return
             if now + wait > deadline:

@@ -57,10 +57,11 @@ class Lost(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What may be handed on now, and what had to be passed over before it."""
+    """What may be handed on now, what had to be passed over before it, and how many of them were fetched."""
 
     records: Records
     lost: list[Lost]
+    fetched: int = 0
 
 
 def trade_numbers(records: Records) -> Numbers:
@@ -79,6 +80,8 @@ def bar_numbers(timeframe: int) -> Callable[[Records], Numbers]:
 
 
 class NumberSequence:
+    is_numbered = True
+
     def __init__(
         self,
         dtype: np.dtype[Any],
@@ -182,8 +185,8 @@ class NumberSequence:
             self._catching_up = False
         released = self._release()
         if not len(released):
-            return Step(fresh, lost)
-        return Step(np.concatenate([fresh, released]) if len(fresh) else released, lost)
+            return Step(fresh, lost, len(fresh))
+        return Step(np.concatenate([fresh, released]) if len(fresh) else released, lost, len(fresh))
 
     def _holes(self, records: Records, numbers: Numbers) -> list[Lost]:
         before = np.concatenate([[self.last], numbers[:-1]])

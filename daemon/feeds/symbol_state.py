@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from marketd.daemon.feeds.recent import AsTheyCome, RecentIds
 from marketd.daemon.feeds.sequence import NOTHING_YET, NumberSequence, bar_numbers, trade_numbers
 from marketd.ipc.protocol import Resume
 from marketd.market.instruments import Instrument
@@ -17,16 +18,24 @@ Part = tuple[str, Records]  # name of the kind, records
 
 
 class Track:
-    """One numbered stream of a symbol (its trades, or its bars of one timeframe) and where it stands."""
+    """One stream of a symbol (its trades, or its bars of one timeframe) and where it stands.
 
-    def __init__(self, kind: str, timeframe: int = 0) -> None:
+    `can_ask`: what is missing can be told by its number, and asked for.
+    """
+
+    def __init__(self, kind: str, timeframe: int = 0, *, can_ask: bool = True) -> None:
         self.kind = kind
         self.timeframe = timeframe  # s; 0: trades
         self.time_field = BY_NAME[kind].time
-        if timeframe:
+        self.sequence: NumberSequence | RecentIds | AsTheyCome
+        if timeframe and can_ask:
             self.sequence = NumberSequence(CANDLE, bar_numbers(timeframe), time_field=self.time_field)
-        else:
+        elif timeframe:
+            self.sequence = AsTheyCome(CANDLE, bar_numbers(timeframe))
+        elif can_ask:
             self.sequence = NumberSequence(TRADE, trade_numbers)
+        else:
+            self.sequence = RecentIds(TRADE)
         self.last_ts = ABSENT  # of the newest record handed on
         self.held_since: float | None = None  # monotonic s; None: nothing is held back
         self.is_repaired = False  # a repair is running
@@ -64,13 +73,21 @@ class Track:
 
 
 class SymbolState:
-    def __init__(self, instrument: Instrument, resume: Resume, timeframes: Sequence[int]) -> None:
+    def __init__(
+        self,
+        instrument: Instrument,
+        resume: Resume,
+        timeframes: Sequence[int],
+        *,
+        numbered_trades: bool = True,
+        has_bars: bool = True,
+    ) -> None:
         self.instrument = instrument
-        self.trades = Track("trade")
-        self.bars = {timeframe: Track("candle", timeframe) for timeframe in timeframes}
+        self.trades = Track("trade", can_ask=numbered_trades)
+        self.bars = {timeframe: Track("candle", timeframe, can_ask=has_bars) for timeframe in timeframes}
         self.newest_ns = ABSENT  # the newest ts_event handed on, ticks included
         self.sent_at = 0.0  # monotonic s of the last trade or tick
-        self.observed = resume.last_trade_id is not None  # ingest knows since when it is observed
+        self.observed = resume.last_trade_ts is not None  # ingest knows since when it is observed
         self.removed = False
         self.refreshed_at = 0.0  # monotonic s: when its scales were asked for
         self.begin_catch_up(resume)
@@ -89,7 +106,8 @@ class SymbolState:
             for track in self.tracks:
                 track.sequence.begin_catch_up()
             return
-        self.trades.sequence.begin_catch_up(resume.last_trade_id)
+        newest = resume.last_trade_id if self.trades.sequence.is_numbered else resume.last_trade_ts
+        self.trades.sequence.begin_catch_up(newest)
         self.trades.last_ts = max(self.trades.last_ts, _or_absent(resume.last_trade_ts))
         for timeframe, track in self.bars.items():
             ts = resume.venue_bars.get(timeframe)

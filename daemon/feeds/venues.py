@@ -2,9 +2,67 @@
 
 from __future__ import annotations
 
+import re
+
 from marketd.daemon.feeds.adapter import Limits, Venue
-from marketd.daemon.feeds.binance import BinanceAdapter
+from marketd.daemon.feeds.binance import BinanceAdapter, CoinMarginedAdapter, UsdMarginedAdapter
+from marketd.daemon.feeds.binance_markets import COIN_M, USD_M
+from marketd.daemon.feeds.bitstamp import BitstampAdapter
+from marketd.daemon.feeds.bybit import BybitAdapter, BybitInverseAdapter, BybitLinearAdapter
+from marketd.daemon.feeds.bybit_markets import INVERSE, LINEAR
+from marketd.daemon.feeds.coinbase import CoinbaseAdapter
+from marketd.daemon.feeds.coinbase_exchange import CoinbaseExchangeAdapter
+from marketd.daemon.feeds.kraken import KrakenAdapter
+from marketd.daemon.feeds.kraken_v1 import KrakenV1Adapter
+from marketd.daemon.feeds.okx import SERIES as OKX_SERIES
+from marketd.daemon.feeds.okx import OkxAdapter, endpoint_of
 from marketd.market.errors import ConfigError
+
+_BINANCE_HEADERS = {"Accept": "application/json"}
+_BINANCE_KEY = "X-MBX-APIKEY"
+_BINANCE_FUTURES = Limits(
+    # 200 until 2021, 1024 since; more than a few hundred symbols share one connection's fate
+    streams_per_connection=200,
+    # of 10 incoming messages a second, pings and pongs included
+    commands_per_second=8.0,
+    # the venue pings every 3 minutes, and closes after 10 without a pong; marketd asks by itself long before
+    ping_interval_seconds=20.0,
+    session_seconds=24 * 3600.0,
+    # of 2,400; the rest is for whatever else runs on this address
+    weight_per_minute=1900,
+    page_rows=1000,
+)
+_BYBIT = Limits(
+    # 21,000 characters of names in all
+    streams_per_connection=500,
+    commands_per_second=5.0,
+    # marketd's own pings, which the venue answers; it sends none
+    ping_interval_seconds=20.0,
+    # the venue names no end; a connection is made anew once a day
+    session_seconds=24 * 3600.0,
+    # of 600 requests in 5 seconds; the rest is for whatever else runs on this address
+    weight_per_minute=3600,
+    page_rows=1000,
+)
+
+_NAMED = {"Accept": "application/json", "User-Agent": "marketd"}  # some refuse a client that does not say its name
+_UNLIMITED_SECONDS = 366 * 86_400.0  # of venues that close no connection for its age
+
+
+def _futures_market(symbol: str) -> str:
+    """Of Binance's: BTCUSDT and BTCUSD_PERP are swaps, BTCUSDT_240927 ends."""
+    _, ends, how = symbol.partition("_")
+    return "future" if ends and how != "PERP" else "swap"
+
+
+def _bybit_contract(symbol: str) -> str:
+    return "future" if symbol[-2:].isdigit() else "swap"
+
+
+def _okx_market(symbol: str) -> str:
+    """BTCUSDT, BTCUSDTSWAP, BTCUSDT240927"""
+    return "swap" if symbol.endswith("SWAP") else "future" if symbol[-6:].isdigit() else "spot"
+
 
 VENUES: dict[str, Venue] = {
     "BINANCE": Venue(
@@ -22,14 +80,156 @@ VENUES: dict[str, Venue] = {
             weight_per_minute=4800,
             page_rows=1000,
         ),
-        headers={"Accept": "application/json"},
-        api_key_header="X-MBX-APIKEY",
+        headers=_BINANCE_HEADERS,
+        api_key_header=_BINANCE_KEY,
+    ),
+    "BINANCE_FUTURES": Venue(
+        name="BINANCE_FUTURES",
+        adapter=UsdMarginedAdapter,
+        ws_url="wss://fstream.binance.com",
+        rest_url="https://fapi.binance.com",
+        limits=_BINANCE_FUTURES,
+        headers=_BINANCE_HEADERS,
+        api_key_header=_BINANCE_KEY,
+        series=USD_M.series,
+        market_of=_futures_market,
+    ),
+    "BINANCE_DELIVERY": Venue(
+        name="BINANCE_DELIVERY",
+        adapter=CoinMarginedAdapter,
+        ws_url="wss://dstream.binance.com",
+        rest_url="https://dapi.binance.com",
+        limits=_BINANCE_FUTURES,
+        headers=_BINANCE_HEADERS,
+        api_key_header=_BINANCE_KEY,
+        series=COIN_M.series,
+        market_of=_futures_market,
+    ),
+    "COINBASE": Venue(
+        name="COINBASE",
+        adapter=CoinbaseAdapter,
+        ws_url="wss://advanced-trade-ws.coinbase.com",
+        rest_url="https://api.exchange.coinbase.com",
+        limits=Limits(
+            # the venue names no limit; a hole in a connection's numbers costs all of its books a new snapshot
+            streams_per_connection=300,
+            # of 8 messages a second without a key
+            commands_per_second=4.0,
+            # a heartbeat comes each second
+            ping_interval_seconds=20.0,
+            session_seconds=_UNLIMITED_SECONDS,
+            # of 10 requests a second; a minute's budget may be spent at once
+            weight_per_minute=120,
+            page_rows=1000,
+        ),
+        headers=_NAMED,
+    ),
+    "KRAKEN": Venue(
+        name="KRAKEN",
+        adapter=KrakenAdapter,
+        ws_url="wss://ws.kraken.com/v2",
+        rest_url="https://api.kraken.com",
+        limits=Limits(
+            # the venue names no limit
+            streams_per_connection=300,
+            commands_per_second=4.0,
+            # a heartbeat comes each second in which nothing else does
+            ping_interval_seconds=20.0,
+            session_seconds=_UNLIMITED_SECONDS,
+            # of one request a second
+            weight_per_minute=40,
+            page_rows=1000,
+        ),
+        headers=_NAMED,
+    ),
+    "BYBIT": Venue(
+        name="BYBIT",
+        adapter=BybitAdapter,
+        ws_url="wss://stream.bybit.com",
+        rest_url="https://api.bybit.com",
+        limits=_BYBIT,
+        headers={},
+    ),
+    "BYBIT_LINEAR": Venue(
+        name="BYBIT_LINEAR",
+        adapter=BybitLinearAdapter,
+        ws_url="wss://stream.bybit.com",
+        rest_url="https://api.bybit.com",
+        limits=_BYBIT,
+        headers={},
+        series=LINEAR.series,
+        market_of=_bybit_contract,
+    ),
+    "BYBIT_INVERSE": Venue(
+        name="BYBIT_INVERSE",
+        adapter=BybitInverseAdapter,
+        ws_url="wss://stream.bybit.com",
+        rest_url="https://api.bybit.com",
+        limits=_BYBIT,
+        headers={},
+        series=INVERSE.series,
+        market_of=_bybit_contract,
+    ),
+    "OKX": Venue(
+        name="OKX",
+        adapter=OkxAdapter,
+        ws_url="wss://ws.okx.com:8443",
+        rest_url="https://www.okx.com",
+        limits=Limits(
+            streams_per_connection=200,
+            # 480 commands an hour, each of up to 100 streams
+            commands_per_second=2.0,
+            # marketd's own pings; the venue closes what is silent for 30 s
+            ping_interval_seconds=20.0,
+            # the venue names no end; a connection is made anew once a day
+            session_seconds=24 * 3600.0,
+            # of 20 requests in 2 seconds; the rest is for whatever else runs on this address
+            weight_per_minute=480,
+            page_rows=100,
+        ),
+        headers={},
+        series=OKX_SERIES,
+        market_of=_okx_market,
+        endpoint_of=endpoint_of,
+    ),
+    "BITSTAMP": Venue(
+        name="BITSTAMP",
+        adapter=BitstampAdapter,
+        ws_url="wss://ws.bitstamp.net",
+        rest_url="https://www.bitstamp.net",
+        limits=Limits(
+            streams_per_connection=200,
+            commands_per_second=10.0,
+            # marketd's own heartbeats, which the venue answers
+            ping_interval_seconds=20.0,
+            # 90 days; then, or before, it asks to reconnect
+            session_seconds=90 * 24 * 3600.0,
+            # of 10,000 requests in 10 minutes; the rest is for whatever else runs on this address
+            weight_per_minute=800,
+            page_rows=1000,
+        ),
+        headers={},
     ),
 }
 
+_OLDER_PROTOCOLS: dict[str, tuple[re.Pattern[str], Venue]] = {
+    "COINBASE": (
+        re.compile(r"ws-feed|ws-direct"),
+        VENUES["COINBASE"]._replace(adapter=CoinbaseExchangeAdapter, ws_url="wss://ws-feed.exchange.coinbase.com"),
+    ),
+    "KRAKEN": (
+        re.compile(r"kraken\.com/?$|/v1\b"),
+        VENUES["KRAKEN"]._replace(adapter=KrakenV1Adapter, ws_url="wss://ws.kraken.com"),
+    ),
+}
+"""What a venue speaks at other addresses, by a part of the address; one without a match is spoken to as in `VENUES`."""
 
-def venue_of(name: str) -> Venue:
-    """The row of a venue; ConfigError naming those that there are."""
+
+def venue_of(name: str, ws_url: str = "") -> Venue:
+    """The row of a venue, for the protocol that it speaks at `ws_url`; ConfigError naming the venues that there are."""
+    pattern, older = _OLDER_PROTOCOLS.get(name, (None, None))
+    if older is not None and pattern is not None and pattern.search(ws_url):
+        return older
     try:
         return VENUES[name]
     except KeyError:

@@ -1,11 +1,15 @@
-"""An exchange on this machine: Binance's WebSocket and REST, from recorded traffic or from a synthetic market.
+"""An exchange on this machine, from recorded traffic, or Binance from a synthetic market.
 
     marketd emulate captures/spot_btcusdt_20240808.gz captures/spot_btcusdt_20240809.gz --speed max
+    marketd emulate captures/KRAKEN.ws.50.0.gz --venue KRAKEN
     marketd emulate --synthetic --symbols BTCUSDT,ETHUSDT --rate 50 --port 9500
 
 Prints its address and the lines of a configuration that point a daemon to it, then its progress, until Ctrl-C. Files
 of one recording are played in the order given, from the moment that the first client subscribes; after the end REST
 goes on answering. The synthetic market is the same for a seed, at every moment, over restarts too.
+
+Binance's markets are emulated with their streams, commands and REST. Of other venues a client gets the recorded frames
+as they came, whatever it asks for, and over REST what was recorded, the instruments and the time.
 """
 
 from __future__ import annotations
@@ -25,12 +29,10 @@ from marketd.ops.extras import needs_daemon_extra
 from marketd.ops.options import add_json_option
 
 if TYPE_CHECKING:
-    from marketd.daemon.feeds.emulator import CaptureSource, Emulator, SyntheticMarket
-    from marketd.daemon.feeds.emulator.server import EmulatorStatistics
+    from marketd.daemon.feeds.emulator import CaptureSource, SyntheticMarket
+    from marketd.daemon.feeds.emulator.base import EmulatorBase, EmulatorStatistics
 
-    Market = CaptureSource | SyntheticMarket
-
-VENUE = "BINANCE"
+DEFAULT_VENUE = "BINANCE"
 DEFAULT_SYMBOLS = "BTCUSDT,ETHUSDT,SOLUSDT"
 DEFAULT_RATE = 10.0
 TERMINAL_SECONDS, LOG_SECONDS = 1.0, 10.0  # between two lines of progress
@@ -40,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "captures", nargs="*", metavar="CAPTURE", help="recorded traffic: raw, cryptofeed's, marketd's own"
     )
+    parser.add_argument("--venue", default=DEFAULT_VENUE, help=f"whose traffic it is (default {DEFAULT_VENUE})")
     parser.add_argument(
         "--speed", choices=("1", "10", "max"), default="1", help="of a recording (default 1: as it was)"
     )
@@ -61,19 +64,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     with needs_daemon_extra():
-        from marketd.daemon.feeds.emulator import Emulator
+        import marketd.daemon.feeds.emulator  # noqa: F401
+        from marketd.daemon.feeds.venues import venue_of
+    venue_of(args.venue)
     if not 0 <= args.port <= 65_535:
         raise InvalidArgument(f"--port: {args.port} is none; write 0 (any) to 65535", field="port")
-    market = _market(args)
-    asyncio.run(_serve(Emulator(market, args.host, args.port, expose=args.expose), sorted(market.rules), args.json))
+    emulator, symbols = _emulator(args)
+    asyncio.run(_serve(emulator, args.venue, symbols, args.json))
     return 0
 
 
-def _market(args: argparse.Namespace) -> Market:
-    from marketd.daemon.feeds.emulator import CaptureSource, SyntheticMarket
+def _emulator(args: argparse.Namespace) -> tuple[EmulatorBase, list[str]]:
+    """And the symbols of its market."""
+    from marketd.daemon.feeds.emulator import Emulator, Playback, PlaybackEmulator
 
     if args.synthetic == bool(args.captures):
         raise InvalidArgument("emulate: name the files of a recording, or --synthetic")
+    where = {"host": args.host, "port": args.port, "expose": args.expose}
+    if args.venue.startswith("BINANCE"):
+        market = _market(args)
+        return Emulator(market, **where), sorted(market.rules)
+    if args.synthetic:
+        raise InvalidArgument(f"--synthetic: there is none of {args.venue}, only of {DEFAULT_VENUE}", field="venue")
+    print(f"reading {words.plural(len(args.captures), 'file')} …", file=sys.stderr)
+    playback = Playback(args.captures, args.venue, speed=args.speed)
+    for damage in playback.damage:
+        print(f"! {damage}", file=sys.stderr)
+    return PlaybackEmulator(playback, **where), playback.symbols
+
+
+def _market(args: argparse.Namespace) -> CaptureSource | SyntheticMarket:
+    from marketd.daemon.feeds.emulator import CaptureSource, SyntheticMarket
+
     if args.synthetic:
         if args.rate <= 0:
             raise InvalidArgument("--rate: trades a second, more than 0", field="rate")
@@ -90,7 +112,7 @@ def _market(args: argparse.Namespace) -> Market:
     return capture
 
 
-async def _serve(emulator: Emulator, symbols: Sequence[str], as_json: bool) -> None:
+async def _serve(emulator: EmulatorBase, venue: str, symbols: Sequence[str], as_json: bool) -> None:
     over = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -100,27 +122,28 @@ async def _serve(emulator: Emulator, symbols: Sequence[str], as_json: bool) -> N
     except OSError as error:
         raise MarketdError(f"the emulator cannot listen: {error.strerror or error}; choose another --port") from None
     try:
-        _introduce(emulator, symbols, as_json)
+        _introduce(emulator, venue, symbols, as_json)
         await _show_progress(emulator, over, as_json)
     finally:
         await emulator.stop()
 
 
-def _introduce(emulator: Emulator, symbols: Sequence[str], as_json: bool) -> None:
+def _introduce(emulator: EmulatorBase, venue: str, symbols: Sequence[str], as_json: bool) -> None:
     if as_json:
-        print(json.dumps({"ws_url": emulator.url, "rest_url": emulator.rest_url, "symbols": list(symbols)}), flush=True)
+        addresses = {"ws_url": emulator.ws_url, "rest_url": emulator.rest_url}
+        print(json.dumps({**addresses, "symbols": list(symbols), "venue": venue}), flush=True)
         return
-    print(f"{VENUE} is emulated at {emulator.url} and {emulator.rest_url}; in the configuration of a daemon:\n")
-    print(config_lines(emulator.url, emulator.rest_url, symbols))
+    print(f"{venue} is emulated at {emulator.url} and {emulator.rest_url}; in the configuration of a daemon:\n")
+    print(config_lines(emulator.ws_url, emulator.rest_url, symbols, venue))
     print("Ctrl-C ends it.", flush=True)
 
 
-def config_lines(ws_url: str, rest_url: str, symbols: Sequence[str]) -> str:
+def config_lines(ws_url: str, rest_url: str, symbols: Sequence[str], venue: str = DEFAULT_VENUE) -> str:
     """What points a daemon to an emulator, as TOML."""
-    return f'[venues.{VENUE}]\nsymbols = {json.dumps(list(symbols))}\nws_url = "{ws_url}"\nrest_url = "{rest_url}"\n'
+    return f'[venues.{venue}]\nsymbols = {json.dumps(list(symbols))}\nws_url = "{ws_url}"\nrest_url = "{rest_url}"\n'
 
 
-async def _show_progress(emulator: Emulator, over: asyncio.Event, as_json: bool) -> None:
+async def _show_progress(emulator: EmulatorBase, over: asyncio.Event, as_json: bool) -> None:
     in_place = sys.stdout.isatty() and not as_json
     pause = TERMINAL_SECONDS if in_place else LOG_SECONDS
     began, first, before = time.monotonic(), emulator.statistics(), ""

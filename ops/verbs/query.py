@@ -3,6 +3,11 @@
     marketd query ohlcv BTC/USDT --timeframe 1m --limit 5
     marketd query ohlcv BTC/USDT --timeframe 1h --start 2024-08-08 --end 2024-08-09 --csv
     marketd query trades BTC/USDT --start 15min
+    marketd query book BTC/USDT --depth 3       order books; with --timeframe 1s the last one of each second, and means
+    marketd query book BTC/USDT --at 15min --depth 50   the whole book at a moment, made again from its changes
+    marketd query imbalance BTC/USDT --start 5min
+    marketd query buckets BTC/USDT --timeframe 1m
+    marketd query activity_bar BTC/USDT --limit 5     bars by activity: tick, volume, dollar
     marketd query stream funding BTC/USDT       a declared series; `coverage` is the ledger of what was observed
     marketd query instruments
     marketd query health
@@ -30,7 +35,7 @@ from marketd.market.instruments import Instrument
 from marketd.ops import words
 from marketd.ops.cli import EXIT_NOT_WELL
 from marketd.ops.daemons import add_daemon_options, open_provider
-from marketd.ops.moments import add_span_options
+from marketd.ops.moments import HELP, add_span_options, moment
 from marketd.ops.options import print_json
 from marketd.ops.rows import csv_value, json_value, shown_columns, table_row
 from marketd.ops.tables import Page, print_table
@@ -55,16 +60,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     trades = kinds.add_parser("trades", help="trades")
     trades.add_argument("symbol")
+    book = kinds.add_parser("book", help="order books")
+    book.add_argument("symbol")
+    book.add_argument("--timeframe", help="one row an interval: 1s, 1m … (default: each book)")
+    book.add_argument("--depth", type=int, metavar="N", help="levels a side (default 1; all for programs)")
+    book.add_argument(
+        "--at", metavar="TIME", type=moment, help=f"the book at this moment, made again from its changes: {HELP}"
+    )
+    imbalance = kinds.add_parser("imbalance", help="imbalance of book and volume, second by second")
+    imbalance.add_argument("symbol")
+    buckets = kinds.add_parser("buckets", help="what rested in each price bucket")
+    buckets.add_argument("symbol")
+    buckets.add_argument("--timeframe", default="1s", help="1s or 1m (default 1s)")
+    activity = kinds.add_parser("activity_bar", help="bars by activity: tick, volume and dollar bars")
+    activity.add_argument("symbol")
     stream = kinds.add_parser("stream", help="records of a declared series, or of coverage")
     stream.add_argument("name", help="as in [streams.NAME], or coverage")
     stream.add_argument("symbol", nargs="?", help="none for a series that belongs to no instrument")
-    for found in (ohlcv, trades, stream):
+    rows = (ohlcv, trades, book, imbalance, buckets, activity, stream)
+    for found in rows:
         add_span_options(found)
         found.add_argument("--limit", type=int, metavar="N", help="the newest N rows")
         found.add_argument("--columns", metavar="A,B", help="only these columns, in this order")
     instruments = kinds.add_parser("instruments", help="what the daemon knows")
     health = kinds.add_parser("health", help="how the daemon says it is; exit code 4 when it is not well")
-    for found in (ohlcv, trades, stream, instruments, health):
+    for found in (*rows, instruments, health):
         form = found.add_mutually_exclusive_group()
         form.add_argument("--json", action="store_true", help="print JSON, for programs")
         if found is not health:
@@ -86,9 +106,28 @@ def _ask(provider: UnifiedDataProvider, args: argparse.Namespace) -> Frame:
     span = (args.start, args.end, limit)
     if args.what == "trades":
         return provider.query_trades(args.symbol, *span)
+    if args.what == "book":
+        return _books(provider, args, span)
+    if args.what == "imbalance":
+        return provider.query_orderbook_imbalances(args.symbol, *span)
+    if args.what == "buckets":
+        return provider.query("buckets", args.symbol, *span, args.timeframe)
+    if args.what == "activity_bar":
+        return provider.query("activity_bar", args.symbol, *span)
     if args.what == "stream":
         return provider.query(args.name, args.symbol, *span)
     return provider.query_ohlcv_data(args.symbol, args.timeframe, *span, args.source, args.fill)
+
+
+def _books(provider: UnifiedDataProvider, args: argparse.Namespace, span: tuple[Any, Any, int | None]) -> Frame:
+    depth = args.depth or (None if args.json or args.csv else 1)
+    if args.at is not None:
+        if args.timeframe or args.start is not None or args.end is not None or args.limit is not None:
+            raise InvalidArgument("--at: one moment has no --start, --end, --limit or --timeframe", field="at")
+        return provider.rebuild_orderbook(args.symbol, args.at, depth)
+    if args.timeframe is None:
+        return provider.query_orderbook_snapshots(args.symbol, *span, depth)
+    return provider.query_orderbook_aggregated(args.symbol, args.timeframe, *span, depth)
 
 
 # ---- records ------------------------------------------------------------------------------------

@@ -4,6 +4,10 @@
     marketd tail candle BTC/USDT --timeframe 1m         own and venue's bars as they close, new versions too
     marketd tail funding BTC/USDT --json                a declared series, one object a line
     marketd tail trade BTC/USDT --since 5min --count 1000
+    marketd tail book BTC/USDT --depth 3                the best levels of a book, as often as it is sent
+    marketd tail imbalance BTC/USDT
+    marketd tail buckets BTC/USDT --timeframe 1m
+    marketd tail activity_bar BTC/USDT                  tick, volume and dollar bars as they close
 
 Nothing is left out: what a slow reader missed is fetched before it goes on.
 """
@@ -16,6 +20,7 @@ import json
 import sys
 from collections.abc import Iterator
 
+from marketd.client.books import OrderBookDataFrame
 from marketd.client.frames import Frame
 from marketd.ops import words
 from marketd.ops.daemons import add_daemon_options, open_provider
@@ -26,9 +31,12 @@ from marketd.ops.screen import until_interrupted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("kind", help="trade, candle, or a declared series")
+    parser.add_argument(
+        "kind", help="trade, candle, book, imbalance, buckets, activity_bar, coverage, or a declared series"
+    )
     parser.add_argument("symbol", help="such as BTC/USDT or BTCUSDT.BINANCE")
-    parser.add_argument("--timeframe", help="of candles (default 1m)")
+    parser.add_argument("--timeframe", help="of candles (default 1m) and buckets (1s or 1m, default 1s)")
+    parser.add_argument("--depth", type=int, metavar="N", help="levels of a book (default 1; all with --json)")
     parser.add_argument(
         "--since", metavar="TIME", type=moment, help=f"begin with what is stored from this time on: {HELP}"
     )
@@ -37,11 +45,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_daemon_options(parser)
 
 
+DEFAULT_TIMEFRAMES = {"candle": "1m", "buckets": "1s"}
+
+
 def run(args: argparse.Namespace) -> int:
-    timeframe = args.timeframe or ("1m" if args.kind == "candle" else None)
+    timeframe = args.timeframe or DEFAULT_TIMEFRAMES.get(args.kind)
+    depth = args.depth or (None if args.json else 1)
     with open_provider(args) as provider, provider.subscribe(args.kind, args.symbol, timeframe, args.since) as stream:
         with until_interrupted():
-            for line in itertools.islice(_lines(stream, as_json=args.json), args.count):
+            for line in itertools.islice(_lines(stream, depth, as_json=args.json), args.count):
                 print(line, flush=True)
         found = stream.statistics()
     print(
@@ -52,8 +64,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _lines(stream: Iterator[Frame], *, as_json: bool) -> Iterator[str]:
+def _lines(stream: Iterator[Frame], depth: int | None, *, as_json: bool) -> Iterator[str]:
     for frame in stream:
+        if isinstance(frame, OrderBookDataFrame) and depth is not None:
+            frame = frame.top(min(depth, frame.depth))
         columns = frame.columns if as_json else shown_columns(frame)
         for values in zip(*(frame[name].tolist() for name in columns), strict=True):
             row = dict(zip(columns, values, strict=True))

@@ -2,9 +2,9 @@
 -- $1 instrument, $2 start (inclusive), $3 end (exclusive), $4 limit; as known: $5 the moment.
 
 -- name: committed_known
--- Up to which ts_known the database has the live lane.
+-- Up to which ts_known the database has a journal. $1 its uuid: other daemons may store theirs in the same database.
 SELECT journal, committed_offset, (extract(epoch FROM ts_known)::numeric * 1000000000)::bigint AS ts_known_ns
-FROM journal_commits WHERE lane = 'live' ORDER BY committed_at DESC LIMIT 1;
+FROM journal_commits WHERE journal = $1;
 
 -- name: instruments
 SELECT instrument_id, symbol, venue, base, quote, market, price_scale, size_scale, quote_scale, tick_size, step_size, flags

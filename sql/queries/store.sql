@@ -38,20 +38,23 @@ ON CONFLICT DO NOTHING;
 CREATE TEMPORARY TABLE IF NOT EXISTS stage_{table} (LIKE {table}) ON COMMIT DELETE ROWS;
 
 -- name: merge_trades
--- A trade that is there already stays as it was first known.
+-- A trade that is there already stays as it was first known; ON CONFLICT: or is being stored by the other lane at this
+-- moment, which the join cannot see.
 INSERT INTO trades
 SELECT DISTINCT ON (s.instrument_id, s.ts_event, s.trade_id) s.*
 FROM stage_trades s
 LEFT JOIN trades t ON t.instrument_id = s.instrument_id AND t.ts_event = s.ts_event AND t.trade_id = s.trade_id
     AND t.ts_event >= $1 AND t.ts_event <= $2
 WHERE t.instrument_id IS NULL
-ORDER BY s.instrument_id, s.ts_event, s.trade_id, s.seq;
+ORDER BY s.instrument_id, s.ts_event, s.trade_id, s.seq
+ON CONFLICT DO NOTHING;
 
 -- name: merge_series
+-- Everything of which each record has a seq of its own: declared series, and what order books leave behind.
 INSERT INTO {table}
 SELECT s.* FROM stage_{table} s
-LEFT JOIN {table} t ON t.instrument_id = s.instrument_id AND t.ts_event = s.ts_event AND t.seq = s.seq
-    AND t.ts_event >= $1 AND t.ts_event <= $2
+LEFT JOIN {table} t ON t.instrument_id = s.instrument_id AND t.{time} = s.{time} AND t.seq = s.seq
+    AND t.{time} >= $1 AND t.{time} <= $2
 WHERE t.instrument_id IS NULL;
 
 -- name: drop_unchanged_bars

@@ -18,13 +18,16 @@ __version__ = "0.1.0"
 _HOME = {
     "AsyncDataIngestionPipeline": "client.pipeline",
     "AsyncUnifiedDataProvider": "client.async_provider",
+    "BucketFrame": "client.books",
     "DataCacheManager": "client.cache",
     "DataIngestionPipeline": "client.pipeline",
     "Frame": "client.frames",
     "IngestResult": "client.offers",
     "Instrument": "market.instruments",
     "Meta": "ipc.protocol",
+    "OrderBookDataFrame": "client.books",
     "Refusal": "ipc.protocol",
+    "Require": "client.require",
     "Unconfirmed": "client.delivery",
     "UnifiedDataProvider": "client.provider",
     **dict.fromkeys(
@@ -37,7 +40,9 @@ _HOME = {
             "JournalFull",
             "MarketdError",
             "NotRunning",
+            "NotStored",
             "NotYetStored",
+            "RequirementNotMet",
             "Timeout",
             "UnknownInstrument",
             "UnknownStream",
@@ -54,9 +59,12 @@ __all__ = [  # noqa: RUF022 - by what they are for
     "DataIngestionPipeline",
     "AsyncDataIngestionPipeline",
     "Frame",
+    "OrderBookDataFrame",
+    "BucketFrame",
     "IngestResult",
     "Instrument",
     "Meta",
+    "Require",
     "Refusal",
     "MarketdError",
     "AmbiguousSymbol",
@@ -66,7 +74,9 @@ __all__ = [  # noqa: RUF022 - by what they are for
     "InvalidArgument",
     "JournalFull",
     "NotRunning",
+    "NotStored",
     "NotYetStored",
+    "RequirementNotMet",
     "Timeout",
     "Unconfirmed",
     "UnknownInstrument",
@@ -77,12 +87,14 @@ __all__ = [  # noqa: RUF022 - by what they are for
 
 if TYPE_CHECKING:
     from marketd.client.async_provider import AsyncUnifiedDataProvider
+    from marketd.client.books import BucketFrame, OrderBookDataFrame
     from marketd.client.cache import DataCacheManager
     from marketd.client.delivery import Unconfirmed
     from marketd.client.frames import Frame
     from marketd.client.offers import IngestResult
     from marketd.client.pipeline import AsyncDataIngestionPipeline, DataIngestionPipeline
     from marketd.client.provider import UnifiedDataProvider
+    from marketd.client.require import Require
     from marketd.ipc.protocol import Meta, Refusal
     from marketd.market.errors import (
         AmbiguousSymbol,
@@ -93,7 +105,9 @@ if TYPE_CHECKING:
         JournalFull,
         MarketdError,
         NotRunning,
+        NotStored,
         NotYetStored,
+        RequirementNotMet,
         Timeout,
         UnknownInstrument,
         UnknownStream,

@@ -227,8 +227,9 @@ class DaemonUnderTest:
 class Exchange:
     """`marketd emulate` of recordings. A context manager."""
 
-    def __init__(self, captures: Sequence[Path], *, speed: str = "max", port: int = 0) -> None:
-        command = [*MARKETD, "emulate", *map(str, captures), "--speed", speed, "--port", str(port), "--json"]
+    def __init__(self, captures: Sequence[Path], *, speed: str = "max", port: int = 0, venue: str = "BINANCE") -> None:
+        options = ["--speed", speed, "--port", str(port), "--venue", venue, "--json"]
+        command = [*MARKETD, "emulate", *map(str, captures), *options]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         assert self.process.stdout is not None
         self.introduction: dict[str, Any] = json.loads(self.process.stdout.readline())
@@ -243,7 +244,8 @@ class Exchange:
             "reconnect_max": "200ms",
             **settings,
         }
-        return "[venues.BINANCE]\n" + "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items())
+        lines = [f"{name} = {json.dumps(value)}\n" for name, value in values.items()]
+        return f"[venues.{self.introduction['venue']}]\n{''.join(lines)}"
 
     def __enter__(self) -> Exchange:
         return self

@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -123,6 +123,39 @@ def test_a_full_disk_does_what_when_full_says_and_it_goes_on_with_room(
             beyond = daemon.newest_trade(SYMBOL)
             eventually(lambda: daemon.newest_trade(SYMBOL) > beyond)
             _check_what_is_stored(daemon, when_full, taken + 1)
+
+
+def test_ingest_killed_on_a_full_disk_starts_again_without_room_and_goes_on_with_it(place: Place) -> None:
+    with DaemonUnderTest(place) as daemon, DataIngestionPipeline(str(place.runtime)) as pipeline:
+        daemon.until_live()
+        pipeline.declare(OTHER, price_scale=2, size_scale=2)
+        pids = place.postgres_pids
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            taken = fill(pipeline)
+            with open(place.state / "journal" / "rest", "wb", buffering=0) as rest, suppress(OSError):
+                while True:  # not a page is left
+                    rest.write(bytes(4096))
+            for _ in range(2):
+                pid = daemon.kill("ingest")
+                daemon.until_replaced("ingest", pid)
+            with pytest.raises(JournalFull):
+                pipeline.ingest_trade(OTHER, BASE_NS, "1.5", "2", "buy", trade_id=10**9)
+            assert "no room" in daemon.statistics("ingest", "journal")["blocked"]
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+            (place.state / "journal" / "rest").unlink()
+
+        def room_again() -> bool:
+            try:
+                return pipeline.ingest_trade(OTHER, BASE_NS, "1.5", "2", "buy", trade_id=10**9).ok
+            except JournalFull:
+                return False
+
+        eventually(room_again, timeout=30)
+        eventually(lambda: daemon.rows("SELECT count(*), count(DISTINCT trade_id) FROM trades") == [(taken + 1,) * 2])
 
 
 def _check_what_is_stored(daemon: DaemonUnderTest, when_full: str, taken: int) -> None:

@@ -16,7 +16,7 @@ from marketd.daemon.feeds.recorded import filters_of
 
 MAX_ROWS = 1000
 MAX_LEVELS = 5000
-_PATH = re.compile(r"/(?:api|fapi|dapi)/v\d/(\w+)")
+_PATH = re.compile(r"/(api|fapi|dapi)/v\d/(\w+)")
 
 
 class Answer(NamedTuple):
@@ -42,7 +42,7 @@ def answer(source: Source, target: str) -> Answer | None:
     if match is None:
         return None
     query = {name: values[-1] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
-    serve = _PATHS.get(match[1])
+    serve = (_PATHS if match[1] == "api" else _FUTURES_PATHS).get(match[2])
     if serve is None:
         return Answer(404, b'{"code":-1,"msg":"The emulator does not have this path."}')
     try:
@@ -109,6 +109,14 @@ def _symbol_info(rules: Rules) -> dict[str, Any]:
     }
 
 
+def _futures_exchange_info(source: Source, query: Query) -> dict[str, Any]:
+    info = _exchange_info(source, {})  # it takes no symbols, and names them all
+    for symbol in info["symbols"]:
+        _, ends, how = symbol["symbol"].partition("_")
+        symbol["contractType"] = "CURRENT_QUARTER" if ends and how != "PERP" else "PERPETUAL"
+    return info
+
+
 def _trades(source: Source, query: Query) -> list[dict[str, Any]]:
     return source.trades(_symbol(source, query), None, _limit(query, 500, MAX_ROWS))
 
@@ -151,3 +159,4 @@ _PATHS: dict[str, Callable[[Source, Query], Any]] = {
     "aggTrades": _agg_trades,
     "klines": _klines,
 }
+_FUTURES_PATHS = {**_PATHS, "exchangeInfo": _futures_exchange_info}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
@@ -12,8 +13,16 @@ from marketd.market.fixed import format_fixed
 TEXT_PLACES = 8  # Binance writes prices and sizes with 8 places, whatever the tick
 
 
+_SPEED = re.compile(r"@(depth|markPrice)@\d+m?s$")
+
+
+def canonical(stream: str) -> str:
+    """A stream's name without its speed: a recording has the one that it has, whatever a client asks for."""
+    return _SPEED.sub(r"@\1", stream)
+
+
 class Message(NamedTuple):
-    """One message of one stream: the frame of a combined connection."""
+    """One message of one stream (its canonical name): the frame of a combined connection."""
 
     stream: str
     frame: bytes

@@ -129,7 +129,7 @@ class SyntheticMarket:
             for name in ("trade", "aggTrade"):
                 if wants(f"{lower}@{name}"):
                     timed += self._trade_messages(plan, name, after_ms, until_ms)
-            if wants(f"{lower}@depth@100ms") or wants(f"{lower}@bookTicker"):
+            if wants(f"{lower}@depth") or wants(f"{lower}@bookTicker"):
                 timed += self._book_messages(plan, after_ms, until_ms, wants)
             for interval in INTERVALS:
                 if wants(f"{lower}@kline_{interval}"):
@@ -202,7 +202,7 @@ class SyntheticMarket:
         for step in range(after_ms // STEP_MS + 1, until_ms // STEP_MS + 1):
             (old_bids, old_asks), (bids, asks) = self._levels(plan, step - 1), self._levels(plan, step)
             last_id = step * IDS_PER_STEP
-            if wants(f"{lower}@depth@100ms"):
+            if wants(f"{lower}@depth"):
                 data = {
                     "e": "depthUpdate",
                     "E": step * STEP_MS,
@@ -212,7 +212,8 @@ class SyntheticMarket:
                     "b": _changes(old_bids, bids, plan.rules),
                     "a": _changes(old_asks, asks, plan.rules),
                 }
-                yield step * STEP_MS, _message(f"{lower}@depth@100ms", msgspec.json.encode(data).decode())
+                frame = _message(f"{lower}@depth@100ms", msgspec.json.encode(data).decode())
+                yield step * STEP_MS, frame._replace(stream=f"{lower}@depth")
             if wants(f"{lower}@bookTicker"):
                 (bid, bid_size), (ask, ask_size) = (_level(plan.rules, *level[0]) for level in (bids, asks))
                 ticker = {"u": last_id, "s": symbol, "b": bid, "B": bid_size, "a": ask, "A": ask_size}

@@ -62,7 +62,7 @@ def test_whatever_records_come_the_kernel_takes_what_can_be_stored_and_names_the
     live, replayed = kernel(), kernel()
     for number, parts in enumerate(batches, start=1):
         lot = live.accept(INSTRUMENT, parts, NOW_NS + number * 1000, source="s", producer=b"p" * 16, batch=number)  # type: ignore[arg-type]
-        live.remember(b"p" * 16, number, lot, 0)
+        live.remember(b"p" * 16, number, lot).offset = 0
         assert lot.accepted + len(lot.refused) == sum(len(records) for _, records in parts)  # type: ignore[arg-type,misc]
         stored(lot)
         data = frames.encode(0, lot.sections, instrument=INSTRUMENT.id, seq=lot.seq, ts_known=lot.ts_known)

@@ -1,6 +1,7 @@
 """Producers against a daemon on real sockets: results, refusals, retries, declared instruments and streams."""
 
 import asyncio
+import json
 import multiprocessing
 import pickle
 import threading
@@ -44,10 +45,27 @@ def test_refusals_of_both_sides_come_by_the_callers_index(pipeline: DataIngestio
     ]
 
 
-def test_rows_that_are_all_refused_here_are_not_sent(daemon: FakeDaemon, pipeline: DataIngestionPipeline) -> None:
-    result = pipeline.ingest_trade("BTC/USDT", "2024-08-08T12:00:00", "1", "1")
-    assert (result.accepted, result.refused[0].rule, result.ts_known) == (0, "naive", None)
-    assert not batches(daemon)
+def test_rows_that_are_refused_here_reach_the_quarantine_as_they_came(
+    daemon: FakeDaemon, pipeline: DataIngestionPipeline
+) -> None:
+    rows = {"time": [T0, T0, T0], "price": ["1", "1.555", "x"], "size": ["1"] * 3, "trade_id": ["a", "b", "c"]}
+    result = pipeline.ingest_trades("BTC/USDT", rows)
+    assert (result.accepted, [(r.index, r.rule) for r in result.refused]) == (1, [(1, "precision"), (2, "not_finite")])
+    assert [(r.kind, r.rule) for r in daemon.rejected] == [("trade", "precision"), ("trade", "not_finite")]
+    assert json.loads(daemon.rejected[0].payload) == {
+        "index": 1, "time": str(T0), "price": "1.555", "size": "1", "trade_id": "b"
+    }  # fmt: skip
+    assert "1.555" in daemon.rejected[0].detail
+
+
+def test_rows_that_are_all_refused_here_need_no_daemon(tmp_path: Path, daemon: FakeDaemon) -> None:
+    with DataIngestionPipeline(daemon.directory, timeout=0.3) as pipeline:
+        result = pipeline.ingest_trade("BTC/USDT", "2024-08-08T12:00:00", "1", "1")
+        assert (result.accepted, result.refused[0].rule, result.ts_known) == (0, "naive", None)
+        assert [r.rule for r in daemon.rejected] == ["naive"]
+        daemon.mute = 9
+        result = pipeline.ingest_trade("BTC/USDT", "2024-08-08T12:00:00", "1", "1")
+        assert (result.accepted, result.refused[0].rule, result.ts_known) == (0, "naive", None)
 
 
 def test_bars_bear_their_timeframe_and_source(daemon: FakeDaemon, pipeline: DataIngestionPipeline) -> None:
@@ -107,6 +125,30 @@ def test_an_unconfirmed_batch_can_be_sent_again_and_is_stored_once(daemon: FakeD
     assert daemon.stored["trade"]["trade_id"].tolist() == [1, 2, 3]
     producers = [batch.producer for batch in batches(daemon)]
     assert producers[0] == producers[1] == producers[3] != producers[2]
+
+
+@pytest.mark.parametrize("how", ["silent", "away", "busy"])
+def test_a_retry_that_gets_no_answer_leaves_the_batch_unconfirmed(daemon: FakeDaemon, tmp_path: Path, how: str) -> None:
+    """It was sent before: no answer now, for whatever reason, says nothing about that."""
+
+    def busy(message: Any, payloads: list[Any]) -> Any:
+        raise BusyError("later")
+
+    with DataIngestionPipeline(daemon.directory, timeout=0.3) as pipeline:
+        pipeline.ingest_trade("BTC/USDT", T0, 1, 1, trade_id=1)
+        daemon.mute = 1
+        with pytest.raises(Unconfirmed) as caught:
+            pipeline.ingest_trade("BTC/USDT", T0, 2, 1, trade_id=2)
+        batch = caught.value.batch
+        assert batch is not None
+        daemon.mute, daemon.reply = (9, None) if how == "silent" else (0, busy if how == "busy" else None)
+        with DataIngestionPipeline(tmp_path / "nobody", timeout=0.3) as nobody, pytest.raises(Unconfirmed) as again:
+            (nobody if how == "away" else pipeline).retry(batch)
+        assert again.value.batch == batch
+    daemon.mute, daemon.reply = 0, None
+    with DataIngestionPipeline(daemon.directory) as pipeline:
+        assert pipeline.retry(batch).accepted == 1
+    assert daemon.stored["trade"]["trade_id"].tolist() == [1, 2]
 
 
 def test_a_large_array_goes_in_several_batches_and_indexes_stay_the_callers(

@@ -6,7 +6,7 @@ import io
 import itertools
 import shutil
 from collections.abc import AsyncIterator
-from contextlib import closing
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -46,25 +46,30 @@ class Desk:
 
     def __init__(self, daemon: SmallDaemon, database: DatabaseConnectionManager) -> None:
         self.daemon, self.database = daemon, database
-        self.service = QueryService(database, CONFIG, KINDS, daemon.runtime)
+        config = msgspec.structs.replace(CONFIG, state_dir=str(daemon.state))
+        self.service = QueryService(database, config, KINDS, daemon.runtime)
 
     def close(self) -> None:
         self.service.close()
         self.daemon.stop()
 
     async def commit(self, lots: int) -> None:
+        async with self.writer() as writer:
+            writer.on_durable(self.daemon.lots[lots - 1][1])
+            await writer.drain()
+
+    @asynccontextmanager
+    async def writer(self) -> AsyncIterator[Writer]:
         async def told(_: int) -> None:
             pass
 
-        end = self.daemon.lots[lots - 1][1]
-        assert self.daemon.journal.wait_durable(end, 10)
+        assert self.daemon.journal.wait_durable(self.daemon.journal.end, 10)
         with JournalReader(self.daemon.state / "journal") as reader:
             writer = Writer(
                 self.database, reader, KINDS, lane="live", batch_bytes=1, batch_age_seconds=0, committed=told
             )
             await writer.start()
-            writer.on_durable(end)
-            await writer.drain()
+            yield writer
 
     async def ask(self, request: Any) -> tuple[Any, list[Any]]:
         return await self.service.answer(request)
@@ -176,12 +181,47 @@ async def test_an_answer_says_where_it_comes_from_and_up_to_when_it_is_complete(
     assert (answer.meta.served_from, answer.meta.watermark) == ("database", second.ts_known)
 
 
+async def test_the_journal_of_another_daemon_in_the_same_database_changes_no_answer(desk: Desk) -> None:
+    """It was committed a moment ago, and far beyond ours."""
+    take_some(desk, 0)
+    last = take_some(desk, 3)
+    await desk.commit(1)
+    async with desk.database.acquire() as conn:
+        await conn.execute(
+            "INSERT INTO journal_commits VALUES (gen_random_uuid(), 'live', 10^12, now(), now() + interval '9 years')"
+        )
+    answer, frames = await desk.ask(Rows(symbol=BTC.name, stream="trade"))
+    assert decoded(answer.parts[0], frames[0])["trade_id"].tolist() == [1, 2, 3, 4, 5, 6]
+    assert answer.meta.watermark == last.ts_known
+    assert answer.meta.committed_offset == desk.daemon.lots[0][1]
+    shutil.rmtree(desk.daemon.runtime / "arena")
+    answer, _ = await desk.ask(Rows(symbol=BTC.name, stream="trade"))
+    assert answer.meta.committed_offset == desk.daemon.lots[0][1]
+
+
 async def test_what_is_in_no_journal_is_not_called_durable(desk: Desk) -> None:
     take_some(desk, 0)
     await desk.commit(1)
     desk.daemon.take((TRADE_KIND, trades([(1, 99, 100, 1)])), journal=False)
     answer, _ = await desk.ask(Rows(symbol=BTC.name, stream="trade"))
     assert answer.meta.durable is False
+
+
+async def test_a_piece_that_was_dropped_under_a_running_writer_is_made_anew(desk: Desk) -> None:
+    """By an operator, or by another daemon's retention."""
+    take_some(desk, 0)
+    take_some(desk, 3)
+    async with desk.writer() as writer:
+        writer.on_durable(desk.daemon.lots[0][1])
+        await writer.drain()
+        async with desk.database.acquire() as conn:
+            for table in await conn.fetch(
+                "SELECT inhrelid::regclass::text AS name FROM pg_inherits WHERE inhparent = 'marketd.trades'::regclass"
+            ):
+                await conn.execute(f"DROP TABLE {table['name']}")
+        writer.on_durable(desk.daemon.lots[1][1])
+        await writer.drain()
+    assert (await desk.rows(known_at=desk.daemon.lots[1][0].ts_known))["trade_id"].tolist() == [4, 5, 6]
 
 
 async def test_without_shared_memory_the_database_answers_alone(desk: Desk) -> None:
@@ -475,6 +515,18 @@ async def test_a_bar_is_computed_anew_from_all_its_stored_trades(desk: Desk) -> 
     assert not rebuilt["flags"] & CandleFlag.PARTIAL
     with pytest.raises(UnknownInstrument):
         await desk.ask(RebuildBars(instrument=5, bars=[]))
+
+
+async def test_a_bar_is_whole_once_the_ledger_says_that_what_was_missing_was_fetched(desk: Desk) -> None:
+    minute = 60 * SECOND
+    desk.daemon.take((TRADE_KIND, trades([(500, 1, 100, 1), (60_500, 2, 100, 1), (120_500, 3, 100, 1)])))
+    fetched = coverage_record(Coverage.BACKFILLED, START, START + minute, stream=TRADE_KIND.id)
+    desk.daemon.take((COVERAGE_KIND, fetched))
+    await desk.commit(2)
+    instrument = desk.daemon.registry.by_name(BTC.name).id
+    answer, frames = await desk.ask(RebuildBars(instrument=instrument, bars=[(60, START), (60, START + minute)]))
+    flags = decoded(answer.parts[0], frames[0])["flags"] & CandleFlag.PARTIAL
+    assert flags.tolist() == [0, CandleFlag.PARTIAL]
 
 
 async def test_a_daemon_describes_itself(desk: Desk) -> None:

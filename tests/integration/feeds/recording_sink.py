@@ -13,14 +13,13 @@ import numpy as np
 
 from marketd.daemon.feeds.connection import Timing
 from marketd.daemon.feeds.emulator import Emulator, Source
+from marketd.daemon.feeds.emulator.base import EmulatorBase
 from marketd.daemon.feeds.feed import Feed, FeedSettings, Part
 from marketd.daemon.feeds.repair import RepairSettings
-from marketd.daemon.feeds.venues import VENUES
+from marketd.daemon.feeds.venues import venue_of
 from marketd.ipc.protocol import Resume
 from marketd.market.instruments import Instrument
-from marketd.market.records import CANDLE, COVERAGE, TICK, TRADE, Records
-
-_DTYPES = {"trade": TRADE, "candle": CANDLE, "tick": TICK, "coverage": COVERAGE}
+from marketd.market.records import BY_NAME, Records
 
 QUICK = Timing(backoff_first_seconds=0.01, backoff_cap_seconds=0.05)
 
@@ -62,21 +61,33 @@ class RecordingSink:
 
     def records(self, symbol: str, kind: str) -> Records:
         found = [records for name, records in self.parts[symbol] if name == kind]
-        return np.concatenate(found) if found else np.zeros(0, dtype=_DTYPES[kind])
+        return np.concatenate(found) if found else np.zeros(0, dtype=BY_NAME[kind].dtype)
 
     def ids(self, symbol: str) -> list[int]:
         ids: list[int] = self.records(symbol, "trade")["trade_id"].tolist()
         return ids
 
     def states(self, symbol: str) -> list[int]:
-        states: list[int] = self.records(symbol, "coverage")["state"].tolist()
+        """Of the ledger's events about trades and bars."""
+        events = self.records(symbol, "coverage")
+        states: list[int] = events["state"][events["stream"] != BY_NAME["book"].id].tolist()
         return states
 
+    def book_events(self, symbol: str) -> Records:
+        """The ledger's events about the book."""
+        events = self.records(symbol, "coverage")
+        found: Records = events[events["stream"] == BY_NAME["book"].id]
+        return found
 
-def feed_of(emulator: Emulator, sink: Any, symbols: Sequence[str], **options: Any) -> Feed:
-    settings = FeedSettings(ws_url=emulator.url, rest_url=emulator.rest_url, timing=QUICK, weight_per_minute=10_000_000)
+
+def feed_of(
+    emulator: EmulatorBase, sink: Any, symbols: Sequence[str], *, venue: str = "BINANCE", **options: Any
+) -> Feed:
+    settings = FeedSettings(
+        ws_url=emulator.ws_url, rest_url=emulator.rest_url, timing=QUICK, weight_per_minute=10_000_000
+    )
     more = {name: options.pop(name) for name in list(options) if name in FeedSettings._fields}
-    return Feed(VENUES["BINANCE"], symbols, sink, settings._replace(**more), **options)
+    return Feed(venue_of(venue, emulator.ws_url), symbols, sink, settings._replace(**more), **options)
 
 
 @contextlib.asynccontextmanager

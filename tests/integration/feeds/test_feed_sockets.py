@@ -74,6 +74,17 @@ async def venue(handler: Callable[[ServerConnection], Any], **options: Any) -> A
         yield f"ws://127.0.0.1:{port}"
 
 
+def hearing(heard: list[str]) -> Callable[[ServerConnection], Any]:
+    """A venue that only listens."""
+
+    async def listen(socket: ServerConnection) -> None:
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                heard.append(str(await socket.recv()))
+
+    return listen
+
+
 async def test_messages_come_in_bulk_and_in_order() -> None:
     async def send_many(socket: ServerConnection) -> None:
         for number in range(5000):
@@ -121,6 +132,41 @@ async def test_a_venue_that_falls_silent_and_answers_no_ping_is_left() -> None:
     assert "Silent" in listener.events[1]
 
 
+async def test_a_venue_that_wants_pings_of_its_own_gets_them() -> None:
+    heard: list[str] = []
+    adapter = BinanceAdapter()
+    adapter.ping = ('{"op":"ping"}', 0.05)
+    async with venue(hearing(heard)) as url:
+        connection = Connection("test", url, adapter, ["btcusdt@trade"], Listener(), QUICK)
+        async with running(connection):
+            await eventually_async(lambda: heard.count('{"op":"ping"}') >= 3)
+
+
+async def test_streams_are_given_back_and_asked_for_again_to_have_them_begin_anew() -> None:
+    heard: list[str] = []
+    async with venue(hearing(heard)) as url, running(connection_to(url, Listener())) as connection:
+        await eventually_async(lambda: connection.is_up)
+        await connection.resubscribe(["btcusdt@depth"])
+        await eventually_async(lambda: len(heard) == 2)
+        assert connection.streams == ["btcusdt@trade"]
+    assert ['"UNSUBSCRIBE"' in heard[0], '"SUBSCRIBE"' in heard[1]] == [True, True]
+
+
+async def test_where_messages_of_two_sockets_must_not_mix_a_connection_is_rolled_by_making_it_anew() -> None:
+    async def stay(socket: ServerConnection) -> None:
+        await socket.send("hello")
+        await socket.wait_closed()
+
+    listener, timing = Listener(), QUICK._replace(dead_after_seconds=25.0, roll_after_seconds=0.1)
+    async with venue(stay) as url:
+        connection = Connection("test", url, BinanceAdapter(), ["btcusdt@trade"], listener, timing, overlaps=False)
+        async with running(connection):
+            await eventually_async(lambda: connection.statistics().rolls >= 2)
+    assert listener.events[0] == "up"
+    assert "fresh connection" in listener.events[1]
+    assert listener.events[2] == "up"
+
+
 async def test_a_quiet_venue_that_answers_pings_is_kept() -> None:
     async def quiet(socket: ServerConnection) -> None:
         await socket.wait_closed()
@@ -137,7 +183,7 @@ async def test_a_quiet_venue_that_answers_pings_is_kept() -> None:
 async def test_a_slow_handler_is_not_taken_for_a_dead_venue_and_slows_the_venue_down(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("marketd.daemon.feeds.connection.MAX_PENDING", 100)
+    monkeypatch.setattr("marketd.daemon.feeds.session.MAX_PENDING", 100)
     sent = 0
 
     async def flood(socket: ServerConnection) -> None:
@@ -344,7 +390,7 @@ class _Loud(SyntheticMarket):
 
 
 async def test_a_client_that_does_not_keep_up_with_real_time_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("marketd.daemon.feeds.emulator.server.MAX_QUEUE", 20)
+    monkeypatch.setattr("marketd.daemon.feeds.emulator.base.MAX_QUEUE", 20)
     async with (
         emulated(_Loud(3, ["BTCUSDT"])) as emulator,
         connect(f"{emulator.url}/stream?streams=btcusdt@trade", proxy=None, max_queue=1, close_timeout=0.1) as socket,

@@ -16,7 +16,7 @@ from marketd.daemon.feeds.capture_writer import CaptureWriter
 from marketd.daemon.feeds.captures import CaptureReader
 from marketd.daemon.feeds.connection import Timing
 from marketd.daemon.feeds.emulator import CaptureSource, Emulator, SyntheticMarket
-from marketd.daemon.feeds.recorded import survey
+from marketd.daemon.feeds.survey import survey
 from marketd.market.records import Coverage, Source
 from support import eventually_async
 
@@ -295,7 +295,7 @@ class _Forgetful(SyntheticMarket):
 async def test_a_finer_grid_of_the_venue_is_noticed_by_what_it_breaks_and_taken_over(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("marketd.daemon.feeds.feed.REFRESH_SECONDS", 0.1)
+    monkeypatch.setattr("marketd.daemon.feeds.roster.REFRESH_SECONDS", 0.1)
     sink, source, rejected = RecordingSink(), SyntheticMarket(7, ["ETHUSDT"], 100.0), []
 
     async def keep(one: Rejected) -> None:

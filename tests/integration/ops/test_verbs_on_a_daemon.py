@@ -126,6 +126,51 @@ def test_tail_prints_what_comes_and_ends_with_its_count(daemon: Site) -> None:
     assert "open=" in bars
 
 
+def test_books_are_followed_and_asked_for(daemon: Site) -> None:
+    (line,) = daemon.run("tail", "book", "BTC/USDT", "--depth", "2", "--count", "1").stdout.splitlines()
+    assert "state=live" in line and len(line.partition("bid_price=")[2].split(" bid_size=")[0].split()) == 2
+    (found,) = daemon.json("query", "book", "BTC/USDT", "--limit", "1")["rows"]
+    assert found["state"] == "live" and len(found["bid_price"]) == 20 and found["mid"] > found["bid_price"][0]
+    of_seconds = daemon.json("query", "book", "BTC/USDT", "--timeframe", "1s", "--depth", "1", "--limit", "3")["rows"]
+    assert all(row["mean_spread"] > 0 and row["count"] > 0 for row in of_seconds)
+    # a second is closed by what comes after it
+    assert daemon.json("tail", "imbalance", "BTC/USDT", "--count", "1")["state"] == "live"
+    assert daemon.json("tail", "buckets", "BTC/USDT", "--count", "1")["timeframe"] == 1
+    ratios = [row["book_1s"] for row in daemon.json("query", "imbalance", "BTC/USDT", "--limit", "5")["rows"]]
+    assert all(-1 <= ratio <= 1 for ratio in ratios if ratio is not None) and set(ratios) != {None}
+    head, row = daemon.run("query", "buckets", "BTC/USDT", "--limit", "1", "--csv").stdout.splitlines()
+    columns = dict(zip(head.split(","), row.split(","), strict=True))
+    assert len(columns["bid_size"].split()) == 32 and columns["state"] == "live"
+    shown = {line["name"]: line for line in daemon.json("status")["instruments"]}["BTCUSDT.BINANCE"]
+    assert shown["book"] == "live" and shown["bid"] < shown["ask"]
+    top = {line["name"]: line for line in daemon.json("top", "--once")}["BTCUSDT.BINANCE"]
+    assert top["book"] == "live" and top["bid"] < top["weighted_mid"] < top["ask"] and top["last"]
+
+
+def test_backfill_fetches_what_came_before_the_daemon_and_the_ledger_is_whole(daemon: Site) -> None:
+    ours = ("BTC/USDT", "--start", "10min")
+    assert daemon.json("coverage", *ours, "--stream", "trade", code=EXIT_NOT_WELL)["lines"][0]["observed_share"] < 1
+    (report,) = daemon.json("backfill", *ours, "--candles", "1m")
+    assert report["instrument"] == "BTCUSDT.BINANCE"
+    assert report["trades"] > 0
+    assert (report["rejected"], report["unreachable"]) == (0, [])
+
+    def is_whole() -> bool:
+        ids = [row["trade_id"] for row in daemon.json("query", "trades", *ours)["rows"]]
+        assert ids == list(range(ids[0], ids[0] + len(ids)))
+        return len(ids) > report["trades"]
+
+    assert eventually(is_whole)
+    (line,) = daemon.json("coverage", "BTC/USDT", "--start", "9min", "--stream", "trade")["lines"]
+    assert {stretch["state"] for stretch in line["stretches"]} == {"backfilled", "observed"}
+    drawn = daemon.run("coverage", "BTC/USDT", "--start", "9min", "--stream", "trade", "--width", "20").stdout
+    assert "BTCUSDT.BINANCE trade  +++" in drawn
+    assert "100 %" in drawn
+    # run again, there is nothing to do but what came meanwhile without the feed: nothing
+    (again,) = daemon.json("backfill", "BTC/USDT", "--start", "9min", "--candles", "")
+    assert again["trades"] == 0
+
+
 def test_ctrl_c_is_the_ordinary_end_of_tail(daemon: Site) -> None:
     command = daemon.command("tail", "trade", "BTC/USDT")
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

@@ -334,14 +334,14 @@ async def test_an_instrument_comes_back_as_it_was_declared(db: Database) -> None
     assert await read_instruments(db.conn) == [BTC]
 
 
-async def test_how_far_the_live_lane_is_stored_is_told_to_the_nanosecond_and_imports_do_not_count(db: Database) -> None:
-    assert await read_stored(db.conn) is None
-    journal = uuid4()
-    known = KNOWN + 123_456_000
+async def test_how_far_a_journal_is_stored_is_told_to_the_nanosecond_and_others_do_not_count(db: Database) -> None:
+    """Neither the journal of an import, nor that of another daemon, which may have committed a moment ago."""
+    journal, known = uuid4(), KNOWN + 123_456_000
     await commit(db.conn, Commit(uuid4(), "import", 99, known + 10**12, [], None, [], [], 0), db.partitions)
-    assert await read_stored(db.conn) is None
+    assert await read_stored(db.conn, journal) is None
     await commit(db.conn, Commit(journal, "live", 64, known, [], None, [], [], 0), db.partitions)
-    assert await read_stored(db.conn) == (journal, 64, known)
+    await commit(db.conn, Commit(uuid4(), "live", 4711, known + 10**12, [], None, [], [], 0), db.partitions)
+    assert await read_stored(db.conn, journal) == (journal, 64, known)
 
 
 def test_statements_are_found_by_name_without_their_comments() -> None:

@@ -54,6 +54,20 @@ async def test_applying_twice_changes_nothing_the_second_time(server: Server, em
     await conn.close()
 
 
+async def test_a_database_of_before_gets_what_is_new_and_keeps_what_it_has(server: Server, empty_database: str) -> None:
+    conn = await asyncpg.connect(empty_database)
+    files = load_schema_files()
+    before = [file for file in files if file.name < "0006"]
+    await SchemaRunner(conn, before).apply()
+    await ensure_partitions(conn, "trades", 0, 0)
+    await conn.execute("INSERT INTO marketd.trades VALUES (7, 'epoch', 'epoch', 1, 1, 1, 1, 1, 0)")
+    applied = await SchemaRunner(conn, files).apply()
+    assert [file.name for file in applied] == [f.name for f in files if f not in before and f.concerns(server.profile)]
+    assert await conn.fetchval("SELECT count(*) FROM marketd.trades") == 1
+    assert await conn.fetchval("SELECT count(*) FROM marketd.v_imbalances") == 0
+    await conn.close()
+
+
 async def test_runners_that_start_together_apply_each_file_once(empty_database: str) -> None:
     connections = [await asyncpg.connect(empty_database) for _ in range(4)]
     applied = await asyncio.gather(*(SchemaRunner(conn).apply() for conn in connections))
@@ -144,12 +158,29 @@ async def test_the_large_tables_are_cut_by_time(server: Server, conn: type_conne
         "candles_1s": 7,
         "candles": 90,
         "candle_versions": 90,
+        "book_snapshots": 1,
+        "book_deltas": 1,
+        "book_venues": 1,
+        "imbalances": 7,
+        "book_buckets": 7,
+        "activity_bars": 7,
     }
 
 
 @pytest.mark.parametrize(
     ("table", "kind"),
-    [("trades", "trade"), ("candles_1s", "candle"), ("candles", "candle"), ("candle_versions", "candle")],
+    [
+        ("trades", "trade"),
+        ("candles_1s", "candle"),
+        ("candles", "candle"),
+        ("candle_versions", "candle"),
+        ("book_snapshots", "book"),
+        ("book_deltas", "book_delta"),
+        ("book_venues", "book_venues"),
+        ("imbalances", "imbalance"),
+        ("book_buckets", "buckets"),
+        ("activity_bars", "activity_bar"),
+    ],
 )
 async def test_the_columns_are_those_of_the_row_codec(conn: type_connection, table: str, kind: str) -> None:
     rows = await conn.fetch(
@@ -162,8 +193,9 @@ async def test_the_columns_are_those_of_the_row_codec(conn: type_connection, tab
     assert tuple(row["attname"] for row in rows) == columns
     assert all(row["attnotnull"] for row in rows)
     for row in rows[1:]:
-        width = dtype[row["attname"]].str[1:]
-        assert row["typname"] == ("timestamptz" if row["attname"].startswith("ts") else _PG_TYPES[width])
+        field = dtype[row["attname"]]
+        plain = "timestamptz" if row["attname"].startswith("ts") else _PG_TYPES[field.base.str[1:]]
+        assert row["typname"] == ("_" if field.shape else "") + plain
 
 
 async def test_every_table_and_column_says_what_it_is_for(conn: type_connection) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -152,6 +153,28 @@ async def test_of_two_writers_of_one_stretch_the_second_waits_and_writes_nothing
         await transaction.commit()
         assert await commit(second, work, partitions) == 640
         assert await count(second, "coverage") == 1
+
+
+async def test_two_lanes_that_merge_the_same_trade_at_a_time_store_it_once(
+    connections: DatabaseConnectionManager, partitions: PartitionKeeper
+) -> None:
+    """The second lane has a trade that is there, so it merges; and one that the first has not committed yet."""
+    async with connections.acquire() as first, connections.acquire() as second, connections.acquire() as judge:
+        await Lane(first, partitions).commit((TRADE_KIND, stamped(trades([(0, 1, 100, 5)]), 1)))
+        await partitions.ensure(second, "trades", START, START + SECOND)
+        pid = await second.fetchval("SELECT pg_backend_pid()")
+        transaction = first.transaction()
+        await transaction.start()
+        await Lane(first, partitions).commit((TRADE_KIND, stamped(trades([(1, 2, 100, 5)]), 2)))
+        both = stamped(trades([(0, 1, 100, 5), (1, 2, 100, 5), (2, 3, 100, 5)]), 3)
+        merging = asyncio.create_task(Lane(second, partitions).commit((TRADE_KIND, both)), name="the other lane")
+        async with asyncio.timeout(30):
+            waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND pid = $1"
+            while not await judge.fetchval(waits, pid):  # noqa: ASYNC110 - no event tells what a server waits for
+                await asyncio.sleep(0.01)
+        await transaction.commit()
+        await merging
+        assert (await stored(judge, "trades", TRADE_KIND))["seq"].tolist() == [1, 2, 5]
 
 
 async def test_the_moment_up_to_which_all_is_stored_never_goes_back(
@@ -600,6 +623,12 @@ def test_the_kinds_that_have_tables_are_those_that_are_written() -> None:
     assert {kind.table for kind in BY_NAME.values() if kind.table} == {
         "trades",
         "candles",
+        "book_snapshots",
+        "book_deltas",
+        "book_venues",
+        "imbalances",
+        "book_buckets",
+        "activity_bars",
         "instruments",
         "coverage",
         "quarantine",

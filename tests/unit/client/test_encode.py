@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 
 from fake_daemon import BTC, CANDLE, FUNDING, TRADE, candles, trades
 from marketd.client.encode import Encoded, encode
-from marketd.client.encode_fields import encode_sides, hashed_id
+from marketd.client.encode_fields import encode_sides
 from marketd.client.frames import Frame
 from marketd.market.errors import InvalidArgument
 from marketd.market.instruments import Instrument
 from marketd.market.records import TradeFlag, series_kind
 from marketd.market.rules import RULES
 from marketd.market.times import ABSENT
+from marketd.market.trade_ids import hashed_id
 
 NOON = datetime(2024, 8, 8, 12, tzinfo=UTC)
 NOON_NS = 1_723_118_400_000_000_000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import msgspec
 import numpy as np
@@ -13,7 +14,9 @@ from hypothesis import strategies as st
 
 from lane import BTC, CANDLES, FUNDING, MS, SECOND, START, bars, frame_of, make_kernel, observed, rates, trades
 from marketd.daemon.kernel import (
+    BOOK_KIND,
     COVERAGE_KIND,
+    IMBALANCE_KIND,
     KEPT_BARS,
     QUARANTINE_KIND,
     TICK_KIND,
@@ -29,7 +32,7 @@ from marketd.daemon.producers import UNFRAMED
 from marketd.ipc.protocol import Rejection
 from marketd.market.candles import bars_from_trades
 from marketd.market.instruments import Instrument
-from marketd.market.records import CandleFlag, Coverage, KindTable, Records, Source
+from marketd.market.records import BookFlag, BookState, CandleFlag, Coverage, KindTable, Records, Source, empty
 from marketd.market.times import ABSENT
 
 ETH = msgspec.structs.replace(BTC, id=65_538, symbol="ETHUSDT", base="ETH")
@@ -325,7 +328,7 @@ def test_a_replay_of_its_frames_gives_the_same_kernel_and_the_same_later_lots(be
         frame = frame_of(lot, offset)
         offset = frame.end
         if any(kind == 16 for kind, *_ in lot.sections):
-            kernel.remember(b"p" * 16, number, lot, frame.end)
+            kernel.remember(b"p" * 16, number, lot).offset = frame.end
         replayed.apply(frame, lot.state.instrument)
 
     run(kernel, before, each=journal)
@@ -343,6 +346,49 @@ def test_numbers_have_no_gap_and_every_offered_record_is_accepted_or_refused(sen
         assert numbers == list(range(lot.seq, lot.seq + lot.records))
         expected[instrument.id] += lot.records
         assert lot.accepted + len(lot.refused) == sum(len(records) for _, records in batch)
+
+
+@given(batches)
+def test_few_good_trades_take_a_shorter_way_to_the_same_end(sent: Batches) -> None:
+    short, long = make_kernel(), make_kernel()
+    found = contents(run(short, sent))
+    with mock.patch.object(Kernel, "_accept_few", return_value=None):
+        assert contents(run(long, sent)) == found
+    assert short.checkpoint() == long.checkpoint()
+
+
+def test_few_trades_whose_sums_leave_64_bits_change_nothing_and_are_refused_by_name() -> None:
+    kernel = make_kernel()
+    most = 2**62
+    accept_trades(kernel, (0, 1, 1, most))
+    accept_trades(kernel, (1, 2, 1, most // 2))
+    before = kernel.checkpoint()
+    lot = accept_trades(kernel, (2, 3, 1, most))
+    assert (lot.accepted, [refusal.rule for refusal in lot.refused]) == (0, ["range"])
+    after, earlier = msgspec.msgpack.decode(kernel.checkpoint()), msgspec.msgpack.decode(before)
+    for field in ("fold", "trade_ids", "seq"):
+        assert after["states"][0][field] == earlier["states"][0][field]
+    assert accept_trades(kernel, (3, 4, 1, 5)).accepted == 1
+
+
+def test_offered_books_get_an_imbalance_each_second_and_a_replay_makes_the_same() -> None:
+    kernel, again = make_kernel(), make_kernel()
+    for second in range(5):
+        books = empty(BOOK_KIND, 1)
+        books["ts_event"] = START + second * SECOND
+        books["sequence"], books["state"], books["flags"] = second, BookState.LIVE, BookFlag.OFFERED
+        books["bid_count"] = books["ask_count"] = 1
+        books["bid_price"][0, 0], books["ask_price"][0, 0] = 9_999, 10_001
+        books["bid_size"][0, 0], books["ask_size"][0, 0] = 30, 10
+        lot = accept(kernel, (BOOK_KIND, books))
+        assert lot.accepted == 1
+        again.apply(frame_of(lot, 0), BTC)
+        made = [records for kind, records in lot.rows if kind is IMBALANCE_KIND]
+    assert [record["book_1s"].tolist() for record in made] == [[500_000]]
+    assert again.checkpoint() == kernel.checkpoint()
+    restored = make_kernel()
+    restored.restore(kernel.checkpoint(), [BTC])
+    assert restored.checkpoint() == kernel.checkpoint()
 
 
 def test_a_lane_of_imports_counts_from_its_own_first_number() -> None:

@@ -106,3 +106,30 @@ def test_the_merge_of_nothing_is_empty() -> None:
 def test_named_tuples_keep_their_names_on_the_wire() -> None:
     statistics = Statistics(1, 2, 3, np.int64(4))
     assert metrics.plain({"journal": statistics, "n": 1}) == {"journal": statistics._asdict(), "n": 1}
+
+
+class Commits(NamedTuple):
+    rows: int
+    transactions: int
+    lag_bytes: int
+
+
+class Answers(NamedTuple):
+    requests: int
+    failures: int
+
+
+def test_what_only_rises_is_a_counter_and_what_a_labelled_counter_has_is_not_told_twice(
+    registry: CollectorRegistry,
+) -> None:
+    metrics.publish("writer", lambda: Commits(3, 2, 5))
+    metrics.publish("query", lambda: Answers(4, 1))
+    families = {family.name: family.type for family in text_string_to_metric_families(metrics.exposition().decode())}
+    assert families == {
+        "marketd_writer_rows": "counter",
+        "marketd_writer_transactions": "counter",
+        "marketd_writer_lag_bytes": "gauge",
+        "marketd_query_requests": "counter",
+    }
+    found = {name: value for (name, _), value in samples(metrics.exposition()).items()}
+    assert found["marketd_writer_rows_total"] == 3.0

@@ -57,7 +57,7 @@ def test_a_batch_without_a_number_is_not_remembered() -> None:
 
 def test_an_outcome_gets_its_offset_once_its_frame_has_one() -> None:
     producers = Producers()
-    producers.remember(ALICE, 1, outcome(1)._replace(offset=UNFRAMED))
+    producers.remember(ALICE, 1, msgspec.structs.replace(outcome(1), offset=UNFRAMED))
     producers.remember(ALICE, 1, outcome(1))
     assert producers.find(ALICE, 1) == outcome(1)
 
@@ -95,7 +95,7 @@ def test_a_restart_changes_nothing_but_that_everything_is_durable(sent: list[tup
     for producer, batch, _ in sent:
         known = producers.find(producer.to_bytes(16), batch)
         assert known is not None
-        assert again.find(producer.to_bytes(16), batch) == known._replace(offset=0)
+        assert again.find(producer.to_bytes(16), batch) == msgspec.structs.replace(known, offset=0)
     assert [entry[0] for entry in again.state()] == [entry[0] for entry in producers.state()]
 
 

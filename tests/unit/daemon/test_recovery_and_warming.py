@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +14,28 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lane import BTC, CANDLES, FUNDING, KINDS, MS, START, bars, make_kernel, observed, rates, trades
+from book_records import BUCKETS, IMBALANCE, books, buckets, imbalances
+from lane import BTC, CANDLES, FUNDING, KINDS, MS, SECOND, START, bars, make_kernel, observed, rates, trades
 from marketd.daemon import warming
 from marketd.daemon.kernel import COVERAGE_KIND, TRADE_KIND, Lot
-from marketd.daemon.publisher import ring_specs
 from marketd.daemon.recovery import restore_kernel
+from marketd.daemon.registry import RegistryBehind
+from marketd.daemon.rings import RingPlan
+from marketd.daemon.settings import Book
 from marketd.daemon.warming import Warmer
 from marketd.ipc.arena import ArenaState
 from marketd.ipc.arena_reader import ArenaReader
 from marketd.ipc.paths import arena_path
 from marketd.ipc.protocol import Answer, Bars, Failure, Meta, ResultPart, StreamHeader
-from marketd.market.records import Records
-from small_daemon import SmallDaemon, expected_ring
+from marketd.market.records import BY_NAME, Records
+from marketd.market.times import timeframe_name
+from small_daemon import CACHE, SmallDaemon, expected_ring
 
-RINGS = ("trade", "candle.1s.own", "candle.1m.own", "candle.1m.venue", "coverage", "funding")
+RINGS = (
+    *("trade", "candle.1s.own", "candle.1m.own", "candle.1m.venue", "coverage", "funding"),
+    *("book", "imbalance", "buckets.1s", "buckets.1m"),
+)
+BOOK = BY_NAME["book"]
 ETH = msgspec.structs.replace(BTC, id=65_538, symbol="ETHUSDT", base="ETH")
 
 
@@ -46,6 +54,10 @@ def take_some(daemon: SmallDaemon, first: int, count: int = 3, **how: bool) -> L
         (CANDLES, bars([first % 7])),
         (COVERAGE_KIND, observed(first * 1000)),
         (FUNDING, rates([(first * 1000, 0.5)])),
+        (BOOK, books([first], ts=START)),
+        (IMBALANCE, imbalances([first], ts=START)),
+        (BUCKETS, buckets([first], ts=START)),
+        (BUCKETS, buckets([first], ts=START - START % (60 * SECOND), timeframe=60)),
         **how,
     )
 
@@ -152,6 +164,25 @@ def test_an_import_lanes_kernel_is_restored_without_an_arena(daemon: SmallDaemon
     assert [s for s in found["states"] if s["id"] == BTC.id] == [s for s in expected["states"] if s["id"] == BTC.id]
 
 
+@pytest.mark.parametrize("where", ["checkpoint", "frames"])
+def test_a_file_of_ids_that_is_older_than_the_journal_is_told_with_the_way_out(daemon: SmallDaemon, where: str) -> None:
+    older = daemon.registry.path.read_bytes()
+    eth = daemon.declare(msgspec.structs.replace(BTC, symbol="ETHUSDT"))
+    before = daemon.journal.statistics().checkpoints
+    while where == "checkpoint" and daemon.journal.statistics().checkpoints < before + 1:
+        daemon.take((TRADE_KIND, trades([(0, len(daemon.lots) + 1, 100, 1)])), instrument=eth)
+    daemon.stop()
+    newer = daemon.registry.path.read_bytes()
+    daemon.registry.path.write_bytes(older)
+    with pytest.raises(RegistryBehind) as caught:
+        daemon.start()
+    for part in (str(daemon.registry.path), str(daemon.journal.directory), str(eth.id), "backup"):
+        assert part in str(caught.value)
+    daemon.stop()
+    daemon.registry.path.write_bytes(newer)
+    daemon.start()
+
+
 # ---- the publisher ----------------------------------------------------------------------------------
 
 
@@ -172,13 +203,12 @@ def test_bars_of_a_timeframe_or_source_without_a_ring_are_passed_over(daemon: Sm
 
 
 def test_there_is_a_ring_for_each_kind_timeframe_and_source() -> None:
-    names = {
-        spec.name: spec.capacity for spec in ring_specs(KINDS, (1, 60), SmallDaemon.__init__.__kwdefaults__["cache"])
-    }
+    names = {spec.name: spec.capacity for spec in RingPlan(KINDS, (1, 60), CACHE, Book()).rings_for(BTC)}
     assert names["trade"] == 400
     assert names["candle.1s.own"] == names["candle.1m.venue"] == 60
     assert names["funding"] == 100
-    assert len(names) == 7
+    assert (names["book"], names["imbalance"], names["buckets.1s"], names["buckets.1m"]) == (100, 60, 10, 60)
+    assert len(names) == 11
 
 
 def test_messages_of_a_topic_are_numbered_and_sent_only_where_somebody_listens(daemon: SmallDaemon) -> None:
@@ -228,12 +258,19 @@ class FakeQueries:
         if self.failures:
             self._answer = (self.failures.pop(0), [])
             return True
-        records = expected_ring(self.lots[: self.committed], ring_of(request))
+        lots = self.lots[: self.committed]
+        if request.known_at is not None:
+            lots = [entry for entry in lots if entry[0].ts_known <= request.known_at]
+        records = expected_ring(lots, ring_of(request))
         time = records.dtype.names[0]
+        if request.end is not None:
+            records = records[records[time] < request.end]
         records = records[np.lexsort((records["seq"], records[time]))][-request.limit :]
         offset = self.lots[self.committed - 1][1] if self.committed else None
         part = ResultPart(name="", kind="", count=len(records), encoding="records")
-        self._answer = (Answer(instrument=BTC, parts=[part], meta=Meta(committed_offset=offset)), [records.tobytes()])
+        watermark = self.lots[self.committed - 1][0].ts_known if self.committed else None
+        meta = Meta(committed_offset=offset, watermark=watermark)
+        self._answer = (Answer(instrument=BTC, parts=[part], meta=meta), [records.tobytes()])
         self.committed = min(len(self.lots), self.committed + next(self._progress, 0))
         return True
 
@@ -248,7 +285,7 @@ class FakeQueries:
 def ring_of(request: Any) -> str:
     if isinstance(request, Bars):
         return f"candle.{ {1: '1s', 60: '1m'}[request.timeframes[0]] }.{request.bar_source}"
-    return str(request.stream)
+    return request.stream if request.timeframe is None else f"{request.stream}.{timeframe_name(request.timeframe)}"
 
 
 def warm(daemon: SmallDaemon, queries: FakeQueries) -> None:
@@ -261,9 +298,9 @@ def in_order(records: Records) -> bytes:
     return records[np.argsort(records["seq"])].tobytes()
 
 
-def assert_filled(daemon: SmallDaemon) -> None:
+def assert_filled(daemon: SmallDaemon, rings: Sequence[str] | None = None) -> None:
     """Every record once; a ring's order is that of time for what came from the database."""
-    for ring in RINGS:
+    for ring in RINGS if rings is None else rings:
         found, expected = daemon.ring(ring), expected_ring(daemon.lots, ring)
         if ring.startswith("candle."):
             assert found.tobytes() == expected.tobytes(), ring
@@ -343,6 +380,75 @@ def test_a_database_that_does_not_answer_in_time_costs_the_rings_past_only(
     warm(daemon, FakeQueries(daemon, 1))
     assert_filled(daemon)  # the journal still has it all
     assert daemon.publisher.board(BTC).is_new is False
+    with daemon.reader() as reader:  # and none of them says that it is all there ever was
+        assert all(reader.reach(ring) > daemon.kernel.state(BTC).newest for ring in RINGS)
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    size=st.integers(3, 9),
+    committed=st.integers(1, 8),
+    progress=st.lists(st.integers(0, 2), max_size=30),
+    late=st.integers(0, 3),
+)
+def test_a_ring_larger_than_an_answer_is_filled_in_pieces(
+    tmp_path: Path, runtime_dir: Path, size: int, committed: int, progress: list[int], late: int
+) -> None:
+    shutil.rmtree(tmp_path / "state", ignore_errors=True)
+    (runtime_dir / "front").unlink(missing_ok=True)
+    with SmallDaemon(tmp_path / "state", runtime_dir) as daemon, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(warming.protocol, "MAX_RECORDS", size)
+        daemon.declare(BTC)
+        for first in range(0, 15, 3):
+            take_some(daemon, first)
+        for number in range(late):  # new versions of a closed bar, and trades in the middle of others
+            daemon.take((TRADE_KIND, trades([(900 - number, 1000 + number, 50, 1)])))
+        daemon.reboot()
+        queries = FakeQueries(daemon, min(committed, len(daemon.lots)), progress)
+        warm(daemon, queries)
+        assert all(request.limit <= size for request in queries.asked)
+        assert_filled(daemon)
+
+
+def test_more_records_of_one_moment_than_an_answer_holds_end_a_ring_there(
+    daemon: SmallDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon.take((TRADE_KIND, trades([(0, number, 100, 1) for number in range(1, 8)])))
+    daemon.take((TRADE_KIND, trades([(1000, 8, 100, 1), (2000, 9, 100, 1)])))
+    daemon.reboot()
+    monkeypatch.setattr(warming.protocol, "MAX_RECORDS", 4)
+    warm(daemon, FakeQueries(daemon, 2))
+    with daemon.reader() as reader:
+        assert reader.last("trade", 100)[0]["trade_id"].tolist() == [8, 9]
+        assert reader.reach("trade") > START
+
+
+@pytest.mark.parametrize("code", ["busy", "timeout", "database_error", "database_unavailable", "not_yet_stored"])
+def test_a_failure_that_passes_by_itself_is_asked_again(
+    daemon: SmallDaemon, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    monkeypatch.setattr(warming, "ASK_AGAIN_SECONDS", 0.0)
+    take_some(daemon, 0)
+    daemon.reboot()
+    queries = FakeQueries(daemon, 1)
+    queries.failures = [Failure(code=code, message="not now")] * 3
+    warm(daemon, queries)
+    assert_filled(daemon)
+    assert len(queries.asked) == 3 + len(daemon.publisher.board(BTC).rings)
+
+
+def test_a_ring_that_is_refused_for_good_is_not_asked_for_again_and_claims_no_past(daemon: SmallDaemon) -> None:
+    take_some(daemon, 0)
+    daemon.reboot()
+    queries = FakeQueries(daemon, 1)
+    queries.failures = [Failure(code="unknown_stream", message="there is no such stream")]
+    warm(daemon, queries)
+    assert_filled(daemon, RINGS[1:])
+    rings = list(daemon.publisher.board(BTC).rings)
+    assert len(queries.asked) == len(rings)
+    with daemon.reader() as reader:
+        assert reader.reach(rings[0]) > daemon.kernel.state(BTC).newest
+        assert reader.reach("coverage") == 0
 
 
 def test_whoever_stops_meanwhile_is_heard(daemon: SmallDaemon) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import msgspec
@@ -205,3 +207,27 @@ def test_the_last_id_is_used_and_then_the_next_is_refused(path: Path) -> None:
     with pytest.raises(InvalidArgument, match="all its 65536 ids"):
         registry.declare(changed(BTC, symbol="ONEMORE"))
     registry.close()
+
+
+def test_an_id_that_a_full_disk_cannot_keep_is_not_given(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = Registry(path, NO)
+    kept = declared(registry, BTC)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        with pytest.raises(MarketdError, match="No space left"):
+            registry.declare(changed(BTC, symbol="ETHUSDT"))
+        with pytest.raises(MarketdError, match="No space left"):
+            registry.mark_live(kept.id, 1)
+    assert len(registry) == 2
+    assert registry.live_since(kept.id) == 0
+    other = declared(registry, changed(BTC, symbol="SOLUSDT"))
+    registry.close()
+    again = Registry(path, NO)
+    assert again.by_name(other.name) == other
+    with pytest.raises(UnknownInstrument):
+        again.by_name("ETHUSDT.BINANCE")
+    again.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from marketd.daemon import plan
@@ -88,6 +89,16 @@ def test_the_verdict_follows_from_what_still_serves(reports: list[ActorReport], 
     health, problems = judge("live", reports, problem)
     assert health == expected
     assert bool(problems) == (expected != "ok")
+
+
+def test_a_journal_that_has_no_room_is_told_and_degrades() -> None:
+    reports = [
+        msgspec.structs.replace(each, statistics={"journal": {"blocked": "the disk has no room"}})
+        if each.name == "ingest"
+        else each
+        for each in actors()
+    ]
+    assert judge("live", reports, "") == ("degraded", ["ingest's journal: the disk has no room"])
 
 
 def test_a_daemon_that_has_not_started_has_failed_to_serve() -> None:

@@ -141,7 +141,7 @@ def setting(path: tuple[str, ...], plain: Any, name: str) -> tuple[str, str, str
 
 
 def type_name(found: Any) -> str:
-    names = {"Nanoseconds": "duration", "Bytes": "size", "int": "integer", "bool": "true or false"}
+    names = {"Nanoseconds": "duration", "Bytes": "size", "int": "integer", "float": "number", "bool": "true or false"}
     origins = {typing.Literal: "choice", tuple: "list of text", dict: "table"}
     return origins.get(typing.get_origin(found)) or names.get(getattr(found, "__name__", ""), "text")
 
@@ -184,6 +184,11 @@ def test_the_published_statistics_are_those_that_this_test_knows() -> None:
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "metrics.publish":
                 found.add(ast.literal_eval(node.args[0]))
     assert found == set(PUBLISHED)
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_what_is_published_as_a_counter_is_a_field_of_the_statistics(name: str) -> None:
+    assert metrics.COUNTERS[name] | metrics.HIDDEN.get(name, frozenset()) <= set(PUBLISHED[name]._fields)
 
 
 def metric_names() -> set[str]:
@@ -234,6 +239,8 @@ def test_every_public_name_is_explained(name: str) -> None:
         ("DataIngestionPipeline", "api_producer"),
         ("AsyncDataIngestionPipeline", "api_producer"),
         ("Frame", "api_frames"),
+        ("OrderBookDataFrame", "api_books"),
+        ("BucketFrame", "api_books"),
     ],
 )
 def test_every_public_method_is_explained(name: str, where: str) -> None:
@@ -242,7 +249,7 @@ def test_every_public_method_is_explained(name: str, where: str) -> None:
     methods = {
         each for each in dir(found) if not each.startswith("_") and (callable(getattr(found, each)) or each == "digest")
     }
-    text = page("api", where)
+    text = page("api", "api_frames", where) if issubclass(found, marketd.Frame) else page("api", where)
     missing = [each for each in methods - internal if f"{each}(" not in text and not is_named(each, text)]
     assert missing == []
 
@@ -280,7 +287,7 @@ def tables_and_views() -> list[str]:
 
 @pytest.mark.parametrize("name", tables_and_views())
 def test_every_table_and_view_is_explained(name: str) -> None:
-    assert f"\n| `{name}` |" in page("data")
+    assert f"\n| `{name}` |" in page("database")
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.dtype.names], ids=lambda kind: kind.name)

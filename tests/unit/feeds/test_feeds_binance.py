@@ -27,7 +27,7 @@ from marketd.daemon.feeds.adapter import (
 )
 from marketd.daemon.feeds.binance import BinanceAdapter
 from marketd.daemon.feeds.captures import CaptureReader
-from marketd.daemon.feeds.recorded import survey
+from marketd.daemon.feeds.survey import survey
 from marketd.daemon.feeds.venues import VENUES, venue_of
 from marketd.market.errors import ConfigError, InvalidArgument
 from marketd.market.instruments import Instrument

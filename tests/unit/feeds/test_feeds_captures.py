@@ -19,7 +19,7 @@ from marketd.daemon.feeds.captures import (
     read_captures,
     seconds_to_ns,
 )
-from marketd.daemon.feeds.recorded import survey
+from marketd.daemon.feeds.survey import survey
 from marketd.market.errors import InvalidArgument
 
 RAW = (

@@ -12,8 +12,10 @@ import pytest
 
 from marketd.daemon.feeds.adapter import Candles, Trades
 from marketd.daemon.feeds.binance import BinanceAdapter
+from marketd.daemon.feeds.binance_messages import Depth, DepthMessage
 from marketd.daemon.feeds.captures import CaptureUnreadable
 from marketd.daemon.feeds.emulator import CaptureSource, SyntheticMarket, rest
+from marketd.daemon.feeds.emulator.book import RecordedBook
 from marketd.daemon.feeds.emulator.source import Message, Source
 from marketd.market.errors import InvalidArgument
 
@@ -70,7 +72,7 @@ async def test_a_capture_sends_every_message_as_it_was_received(shared_data: Pat
     source = CaptureSource([shared_data / "ws_cryptofeed" / "BINANCE-ee25be.0.gz"])
     sent = await play(source)
     assert len(sent) == 4716
-    assert sent[0].stream == "dotusdt@depth@100ms"
+    assert sent[0].stream == "dotusdt@depth"  # without its speed
     assert json.loads(sent[0].frame)["data"]["u"] == 1513939205
     assert source.progress().ended
 
@@ -185,10 +187,10 @@ def messages(market: SyntheticMarket, after_ms: int, until_ms: int, *names: str)
 
 
 def test_a_seed_gives_the_same_market_in_any_process_and_in_any_steps() -> None:
-    whole = messages(synthetic(), NOW_MS - 5000, NOW_MS, "trade", "depth@100ms", "kline_1s")
+    whole = messages(synthetic(), NOW_MS - 5000, NOW_MS, "trade", "depth", "kline_1s")
     other = synthetic()
     steps = [f for at in range(5) for f in messages(other, NOW_MS - 5000 + at * 1000, NOW_MS - 4000 + at * 1000,
-                                                    "trade", "depth@100ms", "kline_1s")]  # fmt: skip
+                                                    "trade", "depth", "kline_1s")]  # fmt: skip
     assert sorted(whole) == sorted(steps)
     assert len(whole) > 200
     another_seed = SyntheticMarket(6, ["BTCUSDT", "ETHUSDT"], 20.0, clock=lambda: NOW_MS * 10**6)
@@ -239,7 +241,7 @@ def test_the_synthetic_book_is_never_crossed_and_its_diffs_lead_from_snapshot_to
     old, new = (ask(market, "/api/v3/depth?symbol=BTCUSDT") for market in (before, after))
     sides = {"b": dict(old["bids"]), "a": dict(old["asks"])}
     last = old["lastUpdateId"]
-    for frame in messages(after, NOW_MS, NOW_MS + 3000, "depth@100ms"):
+    for frame in messages(after, NOW_MS, NOW_MS + 3000, "depth"):
         diff = json.loads(frame)["data"]
         if diff["s"] != "BTCUSDT":
             continue
@@ -282,3 +284,22 @@ def test_settings_of_a_synthetic_market_are_checked() -> None:
         SyntheticMarket(1, [])
     with pytest.raises(InvalidArgument, match="trades_per_second"):
         SyntheticMarket(1, ["BTCUSDT"], 0.0)
+
+
+def test_a_recorded_book_goes_on_from_the_snapshot_after_a_hole() -> None:
+    book = RecordedBook()
+    book.add_snapshot(Depth(last_id=10, bids=[("99", "1")], asks=[("101", "1")]))
+    book.add_snapshot(Depth(last_id=30, bids=[("89", "1")], asks=[("91", "1")]))
+    for position, (first, last, bids) in enumerate(
+        [(9, 11, [("98", "2")]), (12, 12, [("99", "0")]), (29, 31, [("88", "3")]), (32, 32, [("88", "4")])]
+    ):
+        book.add_diff(position, DepthMessage(symbol="X", first_id=first, last_id=last, bids=bids, asks=[]))
+    told = [book.answer(position, 10) for position in range(5)]
+    assert [each["lastUpdateId"] for each in told] == [10, 11, 12, 31, 32]
+    assert [dict(each["bids"]) for each in told] == [
+        {"99": "1"},
+        {"99": "1", "98": "2"},
+        {"98": "2"},
+        {"89": "1", "88": "3"},
+        {"89": "1", "88": "4"},
+    ]

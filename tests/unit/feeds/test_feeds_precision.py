@@ -48,7 +48,7 @@ def test_pairs_are_split_at_a_known_quote_currency() -> None:
     assert split_pair("BTCUSDT") == ("BTC", "USDT")
     assert split_pair("BTCFDUSD") == ("BTC", "FDUSD")
     assert split_pair("ETHBTC") == ("ETH", "BTC")
-    assert split_pair("ETHUSD_PERP") == ("", "")
+    assert split_pair("ETHUSD_PERP") == ("ETH", "USD")
     assert split_pair("USDT") == ("", "")
 
 

@@ -18,21 +18,23 @@ KIND = 1
 
 
 class Kernel:
-    """Stands for the caller's state: how many frames it has folded, and their sum."""
+    """Stands for the caller's state: how many frames it has folded, and their sum; `padding` bytes larger than that."""
 
-    def __init__(self) -> None:
+    def __init__(self, padding: int = 0) -> None:
         self.count = 0
         self.total = 0
+        self._padding = padding
 
     def fold(self, seq: int) -> None:
         self.count += 1
         self.total += seq
 
     def state(self) -> bytes:
-        return struct.pack("<qq", self.count, self.total)
+        return struct.pack("<qq", self.count, self.total) + payload(self.count, self._padding)
 
     def restore(self, state: bytes) -> None:
-        self.count, self.total = struct.unpack("<qq", state)
+        self.count, self.total = struct.unpack_from("<qq", state)
+        assert state[16:] == payload(self.count, len(state) - 16), "a piece of another state is in it"
 
 
 def open_journal(directory: Path, kernel: Kernel | None = None, **settings: Any) -> Journal:

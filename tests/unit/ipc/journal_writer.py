@@ -1,8 +1,10 @@
-"""A writer process for test_journal_kill.py: `python journal_writer.py appends|crashes DIRECTORY FRONT PROGRESS`.
+"""A writer process for test_journal_kill.py.
+
+`python journal_writer.py appends|crashes DIRECTORY FRONT PROGRESS PADDING`
 
 `appends` appends until it is killed. `crashes` forks writers that kill themselves at the first, second, … call that
 touches the disk, and after each of them opens the journal and checks it. PROGRESS is a file of 8 bytes: how many
-appends have returned.
+appends have returned. The state has PADDING bytes more than it needs.
 """
 
 from __future__ import annotations
@@ -12,11 +14,14 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from mmap import mmap
 from pathlib import Path
 from typing import Any
 
 from journal_support import Kernel, append, check_frame, open_journal
+
+from marketd.ipc.journal_settings import MIN_BYTES
 
 DISK_CALLS = ("open", "pwrite", "fsync", "fdatasync", "ftruncate", "posix_fallocate", "rename", "unlink")
 FRAMES_A_LIFE = 40
@@ -25,7 +30,9 @@ MIN_POINTS = 60
 
 def recovered(directory: Path, front: Path, kernel: Kernel) -> Any:
     """The journal opened, its state put into `kernel`."""
-    journal = open_journal(directory, kernel, front_path=front, sync=lambda fd: os.fdatasync(fd))
+    # short lives get a large state whole only now and then, and what is behind the last whole one is kept
+    budget = 256 * MIN_BYTES
+    journal = open_journal(directory, kernel, front_path=front, budget_bytes=budget, sync=lambda fd: os.fdatasync(fd))
     kernel.restore(journal.checkpoint)
     for frame in journal.replay():
         check_frame(frame)
@@ -33,10 +40,18 @@ def recovered(directory: Path, front: Path, kernel: Kernel) -> Any:
     return journal
 
 
-def write(directory: Path, front: Path, progress: mmap, last: int) -> None:
+def write(
+    directory: Path,
+    front: Path,
+    progress: mmap,
+    last: int,
+    padding: int,
+    opened: Callable[[], None] = lambda: None,
+) -> None:
     """Append from where the journal ends up to frame `last`, of many sizes, telling after each; let go of old ones."""
-    kernel = Kernel()
+    kernel = Kernel(padding)
     journal = recovered(directory, front, kernel)
+    opened()
     while kernel.count < last:
         kernel.fold(kernel.count + 1)
         append(journal, kernel.count, kernel.count * 7919 % 4000)
@@ -46,9 +61,9 @@ def write(directory: Path, front: Path, progress: mmap, last: int) -> None:
     journal.close()
 
 
-def verify(directory: Path, front: Path, progress: mmap) -> int:
+def verify(directory: Path, front: Path, progress: mmap, padding: int = 0) -> int:
     """How many frames there are: all that were returned from, in order, and at most the one under way beside them."""
-    kernel = Kernel()
+    kernel = Kernel(padding)
     journal = recovered(directory, front, kernel)
     journal.close()
     returned = int.from_bytes(progress[:], "little")
@@ -77,31 +92,40 @@ def die_at(point: int) -> None:
         setattr(os, name, wrap(getattr(os, name)))
 
 
-def crash_at_every_point(directory: Path, front: Path, progress: mmap) -> int:
-    """The number of points at which a writer was killed."""
+def crash_at_every_point(directory: Path, front: Path, progress: mmap, padding: int) -> int:
+    """The number of points at which a writer was killed.
+
+    Where states are large every other life is killed only after its opening: with a long way back to a whole state
+    the others hardly get beyond that.
+    """
     count, point = 0, -1
     while True:
         point += 1
         pid = os.fork()
         if pid == 0:
-            die_at(point)
-            write(directory, front, progress, count + FRAMES_A_LIFE)
+            last = count + FRAMES_A_LIFE
+            if padding and point % 2:
+                write(directory, front, progress, last, padding, opened=partial(die_at, point))
+            else:
+                die_at(point)
+                write(directory, front, progress, last, padding)
             os._exit(0)
         _, status = os.waitpid(pid, 0)
-        count = verify(directory, front, progress)
+        count = verify(directory, front, progress, padding)
         if os.WIFEXITED(status) and point > MIN_POINTS:
             assert os.WEXITSTATUS(status) == 0
             return point
 
 
 def main() -> None:
-    mode, directory, front, progress_path = sys.argv[1], *map(Path, sys.argv[2:])
+    mode, directory, front, progress_path = sys.argv[1], *map(Path, sys.argv[2:5])
+    padding = int(sys.argv[5])
     with open(progress_path, "r+b") as file:
         progress = mmap(file.fileno(), 8)
     if mode == "appends":
-        write(directory, front, progress, sys.maxsize)
+        write(directory, front, progress, sys.maxsize, padding)
     else:
-        sys.stdout.write(str(crash_at_every_point(directory, front, progress)))
+        sys.stdout.write(str(crash_at_every_point(directory, front, progress, padding)))
 
 
 if __name__ == "__main__":

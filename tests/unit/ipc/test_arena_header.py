@@ -123,4 +123,4 @@ def test_every_sync_point_is_named_on_both_sides_and_in_the_manual() -> None:
 
 
 def test_the_reader_in_c_is_short() -> None:
-    assert len((REPOSITORY / "ipc/marketd.h").read_text().splitlines()) < 150
+    assert len((REPOSITORY / "ipc/marketd.h").read_text().splitlines()) < 200

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marketd.ipc import frames
-from marketd.ipc.frames import CHECKPOINT, decode, encode, find_frames, frame_bytes
+from marketd.ipc.frames import CHECKPOINT, PIECE, decode, encode, find_frames, frame_bytes
 from marketd.ipc.journal_errors import FrameCorrupt, FrameError, FrameTruncated, FrameUnsupported
 from marketd.market.errors import InvalidArgument
 from marketd.market.records import PRODUCER, TRADE
@@ -47,7 +47,8 @@ def test_a_frame_comes_back_as_it_went_in(
     assert len(data) == frame_bytes(sections) and len(data) % 8 == 0
     assert frame[:7] == (offset, offset + len(data), durable, flags, instrument, seq, ts_known)
     assert [(s.kind, s.itemsize, s.count, bytes(s.payload)) for s in frame.sections] == sections
-    assert frame.is_checkpoint == bool(flags & CHECKPOINT)
+    assert frame.is_checkpoint == bool(flags & (CHECKPOINT | PIECE))
+    assert frame.begins_segment == bool(flags & CHECKPOINT)
 
 
 @given(st.binary(max_size=300), st.integers(0, 300))

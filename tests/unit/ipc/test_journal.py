@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from journal_support import SMALL, Kernel, append, check_frame, fill, open_journal, restored
+from journal_support import Kernel, append, check_frame, fill, open_journal, restored
 
 from marketd.ipc.frames import encode
-from marketd.ipc.journal import Journal
 from marketd.ipc.journal_errors import JournalBehind, JournalFailed, JournalLocked
 from marketd.ipc.journal_reader import JournalReader
 from marketd.ipc.journal_settings import MIN_BYTES
@@ -314,13 +313,6 @@ def test_a_closed_journal_takes_nothing(tmp_path: Path) -> None:
     with pytest.raises(JournalFailed, match="closed"):
         journal.append(7, 1, 0, [])
     assert journal.close() is True
-
-
-def test_a_checkpoint_beyond_the_limit_names_the_settings(tmp_path: Path) -> None:
-    with pytest.raises(InvalidArgument, match=r"journal\.segment"):
-        Journal.open(tmp_path, checkpoint=lambda: bytes(MIN_BYTES), **SMALL)
-    with open_journal(tmp_path) as journal:
-        assert restored(journal) == (0, 0)
 
 
 @pytest.mark.parametrize(

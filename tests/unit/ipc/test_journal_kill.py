@@ -18,10 +18,12 @@ from marketd.ipc.journal_check import check
 from support import eventually
 
 KILLS = 5
+# bytes of state beside what it counts: in one frame; in pieces, some segments; longer than a segment
+PADDINGS = (0, 30_000, 150_000)
 
 
-def command(mode: str, *paths: Path) -> list[str]:
-    return [sys.executable, journal_writer.__file__, mode, *map(str, paths)]
+def command(mode: str, *paths: Path, padding: int = 0) -> list[str]:
+    return [sys.executable, journal_writer.__file__, mode, *map(str, paths), str(padding)]
 
 
 def kill_after(target: int, progress: mmap, arguments: list[str]) -> None:
@@ -46,25 +48,27 @@ def progress(progress_path: Path) -> Iterator[mmap]:
         yield memory
 
 
+@pytest.mark.parametrize("padding", PADDINGS)
 def test_a_writer_killed_at_any_moment_loses_nothing_that_append_returned_from(
-    tmp_path: Path, runtime_dir: Path, progress_path: Path, progress: mmap
+    tmp_path: Path, runtime_dir: Path, progress_path: Path, progress: mmap, padding: int
 ) -> None:
     directory, front = tmp_path / "journal", runtime_dir / "front"
     count = 0
     for _ in range(KILLS):
         target = count + random.randint(1, 1000)
-        kill_after(target, progress, command("appends", directory, front, progress_path))
-        count = journal_writer.verify(directory, front, progress)
+        kill_after(target, progress, command("appends", directory, front, progress_path, padding=padding))
+        count = journal_writer.verify(directory, front, progress, padding)
         assert count >= target
     assert check(directory).problems == ()
 
 
+@pytest.mark.parametrize("padding", PADDINGS)
 def test_a_writer_killed_at_each_call_that_touches_the_disk_loses_nothing(
-    tmp_path: Path, runtime_dir: Path, progress_path: Path
+    tmp_path: Path, runtime_dir: Path, progress_path: Path, padding: int
 ) -> None:
     """Opening, repair, roll and commit included: each life begins where the last one was cut off."""
     done = subprocess.run(
-        command("crashes", tmp_path / "journal", runtime_dir / "front", progress_path),
+        command("crashes", tmp_path / "journal", runtime_dir / "front", progress_path, padding=padding),
         capture_output=True,
         text=True,
         check=False,

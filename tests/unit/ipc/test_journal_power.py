@@ -81,10 +81,12 @@ class Life(NamedTuple):
     ends: list[int]  # of frame 1, 2, …
 
 
-@pytest.fixture(scope="module")
-def life(tmp_path_factory: pytest.TempPathFactory) -> Life:
-    """A journal from its first segment over several rolls, with commits of one frame and of many."""
-    kernel, ends = Kernel(), []
+@pytest.fixture(scope="module", params=[0, 30_000])
+def life(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Life:
+    """A journal from its first segment over several rolls, with commits of one frame and of many, and with states that
+    fit into a frame or do not.
+    """
+    kernel, ends = Kernel(request.param), []
     with pytest.MonkeyPatch.context() as patch:
         recorder = Recorder(patch)
         with open_journal(

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from journal_support import Kernel, append, check_frame, fill, open_journal
+from journal_support import Kernel, append, check_frame, fill, open_journal, restored
 
 from marketd.ipc.journal import Journal
+from marketd.ipc.journal_check import check
 from marketd.ipc.journal_errors import JournalBehind, JournalMismatch
 from marketd.ipc.journal_reader import JournalReader
 from marketd.ipc.journal_settings import MIN_BYTES
@@ -241,6 +244,85 @@ def test_a_write_that_finds_no_room_is_tried_again_and_nothing_is_lost(
         assert eventually(lambda: append_when_there_is_room(journal, first_refused))
         assert journal.blocked is None
     assert all_seqs(tmp_path) == list(range(1, first_refused + 1))
+
+
+class FullDisk:
+    """Refuses every write, and every new segment, until there is `room`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.room = False
+        for name in ("pwrite", "posix_fallocate"):
+            monkeypatch.setattr(os, name, self._refusing(getattr(os, name)))
+
+    def _refusing(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            if not self.room and args[-1] != FRONT_FILE_BYTES:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return real(*args)
+
+        return call
+
+
+FRONT_FILE_BYTES = 16 * MIN_BYTES + 4096
+FILLED: dict[str, Any] = {"front_bytes": 16 * MIN_BYTES, **QUICK}
+
+
+def killed_with_frames_in_the_front_buffer(directory: Path, front: Path, count: int, padding: int = 0) -> Kernel:
+    """A journal of which the disk has the first 100 frames."""
+    kernel, at_work = Kernel(padding), directory.with_name("at-work")
+    with open_journal(at_work, kernel, front_path=front, **FILLED) as journal:
+        assert journal.wait_durable(fill(journal, range(1, 101), kernel=kernel), 30)
+        durable = journal.durable
+        shutil.copytree(at_work, directory)
+        fill(journal, range(101, count + 1), kernel=kernel)
+    with open(front, "r+b") as file:
+        file.seek(80)
+        file.write(durable.to_bytes(8, "little"))
+    return kernel
+
+
+@pytest.mark.parametrize("count", [101, 200, 1500])
+@pytest.mark.parametrize("padding", [0, MIN_BYTES])
+def test_a_journal_whose_front_buffer_finds_no_room_on_the_disk_opens_and_goes_on(
+    tmp_path: Path, runtime_dir: Path, monkeypatch: pytest.MonkeyPatch, count: int, padding: int
+) -> None:
+    """Within a segment, and with segments that the disk has not begun; with states that fit into a frame or do not."""
+    directory, front = tmp_path / "journal", runtime_dir / "front"
+    kernel = killed_with_frames_in_the_front_buffer(directory, front, count, padding)
+    with monkeypatch.context() as patch:
+        disk = FullDisk(patch)
+        with open_journal(directory, kernel, front_path=front, **FILLED) as journal:
+            assert restored(journal) == (count, sum(range(count + 1)))
+            assert "no room" in (journal.blocked or "")
+            assert journal.durable < journal.end
+            waiting = journal.durable
+            with suppress(JournalFull):
+                for seq in range(count + 1, count + 11):
+                    append(journal, seq)
+                    kernel.fold(seq)
+            assert journal.durable == waiting
+            disk.room = True
+            assert journal.wait_durable(journal.end, 30)
+            last = kernel.count
+            eventually(lambda: append_when_there_is_room(journal, last + 1))
+    with open_journal(directory, kernel, front_path=front, **FILLED) as journal:
+        assert restored(journal) == (last + 1, sum(range(last + 2)))
+    assert check(directory).problems == ()
+
+
+def test_a_journal_that_was_opened_without_room_and_is_killed_again_loses_nothing(
+    tmp_path: Path, runtime_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, front = tmp_path / "journal", runtime_dir / "front"
+    kernel = killed_with_frames_in_the_front_buffer(directory, front, 700)
+    with monkeypatch.context() as patch:
+        FullDisk(patch)
+        for _ in range(2):
+            with open_journal(directory, kernel, front_path=front, **FILLED) as journal:
+                assert restored(journal) == (700, sum(range(701)))
+    with open_journal(directory, kernel, front_path=front) as journal:  # of another size, by now it can be emptied
+        assert restored(journal) == (700, sum(range(701)))
+        assert journal.durable == journal.end
 
 
 def test_short_writes_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from marketd.market.errors import NotFiniteError, PrecisionError, RangeError, RuleViolation
@@ -183,7 +183,17 @@ def test_the_bulk_way_equals_one_by_one(texts, scale):
                 assert parsed.values[index] == expected
 
 
-@given(st.lists(st.floats(), max_size=30), scales)
+noisy = st.builds(
+    lambda grid, quarters, scale: (grid + quarters / 4) / 10**scale,
+    st.integers(-(10**15), 10**15),
+    st.integers(-2, 2),
+    st.integers(0, 13),
+)
+
+
+@example([6.103515625e-05], 13)  # half way between two points of the grid, and as near as noise is
+@example([-6.103515625e-05], 13)
+@given(st.lists(st.floats() | noisy, max_size=30), scales)
 def test_the_bulk_way_of_floats_equals_one_by_one(floats, scale):
     parsed = parse_fixed_array(np.array(floats, dtype=np.float64), scale)
     for index, value in enumerate(floats):
@@ -193,6 +203,14 @@ def test_the_bulk_way_of_floats_equals_one_by_one(floats, scale):
             assert type(parsed.errors[index]) is type(error)
         else:
             assert parsed.values[index] == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "scale", "fixed"), [(6.103515625e-05, 13, 610351563), (-6.103515625e-05, 13, -610351562)]
+)
+def test_a_float_half_way_between_two_points_of_the_grid_is_snapped_to_the_greater(value, scale, fixed):
+    assert parse_fixed(value, scale) == fixed
+    assert parse_fixed_array(np.array([value]), scale).values.tolist() == [fixed]
 
 
 @given(st.integers(-(2**53) + 1, 2**53 - 1), scales)

@@ -9,10 +9,10 @@ from marketd.market.instruments import IDS_PER_DAEMON, Instrument, global_instru
 from marketd.market.records import InstrumentFlag
 
 
-def instrument(number, symbol, venue, market="spot", **more):
+def instrument(number, symbol, venue, market="spot", quote="USDT", **more):
     return Instrument(
         id=IDS_PER_DAEMON + number,
-        **{"symbol": symbol, "venue": venue, "market": market, "base": "BTC", "quote": "USDT"},
+        **{"symbol": symbol, "venue": venue, "market": market, "base": "BTC", "quote": quote},
         **{"price_scale": 2, "size_scale": 5, "quote_scale": 7, **more},
     )
 
@@ -20,7 +20,7 @@ def instrument(number, symbol, venue, market="spot", **more):
 SPOT = instrument(1, "BTCUSDT", "BINANCE")
 KRAKEN = instrument(2, "XBTUSDT", "KRAKEN")
 SWAP = instrument(3, "BTCUSDT", "BINANCE_FUTURES", "swap")
-INVERSE = instrument(4, "BTCUSD_PERP", "BINANCE_DELIVERY", "swap")
+INVERSE = instrument(4, "BTCUSD_PERP", "BINANCE_DELIVERY", "swap", quote="USD")
 FUTURE = instrument(5, "BTCUSDT_240927", "BINANCE_FUTURES", "future")
 GONE = instrument(6, "BTCUSDT", "OKX", flags=int(InstrumentFlag.REMOVED))
 ALL = [SPOT, KRAKEN, SWAP, INVERSE, FUTURE, GONE]
@@ -39,7 +39,7 @@ def test_an_instrument_survives_its_record(one):
         ("BTC/USDT.KRAKEN", KRAKEN),
         ("XBTUSDT", KRAKEN),
         ("BTC/USDT:USDT", SWAP),
-        ("BTC/USDT:BTC", INVERSE),
+        ("BTC/USD:BTC", INVERSE),
         ("BTCUSDT_240927", FUTURE),
         ("mine", SWAP),
     ],

@@ -13,7 +13,7 @@ stretches = st.tuples(st.integers(0, 60), st.integers(0, 60))
 
 @given(st.lists(st.tuples(st.booleans(), stretches), max_size=15), st.sampled_from([None, 0, 5]), st.integers(1, 12))
 def test_a_bar_is_partial_if_any_moment_of_it_was_missed(events, since, delta):
-    observation, missed = Observation(since), set()
+    observation, missed = Observation(since), set(range(-100, 200 if since is None else since))
     for is_gap, (start, end) in events:
         if is_gap:
             observation.add_gap(start, end)
@@ -21,10 +21,38 @@ def test_a_bar_is_partial_if_any_moment_of_it_was_missed(events, since, delta):
         else:
             observation.fill(start, end)
             missed -= set(range(start, end))
-    expected = [since is None or ts < since or bool(missed & set(range(ts, ts + delta))) for ts in range(70)]
+    expected = [bool(missed & set(range(ts, ts + delta))) for ts in range(70)]
     assert [observation.partial(ts, delta) for ts in range(70)] == expected
     assert observation.partial_many(np.arange(70), delta).tolist() == expected
     assert observation.gaps == sorted(observation.gaps)
+
+
+def partial_seconds(observation):
+    return [ts for ts in range(30) if observation.partial(ts, 1)]
+
+
+def test_what_was_fetched_before_anybody_observed_is_no_gap_afterwards():
+    observation = Observation(None)
+    observation.fill(5, 10)
+    assert partial_seconds(observation) == [*range(5), *range(10, 30)]
+    observation.fill(10, 12)
+    observation.observe(20)
+    assert partial_seconds(observation) == [*range(5), *range(12, 20)]
+    observation.fill(12, 20)
+    assert partial_seconds(observation) == [*range(5)]
+
+
+def test_whoever_begins_to_observe_again_knows_nothing_of_the_time_between():
+    observation = Observation(0)
+    observation.add_gap(3, 5)
+    observation.observe(20)
+    assert partial_seconds(observation) == [*range(20)]
+    observation.fill(8, 20)
+    assert partial_seconds(observation) == [*range(8)]
+    observation = Observation(None)
+    observation.fill(5, 10)
+    observation.observe(7)  # within what was fetched
+    assert partial_seconds(observation) == [*range(7)]
 
 
 def test_more_gaps_than_are_kept_make_more_partial_bars_and_never_fewer():

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from marketd.market.book_rows import refit
 from marketd.market.errors import InvalidArgument, ProtocolError
-from marketd.market.records import BY_NAME, CANDLE, TRADE, Kind, empty, series_kind
+from marketd.market.records import BY_NAME, CANDLE, TRADE, Kind, book_kind, empty, series_kind
 from marketd.market.rows import codec
 from marketd.market.times import ABSENT
 
@@ -21,6 +22,13 @@ TABLES = [
     ("candles", BY_NAME["candle"]),
     ("candle_versions", BY_NAME["candle"]),
     ("series_funding", FUNDING),
+    ("book_snapshots", BY_NAME["book"]),
+    ("book_snapshots", book_kind(3)),
+    ("book_buckets", BY_NAME["buckets"]),
+    ("imbalances", BY_NAME["imbalance"]),
+    ("book_deltas", BY_NAME["book_delta"]),
+    ("book_venues", BY_NAME["book_venues"]),
+    ("activity_bars", BY_NAME["activity_bar"]),
 ]
 
 
@@ -82,7 +90,7 @@ def test_bars_have_their_key_first_and_one_second_bars_no_timeframe():
     assert decoded.tobytes() == records.tobytes()
 
 
-@pytest.mark.parametrize(("table", "kind"), TABLES, ids=[table for table, _ in TABLES])
+@pytest.mark.parametrize(("table", "kind"), TABLES, ids=[f"{table}-{kind.dtype.itemsize}" for table, kind in TABLES])
 @given(count=st.integers(0, 20), seed=st.integers(0, 2**32))
 def test_decoded_records_equal_the_encoded_ones_bit_for_bit(table, kind, count, seed):
     records = arbitrary(kind, count, seed)
@@ -162,3 +170,47 @@ def test_codecs_are_made_once_and_a_changed_stream_gets_its_own():
     assert codec("trades", BY_NAME["trade"]) is codec("trades", BY_NAME["trade"])
     changed = series_kind(64, "funding", {"rate": "f8"})
     assert codec("series_funding", changed) is not codec("series_funding", FUNDING)
+
+
+# ---- arrays ---------------------------------------------------------------------------------------
+
+
+def test_the_levels_of_a_book_are_one_array_a_side_as_postgres_wants_it():
+    book = empty(book_kind(2), 1)
+    book["bid_price"] = (100, 99)
+    (row,) = read_copy(codec("book_snapshots", book_kind(2)).encode(np.array([7], dtype=np.int32), book))
+    assert row[9] == struct.pack(">iiiiiiqiq", 1, 0, 20, 2, 1, 8, 100, 8, 99)
+    assert row[10] == struct.pack(">iiiiiiqiq", 1, 0, 20, 2, 1, 8, ABSENT, 8, ABSENT)
+
+
+@given(st.lists(st.tuples(st.sampled_from((1, 3, 20, 21)), st.integers(0, 3)), max_size=8), st.integers(0, 2**32))
+def test_books_of_other_depths_are_read_at_the_depth_of_the_kind(stretches, seed):
+    parts = [arbitrary(book_kind(depth), count, seed + i) for i, (depth, count) in enumerate(stretches)]
+    bodies = [
+        codec("book_snapshots", book_kind(depth)).encode(np.full(len(part), i, dtype=np.int32), part)[19:-2]
+        for i, ((depth, _), part) in enumerate(zip(stretches, parts, strict=True))
+    ]
+    data = b"PGCOPY\n\xff\r\n\0" + bytes(8) + b"".join(bodies) + b"\xff\xff"
+    for depth in (1, 3, 20):
+        books = codec("book_snapshots", book_kind(depth))
+        ids, decoded = books.decode(data)
+        assert ids.tolist() == [i for i, part in enumerate(parts) for _ in part]
+        assert decoded.tobytes() == b"".join(refit(part, depth).tobytes() for part in parts)
+        assert books.count(data) == len(ids)
+
+
+@given(st.integers(19, 19 + 2 * 200), st.binary(min_size=1, max_size=8))
+def test_damaged_rows_of_books_are_refused_by_name_or_read_as_something(at, damage):
+    books = codec("book_snapshots", book_kind(3))
+    data = bytearray(books.encode(np.zeros(2, dtype=np.int32), arbitrary(book_kind(3), 2, seed=4)))
+    data[at : at + len(damage)] = damage
+    with contextlib.suppress(ProtocolError):
+        assert len(books.decode(data)[1]) <= len(data) // 100
+
+
+def test_an_array_of_strings_or_of_two_dimensions_has_no_row_layout():
+    for shape in ((2, 2), (3,)):
+        field = ("bid_price", "<i8" if len(shape) == 2 else "<i4", shape)
+        odd = BY_NAME["book"]._replace(dtype=np.dtype([("ts_event", "<i8"), field]))
+        with pytest.raises(InvalidArgument, match="bid_price"):
+            codec("odd", odd)

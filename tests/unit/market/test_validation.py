@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from marketd.market import validation
 from marketd.market.errors import NotFiniteError, PrecisionError, RangeError
-from marketd.market.instruments import Instrument
+from marketd.market.instruments import Instrument, global_instrument
 from marketd.market.records import (
     BY_NAME,
     Coverage,
@@ -146,6 +146,17 @@ def test_values_at_the_edge_of_a_rule_pass():
 def test_without_an_instrument_everything_is_refused():
     assert rules("trade", good("trade"), instrument=None) == {0: "unknown_instrument"}
     assert rules("funding", good("funding", 2), instrument=None) == dict.fromkeys(range(2), "unknown_instrument")
+
+
+def test_a_series_is_taken_only_for_what_its_scope_says():
+    everywhere, nowhere = INSTRUMENT, global_instrument(1)
+    global_series = series_kind(65, "risk", {"level": "f8"})._replace(is_global=True)
+    validator = DataValidator(KindTable([FUNDING, global_series]), MAX_SKEW_NS)
+    for kind, right, wrong in ((FUNDING, everywhere, nowhere), (global_series, nowhere, everywhere)):
+        records = np.zeros(2, dtype=kind.dtype)
+        records["ts_event"] = NOW
+        assert not validator.validate(kind, records, right, NOW).refused
+        assert [refused.rule for refused in validator.validate(kind, records, wrong, NOW).refused] == ["scope"] * 2
 
 
 @pytest.mark.parametrize("name", ["instrument", "producer", "quarantine"])

@@ -47,6 +47,9 @@ def test_progress_without_an_end_or_after_it() -> None:
         (["--synthetic", "--host", "0.0.0.0"], EXIT_USAGE),
         (["file.gz", "--symbols", "BTCUSDT"], EXIT_USAGE),
         (["no such file.gz"], EXIT_FAILED),
+        (["no such file.gz", "--venue", "KRAKEN"], EXIT_FAILED),
+        (["file.gz", "--venue", "NOWHERE"], EXIT_USAGE),
+        (["--synthetic", "--venue", "KRAKEN"], EXIT_USAGE),
     ],
 )
 def test_what_cannot_be_emulated_is_refused(arguments: list[str], code: int) -> None:

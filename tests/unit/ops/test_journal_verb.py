@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from book_records import books
 from marketd.ipc.journal import Journal
 from marketd.ipc.segments import HEADER_BYTES
 from marketd.market.records import BY_NAME, empty
@@ -106,3 +107,24 @@ def test_a_journal_that_is_not_there_is_said_with_those_that_are(
 ) -> None:
     assert ask(state_dir, "check", "import/2021") == EXIT_FAILED
     assert "there are: journal" in capsys.readouterr().err
+
+
+def test_show_prints_books_of_whatever_depth_they_were_written_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "registry.json").write_text(json.dumps({"daemon_no": 1, "instruments": [BTC]}))
+    journal = Journal.open(
+        tmp_path / "journal",
+        front_path=None,
+        segment_bytes=SEGMENT_BYTES,
+        budget_bytes=8 * SEGMENT_BYTES,
+        checkpoint=lambda: b"state",
+    )
+    for depth in (2, 20):
+        record = books([0], depth=depth, levels=2)
+        journal.append(65537, depth, TS + depth, [(3, record.dtype.itemsize, 1, record.tobytes())])
+        eventually(lambda: journal.durable == journal.end)
+    journal.close()
+    assert ask(tmp_path, "show", "--records") == 0
+    shown = capsys.readouterr().out
+    assert shown.count("100 99.99") == 2 and shown.count("live") == 2

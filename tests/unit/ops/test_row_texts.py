@@ -53,3 +53,18 @@ def test_truth_is_a_word_or_nothing() -> None:
     bar = frame("candle", ts=TS)
     assert (cell(bar, "is_filled", True), cell(bar, "is_filled", False)) == ("yes", "")
     assert json_value(bar, "is_filled", np.bool_(True).item()) is True
+
+
+def test_a_book_is_shown_by_its_state_and_the_levels_that_are_there() -> None:
+    found = frame("book", ts_event=TS, state=2, sequence=7)
+    found.records["bid_price"][0, :2] = 6_100_050, 6_100_000
+    assert cell(found, "bid_price", found["bid_price"].tolist()[0]) == "61000.5 61000"
+    assert json_value(found, "bid_price", found["bid_price"].tolist()[0]) == [61000.5, 61000.0, *[None] * 18]
+    assert cell(found, "state", 2) == "live" and cell(found, "ask_price", found["ask_price"].tolist()[0]) == ""
+    assert {"mid", "spread", "weighted_mid", "state", "bid_price"} <= set(shown_columns(found))
+    assert not {"bid_count", "flags", "seq"} & set(shown_columns(found))
+
+
+def test_why_an_imbalance_is_absent_is_a_word() -> None:
+    found = frame("imbalance", ts_event=TS, state=3, reason=1)
+    assert (cell(found, "state", 3), cell(found, "reason", 1), cell(found, "reason", 0)) == ("stale", "not_live", "0")

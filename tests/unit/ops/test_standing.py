@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +50,24 @@ def text(found: StatusReport, instruments: list[InstrumentLine] | None = None) -
 
 
 def test_the_page_tells_what_runs_and_how_far_it_is() -> None:
-    line = InstrumentLine("BTCUSDT.BINANCE", "LIVE", 61000.5, NOW - 50_000_000, 1200, 0)
+    line = InstrumentLine("BTCUSDT.BINANCE", "LIVE", 61000.5, NOW - 50_000_000, 1200, 0, "live", 61000.4, 61000.5)
     shown = text(report(), [line])
     assert "up 1 min 0 s, process 10" in shown
     assert "ingest  live    11  1 min 15 s         0" in shown
     assert "durable 4,096, committed 3,072, lag 1.0 KiB; 128 MiB on disk of 16.0 GiB" in shown
     assert "1,200 accepted, 3 refused" in shown
-    assert "BTCUSDT.BINANCE  LIVE      61000.5  2024-08-08T23:53:59.950000Z  50.0 ms    1,200" in shown
+    event = "2024-08-08T23:53:59.950000Z"
+    assert f"BTCUSDT.BINANCE  LIVE      61000.5  live  61000.4  61000.5  {event}  50.0 ms    1,200" in shown
+
+
+def test_an_instrument_without_a_live_book_shows_its_state_and_no_prices() -> None:
+    lines = [
+        InstrumentLine("BTCUSDT.BINANCE", "LIVE", 61000.5, NOW, 1200, 0, "stale"),
+        InstrumentLine("GOLD.DESK", "LIVE", None, NOW, 3, 0),
+    ]
+    shown = text(report(), lines)
+    assert re.search(r"BTCUSDT\.BINANCE +LIVE +61000\.5 +stale +- +- ", shown)
+    assert re.search(r"GOLD\.DESK +LIVE +- +- +- +- ", shown)
 
 
 def test_problems_stand_at_the_top() -> None:

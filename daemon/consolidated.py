@@ -1,0 +1,181 @@
+"""The consolidated book `SYMBOL.COB`: ingest's own instrument, made of the books of all spot venues of one pair.
+
+Ingest tells every lot of a venue's instrument; what comes back is a BOOK record and beside it a BOOK_VENUES record
+that says whose each level is. At most every `interval_ns` of `ts_known`, and at once when a venue falls out or returns,
+or a best price jumps. There is one only where two venues at least carry the pair; perpetuals and futures have none,
+because their sizes are contracts of different worth.
+
+Pure: no clock, no journal. After a restart the venues' newest books are told again (`seed`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from marketd.daemon.settings import Book
+from marketd.market.book import BestLevels
+from marketd.market.book_records import BookPacker
+from marketd.market.consolidated import Consolidated, ConsolidatedBook, ConsolidatedLevel
+from marketd.market.instruments import CONSOLIDATED_VENUE, Instrument
+from marketd.market.records import (
+    BOOK_DEPTH,
+    BY_NAME,
+    BookFlag,
+    BookState,
+    Kind,
+    KindTable,
+    Records,
+    empty,
+)
+
+_BOOK_ID, _VENUES_KIND = BY_NAME["book"].id, BY_NAME["book_venues"]
+_Pair = tuple[str, str]  # base and quote
+
+
+class Merged(NamedTuple):
+    """What ingest is to journal and show for the consolidated instrument; its id is still to be assigned."""
+
+    instrument: Instrument
+    parts: list[tuple[Kind, Records]]
+
+
+def pair_of(instrument: Instrument) -> _Pair | None:
+    """The pair whose consolidated book an instrument belongs to."""
+    i = instrument
+    is_one = i.market == "spot" and i.venue != CONSOLIDATED_VENUE and bool(i.base) and bool(i.quote)
+    return (i.base, i.quote) if is_one else None
+
+
+class _Group:
+    """The venues of one pair, their merged book, and what was told of it last."""
+
+    def __init__(self, members: Sequence[Instrument], own: Instrument | None) -> None:
+        self.members = {member.id: member for member in members}
+        # the scales of an instrument that is there already are kept, though the venue that asked for them is gone
+        scaled = list(members) if own is None else [*members, own]
+        self.book = ConsolidatedBook(scaled, depth=BOOK_DEPTH)
+        self.told_ns = 0
+        self.live: tuple[int, ...] = ()
+        self.best = (0, 0)
+        self.changed = False
+        first = members[0]
+        self.instrument = Instrument(
+            id=0,
+            symbol=f"{first.base}{first.quote}",
+            venue=CONSOLIDATED_VENUE,
+            price_scale=self.book.price_scale,
+            size_scale=self.book.size_scale,
+            quote_scale=max(member.quote_scale for member in scaled),
+            base=first.base,
+            quote=first.quote,
+            tick_size=_finest(scaled, "price_scale", "tick_size"),
+            step_size=_finest(scaled, "size_scale", "step_size"),
+        )
+
+
+def _finest(members: Iterable[Instrument], scale: str, size: str) -> int:
+    """The smallest tick or step of all, at the finest scale."""
+    finest = max(getattr(member, scale) for member in members)
+    sizes: list[int] = [getattr(member, size) * 10 ** (finest - getattr(member, scale)) for member in members]
+    return min(sizes)
+
+
+class Consolidator:
+    """All consolidated books of a daemon."""
+
+    def __init__(self, kinds: KindTable, settings: Book) -> None:
+        self._kind = kinds.by_name("book")
+        self._packer = BookPacker(self._kind.dtype["bid_price"].shape[0])
+        self._depth = min(self._kind.dtype["bid_price"].shape[0], BOOK_DEPTH)  # each level keeps its venue
+        self._interval_ns = settings.interval
+        self._jump = settings.jump
+        self._known: dict[_Pair, dict[str, Instrument]] = {}  # by name: a finer id of an instrument replaces it
+        self._own: dict[_Pair, Instrument] = {}
+        self._groups: dict[_Pair, _Group] = {}
+
+    def declare(self, instrument: Instrument) -> None:
+        """A venue carries the pair. Finer scales than before begin the consolidated book anew.
+
+        The consolidated instrument itself is told too, once it has an id: its scales are not gone below.
+        """
+        if instrument.venue == CONSOLIDATED_VENUE:
+            self._own[instrument.base, instrument.quote] = instrument
+            return
+        pair = pair_of(instrument)
+        if pair is None:
+            return
+        known = self._known.setdefault(pair, {})
+        if known.get(instrument.name) != instrument:
+            known[instrument.name] = instrument
+            self._regroup(pair)
+
+    def forget(self, instrument: Instrument) -> None:
+        """A venue carries it no more."""
+        pair = pair_of(instrument)
+        if pair is not None and self._known.get(pair, {}).pop(instrument.name, None) is not None:
+            self._regroup(pair)
+
+    def _regroup(self, pair: _Pair) -> None:
+        members = list(self._known[pair].values())
+        self._groups.pop(pair, None)
+        if len(members) > 1:
+            self._groups[pair] = _Group(members, self._own.get(pair))
+
+    def seed(self, instrument: Instrument, books: Records, ts_known: int) -> None:
+        """The newest book of a venue, as shared memory has it after a restart."""
+        group = self._group_of(instrument)
+        if group is not None and len(books):
+            group.book.take(instrument.id, books, ts_known)
+
+    def follow(self, instrument: Instrument, rows: Iterable[tuple[Kind, Records]], ts_known: int) -> Merged | None:
+        """A lot of a venue's instrument; the consolidated book that follows from it, when one is due."""
+        group = self._group_of(instrument)
+        if group is None:
+            return None
+        books = [records for kind, records in rows if kind.id == _BOOK_ID]
+        for records in books:
+            group.book.take(instrument.id, records, ts_known)
+        group.changed |= bool(books)
+        if not books:
+            group.book.heard(instrument.id, ts_known)
+            if ts_known - group.told_ns < self._interval_ns:
+                return None  # nothing of a book, and too early to look for one that fell silent
+        return self._due(group, ts_known)
+
+    def _group_of(self, instrument: Instrument) -> _Group | None:
+        pair = pair_of(instrument)
+        group = None if pair is None else self._groups.get(pair)
+        return group if group is not None and instrument.id in group.members else None
+
+    def _due(self, group: _Group, ts_known: int) -> Merged | None:
+        top = group.book.top(ts_known)
+        other_venues = top.live != group.live
+        waited = ts_known - group.told_ns >= self._interval_ns
+        if not other_venues and not (group.changed and (waited or self._jumped(group, top))):
+            return None
+        group.told_ns, group.live, group.best, group.changed = ts_known, top.live, _best(top), False
+        return Merged(group.instrument, self._parts(top, ts_known, BookFlag.STATE if other_venues else 0))
+
+    def _jumped(self, group: _Group, top: Consolidated) -> bool:
+        return any(abs(new - old) > self._jump * old for new, old in zip(_best(top), group.best, strict=True))
+
+    def _parts(self, top: Consolidated, ts_known: int, flags: int) -> list[tuple[Kind, Records]]:
+        bids, asks = top.bids[: self._depth], top.asks[: self._depth]
+        levels = BestLevels(*_columns(bids), *_columns(asks))
+        state = BookState.LIVE if top.live else BookState.STALE
+        ts_event = top.ts_event or ts_known
+        book = self._packer.records([self._packer.pack(ts_event, 0, state, levels, flags)])
+        venues = empty(_VENUES_KIND, 1)
+        venues["ts_event"], venues["ts_known"], venues["seq"] = ts_event, 0, 0
+        venues["bid_venue"][0, : len(bids)] = [level.instrument for level in bids]
+        venues["ask_venue"][0, : len(asks)] = [level.instrument for level in asks]
+        return [(self._kind, book), (_VENUES_KIND, venues)]
+
+
+def _columns(levels: Sequence[ConsolidatedLevel]) -> tuple[list[int], list[int]]:
+    return [level.price for level in levels], [level.size for level in levels]
+
+
+def _best(top: Consolidated) -> tuple[int, int]:
+    return (top.bids[0].price if top.bids else 0, top.asks[0].price if top.asks else 0)

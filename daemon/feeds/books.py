@@ -1,0 +1,203 @@
+"""One symbol's order book in a feed: kept in step at full depth, told to the sink as records. Pure.
+
+`BookSync` says whether the book may be believed; the keeper makes of it, in event time only:
+
+    book        the best levels: once an interval while something changes, at once when a best price moved by more than
+                the jump, and whenever the state changes (then, but for LIVE, without levels)
+    imbalance   each second, by `ImbalanceKernel`; buckets each second and minute, by `BucketKernel`
+    book_delta  each changed level, if asked for; the whole book where it begins anew
+    coverage    OBSERVED when the book is first LIVE, a GAP for each stretch in which it was not
+
+Between two messages time goes on by `time`: it closes seconds, and sends the last state of an interval.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from marketd.daemon.feeds.adapter import BookDelta, BookRule, BookSnapshot
+from marketd.daemon.feeds.feed_model import BookSettings
+from marketd.daemon.feeds.symbol_state import CoverageEvent, Part
+from marketd.market.book import Change, OrderBook
+from marketd.market.book_deltas import DeltaRecorder
+from marketd.market.book_records import BookRecorder
+from marketd.market.book_states import BookEvent
+from marketd.market.book_sync import BookSync, Step
+from marketd.market.buckets import BucketKernel
+from marketd.market.fixed import parse_fixed
+from marketd.market.imbalance import ImbalanceKernel
+from marketd.market.instruments import Instrument
+from marketd.market.records import BY_NAME, BookState, Coverage, Records
+from marketd.market.times import ABSENT
+
+_TRADE = BY_NAME["trade"].id
+
+
+class BookKeeper:
+    """`lost_ns`: until when the instrument was followed before this process, ABSENT for a new one."""
+
+    def __init__(
+        self, rule: BookRule, instrument: Instrument, settings: BookSettings, *, lost_ns: int = ABSENT
+    ) -> None:
+        self.instrument = instrument
+        self._settings = settings
+        self.sync = BookSync(rule, instrument)
+        self.needs_snapshot = False
+        self.events: Counter[str] = Counter()  # what made the book doubtful, by word
+        self.newest_ns = ABSENT  # the newest event time that was told
+        self._begin_kernels()
+        self._is_told = False  # the kernels know that the book is LIVE
+        self._is_first = False  # the snapshot that a subscription brings by itself is still to come
+        self._observed = False
+        self._lost_ns = lost_ns  # since when the book is not LIVE, after it was
+        self._lost_reason = "the feed was not running"
+
+    def __repr__(self) -> str:
+        return f"<BookKeeper {self.sync!r}>"
+
+    def _begin_kernels(self) -> None:
+        """At the instrument's present scales."""
+        instrument, settings = self.instrument, self._settings
+        width = settings.buckets.get(instrument.name, "")
+        units = parse_fixed(width, instrument.price_scale, field=f"book.buckets.{instrument.name}") if width else 0
+        self._recorder = BookRecorder(settings.depth, settings.interval_ns, settings.jump_bps)
+        self._deltas = DeltaRecorder()
+        self._imbalance = ImbalanceKernel(settings.band_bps)
+        self._buckets = BucketKernel(units, tick_size=instrument.tick_size)
+
+    # ---- what befalls the connection ----------------------------------------------------------
+
+    @property
+    def awaits_first_snapshot(self) -> bool:
+        """The snapshot that a new subscription brings by itself has not come yet."""
+        return self._is_first
+
+    def subscribed(self) -> list[Part]:
+        self._is_first = True
+        return self._after(self.sync.subscribed())
+
+    def disconnected(self) -> list[Part]:
+        return self._after(self.sync.disconnected())
+
+    def silent(self) -> list[Part]:
+        """Nothing comes, or no snapshot came of asking for one."""
+        self._is_first = False
+        return self._after(self.sync.silent())
+
+    def damaged(self) -> list[Part]:
+        """A message of the book came that could not be read."""
+        return self._after(self.sync.damaged())
+
+    def tick_changed(self, instrument: Instrument) -> list[Part]:
+        """From now on prices and sizes come at other scales: whatever was computed begins anew."""
+        self.instrument = instrument
+        self._begin_kernels()
+        self._is_told = False
+        return self._after(self.sync.tick_changed(instrument))
+
+    # ---- what comes ---------------------------------------------------------------------------
+
+    def trades(self, records: Records) -> None:
+        """Trades of the instrument; the imbalance has their volumes."""
+        self._imbalance.trades(records)
+
+    def coverage(self, events: Records) -> None:
+        """Ledger events of the instrument: volumes are not known where trades are missing."""
+        for event in events:
+            if event["state"] == Coverage.GAP and event["stream"] == _TRADE:
+                self._imbalance.trades_lost(int(event["ts_end"]))
+
+    def take(self, event: BookSnapshot | BookDelta) -> list[Part]:
+        if isinstance(event, BookSnapshot):
+            self._is_first = False
+            return self._after(self.sync.snapshot(event), event.ts_ns)
+        return self._after(self.sync.delta(event), event.ts_ns)
+
+    def time(self, ts_ns: int, *, trades_complete: bool = True) -> list[Part]:
+        """The instrument's events have come up to this time. Seconds wait while trades of them are being fetched."""
+        is_first = self.newest_ns == ABSENT
+        self.newest_ns = max(self.newest_ns, ts_ns)
+        if self.newest_ns == ABSENT:
+            return []  # nothing that came bears a time
+        parts: list[Part] = []
+        if is_first and self.sync.state is BookState.LIVE:
+            parts = self._began(ts_ns)
+        elif is_first:
+            self._leave_kernels(ts_ns)
+        parts += self._records()
+        if trades_complete:
+            figures: list[Part] = [
+                ("imbalance", self._imbalance.advance(self.newest_ns)),
+                ("buckets", self._buckets.advance(self.newest_ns)),
+            ]
+            parts += [part for part in figures if len(part[1])]
+        return parts
+
+    # ---- a step of the book -------------------------------------------------------------------
+
+    def _after(self, step: Step, event_ns: int = ABSENT) -> list[Part]:
+        if step.event is not BookEvent.APPLIED:
+            self.events[step.event.value] += 1
+        self.needs_snapshot = step.state is BookState.SYNCING and (self.needs_snapshot or step.needs_snapshot)
+        ts_ns = self._time_of(event_ns)
+        if ts_ns == ABSENT:
+            return []  # before the first message there is no time to say it at
+        if step.state is BookState.LIVE and self._is_told and not step.began:
+            if step.change is not None:
+                self._tell(ts_ns, self.sync.book, step.change)
+            return []
+        if step.state is BookState.LIVE:
+            parts = self._began(ts_ns)
+        elif step.state is not step.before:
+            self._left(ts_ns, step)
+            parts = []
+        else:
+            return []
+        # a change of state is told at once; all else with the next `time`
+        return [*parts, *self._records()]
+
+    def _records(self) -> list[Part]:
+        parts: list[Part] = [("book", self._recorder.advance(self.newest_ns))]
+        if self._settings.deltas:
+            parts.append(("book_delta", self._deltas.take()))
+        return [part for part in parts if len(part[1])]
+
+    def _time_of(self, event_ns: int) -> int:
+        """The time of the book as it stands now: of its newest delta, else the newest that is known."""
+        if self.sync.state is BookState.LIVE and self.sync.ts_ns != ABSENT:
+            event_ns = self.sync.ts_ns
+        self.newest_ns = max(self.newest_ns, event_ns)
+        return self.newest_ns if event_ns == ABSENT else event_ns
+
+    def _began(self, ts_ns: int) -> list[Part]:
+        self._is_told = True
+        self._tell(ts_ns, self.sync.book, None)
+        return self._coverage(ts_ns)
+
+    def _tell(self, ts_ns: int, book: OrderBook, change: Change | None) -> None:
+        self._recorder.book(ts_ns, self.sync.sequence, book)
+        self._imbalance.book(ts_ns, book, change)
+        self._buckets.book(ts_ns, book, change)
+        if self._settings.deltas:
+            self._deltas.book(ts_ns, self.sync.sequence, book, change)
+
+    def _coverage(self, ts_ns: int) -> list[Part]:
+        parts: list[Part] = []
+        if self._lost_ns != ABSENT:
+            parts.append(CoverageEvent(Coverage.GAP, self._lost_ns, ts_ns, "book", reason=self._lost_reason).part())
+        if not self._observed:
+            parts.append(CoverageEvent(Coverage.OBSERVED, ts_ns, ts_ns, "book", reason="in step").part())
+        self._observed, self._lost_ns = True, ABSENT
+        return parts
+
+    def _left(self, ts_ns: int, step: Step) -> None:
+        if step.left:
+            self._lost_ns, self._lost_reason = ts_ns, step.event.value
+        self._leave_kernels(ts_ns)
+
+    def _leave_kernels(self, ts_ns: int) -> None:
+        self._is_told = False
+        self._recorder.leave(ts_ns, self.sync.state)
+        self._deltas.leave(ts_ns)
+        self._imbalance.leave(ts_ns, self.sync.state)
+        self._buckets.leave(ts_ns, self.sync.state)

@@ -1,0 +1,117 @@
+"""Bybit's v2 topics, which recordings have: read, never subscribed. The venue ended them in 2023.
+
+    {"topic": "trade.BTCUSDT", "data": [{"trade_time_ms": …, "price": "1053.90", "size": 0.14, "side": "Buy", …}]}
+    {"topic": "orderBookL2_25.BTCUSDT", "type": "delta", "data": {"delete": […], "update": […], "insert": […]}, …}
+
+Sizes are JSON numbers. A book is a snapshot and deltas whose `cross_seq` ascends, with holes: a lost one does not show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from marketd.daemon.feeds import bybit_messages as messages
+from marketd.daemon.feeds.adapter import BookDelta, BookSnapshot, Levels
+from marketd.daemon.feeds.adapter_base import rows_of
+from marketd.daemon.feeds.bybit_rest import SIDES, BybitRest
+from marketd.daemon.feeds.venue_batch import Batch
+from marketd.daemon.feeds.venue_records import UNREADABLE
+from marketd.market.errors import RuleViolation
+from marketd.market.times import NS_PER_MS, NS_PER_US
+
+_trades = msgspec.json.Decoder(list[messages.OldTrade], strict=False)
+_snapshot = msgspec.json.Decoder(messages.OldSnapshot | list[messages.OldLevel]).decode
+_delta = msgspec.json.Decoder(messages.OldDelta).decode
+
+
+class BybitV2(BybitRest):
+    """The part of the adapter that reads v2, and what v5 shares with it."""
+
+    def _subscribed(self, batch: Batch, envelope: messages.Envelope, parts: Sequence[str]) -> str | None:
+        """The symbol of a topic; None (and counted) when it is not one of ours."""
+        symbol = self._symbol(batch, parts[-1])
+        if symbol is not None and envelope.time:
+            batch.see(symbol, envelope.time * NS_PER_MS)
+        return symbol
+
+    def _take(
+        self,
+        batch: Batch,
+        symbol: str,
+        rows: Sequence[Any],
+        make: Callable[[Batch, str, Any], None],
+        frame: bytes,
+    ) -> None:
+        """`make` something of each row of a message, or reject that row."""
+        for row in rows:
+            try:
+                if isinstance(row, Exception):
+                    raise row
+                make(batch, symbol, row)
+            except RuleViolation as violation:
+                batch.reject(symbol, violation.rule, violation, frame)
+            except UNREADABLE as error:
+                batch.reject(symbol, "undecodable", error, frame)
+        if not rows:
+            batch.ignore("empty message")
+
+    def _on_old_trades(self, batch: Batch, envelope: messages.Envelope, parts: Sequence[str], frame: bytes) -> None:
+        symbol = self._subscribed(batch, envelope, parts)
+        if symbol is not None:
+            self._take(batch, symbol, rows_of(_trades, messages.OldTrade, envelope.data), self._old_trade, frame)
+
+    def _old_trade(self, batch: Batch, symbol: str, trade: messages.OldTrade) -> None:
+        side, ts_ns = SIDES.get(trade.side), trade.time * NS_PER_MS
+        if side is None:
+            raise msgspec.ValidationError(f"side {trade.side[:40]!r} is neither Buy nor Sell")
+        batch.see(symbol, ts_ns)
+        batch.trade(symbol, self._trade(symbol, ts_ns, trade.trade_id, str(trade.price), str(trade.size), side))
+
+    def _on_old_book(self, batch: Batch, envelope: messages.Envelope, parts: Sequence[str], frame: bytes) -> None:
+        symbol = self._subscribed(batch, envelope, parts)
+        if symbol is None:
+            return
+        if not self._book:
+            batch.ignore("orderBookL2_25")
+            return
+        try:
+            levels = self._sides(symbol, old_levels(envelope))
+        except RuleViolation as violation:
+            batch.reject(symbol, violation.rule, violation, frame, book=True)
+            return
+        except UNREADABLE as error:
+            batch.reject(symbol, "undecodable", error, frame, book=True)
+            return
+        number, ts_ns = envelope.cross_seq, envelope.time_us * NS_PER_US
+        batch.see(symbol, ts_ns)
+        if envelope.type == "snapshot":
+            batch.books.append(BookSnapshot(symbol, number, ts_ns, *levels))
+        else:
+            batch.books.append(BookDelta(symbol, number, number, None, ts_ns, *levels))
+
+    def _sides(self, symbol: str, rows: Sequence[messages.OldLevel]) -> tuple[Levels, Levels]:
+        """Bids and asks of a message that tells them in one list."""
+        reader = self._readers[symbol]
+        bids, asks = Levels([], []), Levels([], [])
+        for row in rows:
+            side = bids if row.side == "Buy" else asks
+            side.prices.append(reader.price(row.price))
+            side.sizes.append(reader.size(row.size))
+        return bids, asks
+
+
+def old_trades(data: msgspec.Raw) -> list[messages.OldTrade]:
+    return _trades.decode(data)
+
+
+def old_levels(envelope: messages.Envelope) -> list[messages.OldLevel]:
+    """A snapshot's levels, or a delta's in the order delete, update, insert: what is deleted can be inserted again."""
+    if envelope.type == "snapshot":
+        snapshot = _snapshot(envelope.data)
+        rows: list[messages.OldLevel] = snapshot if isinstance(snapshot, list) else snapshot.order_book
+        return rows
+    delta = _delta(envelope.data)
+    return delta.delete + delta.update + delta.insert

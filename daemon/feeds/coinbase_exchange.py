@@ -1,0 +1,172 @@
+"""Coinbase's older WebSocket, the Exchange feed: matches, level2. Pure; see `adapter` for the contract.
+
+    {"type": "subscribe", "product_ids": ["BTC-USD"], "channels": ["matches", "level2"]}
+    {"type": "l2update", "product_id": "BTC-USD", "changes": [["sell", "8950.01", "0"]], "time": …}
+
+Updates of the book bear no numbers: the venue promises to deliver them all, and a loss within a connection could only
+be seen by a crossed book. The venue wants a key for `level2`; `level2_batch`, the same every 50 ms, needs none and is
+what is subscribed. There are no bars on this feed: `candles` are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from marketd.daemon.feeds import coinbase_messages as messages
+from marketd.daemon.feeds.adapter import BookDelta, BookRule, BookSnapshot, Event, Levels
+from marketd.daemon.feeds.coinbase_rest import CoinbaseRest
+from marketd.daemon.feeds.levels import LevelReader
+from marketd.daemon.feeds.venue_batch import Batch
+from marketd.daemon.feeds.venue_books import ChainedBooks, unnumbered
+from marketd.daemon.feeds.venue_records import UNREADABLE, chunks, rfc3339_ns
+from marketd.market.errors import RuleViolation
+from marketd.market.times import ABSENT
+
+COMMAND_PRODUCTS = 100  # in one subscription; the venue names no limit
+BOOK_CHANNEL = "level2_batch"
+
+_message = msgspec.json.Decoder(messages.AnyMessage).decode
+_head = msgspec.json.Decoder(messages.MessageHead).decode
+_BOOK_TYPES = frozenset(("snapshot", "l2update"))
+_USED_TYPES = _BOOK_TYPES | {"match", "last_match", ""}
+
+
+class CoinbaseExchangeAdapter(CoinbaseRest):
+    timeframes: tuple[int, ...] = ()
+
+    def __init__(
+        self,
+        *,
+        trades: str = "trade",
+        candles: Sequence[str | int] = (),
+        book: bool = False,
+        series: Sequence[str] = (),
+    ) -> None:
+        super().__init__(trades, book=book, series=series)
+        self.book_rule = BookRule("stream", splice=unnumbered, follows=unnumbered) if book else None
+        self._books = ChainedBooks()
+
+    # ---- streams ------------------------------------------------------------------------------
+
+    def streams(self, symbol: str) -> list[str]:
+        return [f"matches:{self._names.pair(symbol)}", *self.book_streams(symbol)]
+
+    def book_streams(self, symbol: str) -> list[str]:
+        return [f"{BOOK_CHANNEL}:{self._names.pair(symbol)}"] if self.book_rule else []
+
+    def connect_url(self, base: str, streams: Sequence[str]) -> tuple[str, list[str]]:
+        return base, list(streams)
+
+    def commands(self, verb: str, streams: Sequence[str], first_id: int) -> list[str]:
+        channels: dict[str, list[str]] = {}
+        for stream in streams:
+            channel, _, product = stream.partition(":")
+            channels.setdefault(channel, []).append(product)
+        return [
+            msgspec.json.encode({"type": verb.lower(), "product_ids": list(chunk), "channels": [channel]}).decode()
+            for channel, products in channels.items()
+            for chunk in chunks(products, COMMAND_PRODUCTS)
+        ]
+
+    # ---- messages -----------------------------------------------------------------------------
+
+    def decode_many(self, frames: Sequence[bytes]) -> list[Event]:
+        batch = Batch()
+        for frame in frames:
+            try:
+                message = _message(frame)
+                symbol = self._symbol(batch, message.product_id)
+                if symbol is None:
+                    continue
+                if isinstance(message, messages.UpdateMessage):
+                    self._on_update(batch, symbol, message, frame)
+                elif isinstance(message, messages.SnapshotMessage):
+                    self._on_snapshot(batch, symbol, message, frame)
+                else:
+                    self._on_match(batch, symbol, message, frame)
+            except UNREADABLE as error:
+                self._other(batch, frame, error)
+        return batch.events()
+
+    def _other(self, batch: Batch, frame: bytes, error: Exception) -> None:
+        """None of the types that are used, or a message of one of these that is damaged."""
+        try:
+            head = _head(frame)
+            ts_ns = rfc3339_ns(head.time) if head.time else 0
+        except UNREADABLE:
+            self._books.lose()  # it may have been a book's
+            batch.reject(None, "undecodable", error, frame, book=True)
+            return
+        symbol = self._symbols.get(head.product_id, "")
+        if head.type == "error":
+            batch.error(frame)
+        elif head.type in _USED_TYPES:
+            is_book = head.type not in ("match", "last_match")
+            if is_book:
+                self._books.lose((symbol,) if symbol else None)
+            batch.reject(symbol or None, "undecodable", error, frame, book=is_book)
+        else:
+            batch.ignore_unknown(head.type)
+            batch.see(symbol, ts_ns)
+
+    def _on_match(self, batch: Batch, symbol: str, match: messages.Match, frame: bytes) -> None:
+        try:
+            batch.trade(symbol, self._trade_row(symbol, match.trade_id, match))
+            batch.see(symbol, rfc3339_ns(match.time))
+        except RuleViolation as violation:
+            batch.reject(symbol, violation.rule, violation, frame, match.trade_id)
+
+    def _on_update(self, batch: Batch, symbol: str, update: messages.UpdateMessage, frame: bytes) -> None:
+        ts_ns = rfc3339_ns(update.time)
+        batch.see(symbol, ts_ns)
+        if self.book_rule is None:
+            batch.ignore("l2update")
+            return
+        try:
+            bids, asks = _changes(self._readers[symbol], update.changes)
+        except RuleViolation as violation:
+            self._books.lose((symbol,))
+            batch.reject(symbol, violation.rule, violation, frame, book=True)
+            return
+        batch.books.append(self._books.delta(BookDelta(symbol, 0, 0, None, ts_ns, bids, asks)))
+
+    def _on_snapshot(self, batch: Batch, symbol: str, message: messages.SnapshotMessage, frame: bytes) -> None:
+        ts_ns = rfc3339_ns(message.time) if message.time else ABSENT
+        if self.book_rule is None:
+            batch.ignore("snapshot")
+            return
+        reader = self._readers[symbol]
+        try:
+            snapshot = BookSnapshot(symbol, 0, ts_ns, reader.levels(message.bids), reader.levels(message.asks))
+        except RuleViolation as violation:
+            self._books.lose((symbol,))
+            batch.reject(symbol, violation.rule, violation, frame, book=True)
+            return
+        batch.books.append(self._books.snapshot(snapshot))
+
+    # ---- recordings ---------------------------------------------------------------------------
+
+    def _texts(self, frame: bytes) -> list[tuple[str, str, str]]:
+        message = _message(frame)
+        symbol = self._names.read(message.product_id)
+        if isinstance(message, messages.UpdateMessage):
+            return [(symbol, price, size) for _, price, size in message.changes]
+        if isinstance(message, messages.SnapshotMessage):
+            return [(symbol, price, size) for price, size in message.bids + message.asks]
+        return [(symbol, message.price, message.size)]
+
+
+def _changes(reader: LevelReader, changes: Sequence[tuple[str, str, str]]) -> tuple[Levels, Levels]:
+    bids, asks = Levels([], []), Levels([], [])
+    for side, price, size in changes:
+        if side == "buy":
+            levels = bids
+        elif side == "sell":
+            levels = asks
+        else:
+            raise msgspec.ValidationError(f"side is {side[:40]!r}")
+        levels.prices.append(reader.price(price))
+        levels.sizes.append(reader.size(size))
+    return bids, asks

@@ -1,0 +1,133 @@
+"""A recording of any venue, played back: to whoever says something on a WebSocket, each frame as it was recorded.
+
+What a client subscribes to is not read: it gets all that was recorded, the venue's replies too, and its adapter leaves
+out what it did not ask for. REST is answered with what was recorded at that path, and with the recording's instruments
+and time. What else was there, nobody knows any more: 404.
+
+The frames of a recording are one run of events: after a broken connection a client gets what comes next, and no second
+snapshot of a book that came on the stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from websockets.asyncio.server import ServerConnection
+from websockets.http11 import Request, Response
+
+from marketd.daemon.feeds.captures import CaptureUnreadable, read_captures
+from marketd.daemon.feeds.emulator import venue_answers
+from marketd.daemon.feeds.emulator.base import Client, EmulatorBase, response_of
+from marketd.daemon.feeds.emulator.capture import SPEEDS, TURN
+from marketd.daemon.feeds.emulator.source import Crowd, Message, Progress, Send
+from marketd.daemon.feeds.survey import survey
+from marketd.market.errors import InvalidArgument
+from marketd.market.times import NS_PER_MS, NS_PER_SECOND
+
+EVERYTHING = ""  # the one stream
+
+
+class Playback:
+    """A recording in memory: about 1 kB a message."""
+
+    def __init__(self, paths: Sequence[Path | str], venue: str, *, speed: str = "max") -> None:
+        if speed not in SPEEDS:
+            raise InvalidArgument(f"speed: {speed!r} is none of {', '.join(SPEEDS)}", field="speed")
+        self._speed = SPEEDS[speed]
+        self.realtime = self._speed is not None
+        self._frames: list[bytes] = []
+        self._recv_ns: list[int] = []
+        self._answers: dict[str, bytes] = {}
+        self.ws_host = ""  # of the recorded address
+        self.skipped: Counter[str] = Counter()
+        self.damage: list[str] = []
+        self._position = 0
+        self._load([Path(path) for path in paths])
+        self.instruments = survey(paths, venue).instruments
+
+    def _load(self, paths: list[Path]) -> None:
+        for reader in read_captures(paths):
+            for line in reader:
+                if line.kind == "ws":
+                    self._frames.append(line.payload)
+                    self._recv_ns.append(line.recv_ns)
+                elif line.kind == "rest":
+                    self._answers.setdefault(_path(line.url), line.payload)
+                elif line.kind == "connect":
+                    self.ws_host = urlsplit(line.url).hostname or ""
+            self.skipped.update(reader.skipped)
+            if reader.damage:
+                self.damage.append(reader.damage)
+        if not self._frames:
+            raise CaptureUnreadable(f"{', '.join(map(str, paths))}: no message of a WebSocket is in there")
+
+    @property
+    def symbols(self) -> list[str]:
+        return sorted(instrument.symbol for instrument in self.instruments)
+
+    # ---- time ---------------------------------------------------------------------------------
+
+    async def play(self, crowd: Crowd, send: Send) -> None:
+        await crowd.someone()
+        began, first_ns = time.monotonic(), self._recv_ns[0]
+        while self._position < len(self._frames):
+            at = self._position
+            if self._speed is None:
+                if not crowd.present:
+                    await crowd.someone()
+                elif at % TURN == 0:
+                    await asyncio.sleep(0)
+            else:
+                wait = began + (self._recv_ns[at] - first_ns) / NS_PER_SECOND / self._speed - time.monotonic()
+                if wait > 0.001 or at % TURN == 0:
+                    await asyncio.sleep(max(wait, 0.0))
+            self._position = at + 1
+            await send(Message(EVERYTHING, self._frames[at]))
+
+    def now_ns(self) -> int:
+        return self._recv_ns[max(0, self._position - 1)]
+
+    def progress(self) -> Progress:
+        total = len(self._frames)
+        return Progress(self._position, total, self.now_ns() // NS_PER_MS, self._position >= total)
+
+    # ---- answers ------------------------------------------------------------------------------
+
+    def answer(self, target: str) -> bytes | None:
+        path = _path(target)
+        return self._answers.get(path) or venue_answers.answer(path, self.instruments, self.now_ns())
+
+
+class PlaybackEmulator(EmulatorBase):
+    """`await start()`, then `url` and `rest_url`; `await stop()` in the end."""
+
+    def __init__(self, source: Playback, host: str = "127.0.0.1", port: int = 0, *, expose: bool = False) -> None:
+        super().__init__(source, host, port, expose=expose)
+        self.playback = source
+
+    @property
+    def ws_url(self) -> str:
+        """With the recorded host, by which a feed knows which of the venue's protocols was spoken (`venue_of`)."""
+        return f"{self.url}/{self.playback.ws_host}" if self.playback.ws_host else self.url
+
+    def _on_request(self, socket: ServerConnection, request: Request) -> Response | None:
+        if "Upgrade" in request.headers:
+            return None
+        self._rest_requests += 1
+        body = self.playback.answer(request.path)
+        if body is None:
+            return response_of(404, b'{"error":["not in the recording"],"message":"not in the recording"}')
+        return response_of(200, body)
+
+    async def _listen(self, client: Client) -> None:
+        async for _ in client.socket:
+            self._subscribe(client, [EVERYTHING])
+
+
+def _path(url: str) -> str:
+    return urlsplit(url).path.rstrip("/")

@@ -1,0 +1,128 @@
+"""REST answers that recordings lack and a feed cannot begin without, in each venue's own words. Pure.
+
+The list of instruments is what the recording itself tells of them (`feeds.survey`), the time is that of the recording.
+The venues' paths are all different, so that the path alone says whose it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from marketd.daemon.feeds.precision import step_text
+from marketd.market.instruments import Instrument
+from marketd.market.times import NS_PER_MS, NS_PER_SECOND, isoformat_ns
+
+Serve = Callable[[Sequence[Instrument], int], Any]  # instruments and the time (ns) -> what becomes JSON
+
+
+def _bitstamp(instruments: Sequence[Instrument], now_ns: int) -> Any:
+    return [
+        {
+            "name": f"{each.base}/{each.quote}",
+            "market_symbol": each.symbol.lower(),
+            "base_decimals": each.size_scale,
+            "counter_decimals": each.price_scale,
+            "market_type": "SPOT",
+        }
+        for each in instruments
+    ]
+
+
+def _bybit(instruments: Sequence[Instrument], now_ns: int) -> Any:
+    rows = [
+        {
+            "symbol": each.symbol,
+            "baseCoin": each.base,
+            "quoteCoin": each.quote,
+            "status": "Trading",
+            "contractType": "" if each.market == "spot" else "LinearPerpetual",
+            "priceFilter": {"tickSize": step_text(each.price_scale)},
+            "lotSizeFilter": {"basePrecision": step_text(each.size_scale), "qtyStep": step_text(each.size_scale)},
+        }
+        for each in instruments
+    ]
+    return {"retCode": 0, "retMsg": "OK", "result": {"list": rows}, "time": now_ns // NS_PER_MS}
+
+
+def _bybit_time(instruments: Sequence[Instrument], now_ns: int) -> Any:
+    return {"retCode": 0, "retMsg": "OK", "result": {}, "time": now_ns // NS_PER_MS}
+
+
+def _coinbase(instruments: Sequence[Instrument], now_ns: int) -> Any:
+    return [
+        {
+            "id": f"{each.base}-{each.quote}",
+            "base_currency": each.base,
+            "quote_currency": each.quote,
+            "base_increment": step_text(each.size_scale),
+            "quote_increment": step_text(each.price_scale),
+            "status": "online",
+        }
+        for each in instruments
+    ]
+
+
+def _coinbase_time(instruments: Sequence[Instrument], now_ns: int) -> Any:
+    return {"iso": isoformat_ns(now_ns)}
+
+
+def _kraken(instruments: Sequence[Instrument], now_ns: int) -> Any:
+    pairs = {
+        each.symbol: {
+            "wsname": f"{each.base}/{each.quote}",
+            "pair_decimals": each.price_scale,
+            "lot_decimals": each.size_scale,
+            "tick_size": step_text(each.price_scale),
+        }
+        for each in instruments
+    }
+    return {"error": [], "result": pairs}
+
+
+def _kraken_time(instruments: Sequence[Instrument], now_ns: int) -> Any:
+    return {"error": [], "result": {"unixtime": now_ns // NS_PER_SECOND}}
+
+
+def _okx(instruments: Sequence[Instrument], now_ns: int) -> Any:
+    rows = [
+        {
+            "instId": f"{each.base}-{each.quote}{'' if each.market == 'spot' else '-SWAP'}",
+            "instType": "SPOT" if each.market == "spot" else "SWAP",
+            "baseCcy": each.base,
+            "quoteCcy": each.quote,
+            "tickSz": step_text(each.price_scale),
+            "lotSz": step_text(each.size_scale),
+            "state": "live",
+        }
+        for each in instruments
+    ]
+    return {"code": "0", "msg": "", "data": rows}
+
+
+def _okx_time(instruments: Sequence[Instrument], now_ns: int) -> Any:
+    return {"code": "0", "msg": "", "data": [{"ts": str(now_ns // NS_PER_MS)}]}
+
+
+_PATHS: tuple[tuple[re.Pattern[str], Serve], ...] = (
+    (re.compile(r"/api/v2/markets"), _bitstamp),
+    (re.compile(r"/v5/market/instruments-info"), _bybit),
+    (re.compile(r"/v5/market/time"), _bybit_time),
+    (re.compile(r"/products"), _coinbase),
+    (re.compile(r"/time"), _coinbase_time),
+    (re.compile(r"/api/v5/public/instruments"), _okx),
+    (re.compile(r"/api/v5/public/time"), _okx_time),
+    (re.compile(r"/0/public/AssetPairs"), _kraken),
+    (re.compile(r"/0/public/Time"), _kraken_time),
+)
+
+
+def answer(path: str, instruments: Sequence[Instrument], now_ns: int) -> bytes | None:
+    """None for a path of which nothing is known."""
+    for pattern, serve in _PATHS:
+        if pattern.fullmatch(path.rstrip("/")):
+            return msgspec.json.encode(serve(instruments, now_ns))
+    return None

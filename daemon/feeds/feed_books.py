@@ -1,0 +1,256 @@
+"""The books of a feed's symbols, and what brings them (back) into step: snapshots over REST or on the stream.
+
+A book that leaves LIVE has one task that asks for snapshots until it is LIVE again, slower and slower, within the
+venue's budget. What came meanwhile waits in `BookSync`. All but the asking happens with the feed's order lock held.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+from marketd.daemon.feeds.adapter import BookDelta, BookSnapshot, VenueAdapter, VenueRefused
+from marketd.daemon.feeds.backoff import Backoff
+from marketd.daemon.feeds.books import BookKeeper
+from marketd.daemon.feeds.connection import Connection
+from marketd.daemon.feeds.feed_model import BookSettings
+from marketd.daemon.feeds.rest import RestClient, RestFailed
+from marketd.daemon.feeds.symbol_state import CoverageEvent, Part, SymbolState
+from marketd.daemon.feeds.tasks import Tasks
+from marketd.market.errors import Timeout
+from marketd.market.records import BookState, Coverage, Records
+
+_log = logging.getLogger(__name__)
+
+RETRY_FIRST_SECONDS = 0.25  # between two times of asking for a snapshot
+RETRY_CAP_SECONDS = 30.0
+REQUEST_SECONDS = 30.0  # for one snapshot, waiting for the venue's budget included
+SPARE = 0.25  # of the venue's budget, which snapshots leave to the repair of trades
+STREAM_SECONDS = 10.0  # for a snapshot to come on the stream after its subscription
+STEADY_SECONDS = 60.0  # a book that was in step so long is asked for at once when it is lost
+
+HandOver = Callable[[SymbolState, list[Part]], Awaitable[None]]
+
+
+class _Kept:
+    """A symbol's book, and the asking for it."""
+
+    def __init__(self, keeper: BookKeeper) -> None:
+        self.keeper = keeper
+        self.is_asking = False
+        self.changed = asyncio.Event()  # a snapshot came, or the state changed: what was asked for is answered
+        self.backoff = Backoff(RETRY_FIRST_SECONDS, RETRY_CAP_SECONDS)
+        self.asked_at = float("-inf")  # monotonic s
+
+
+class FeedBooks:
+    def __init__(
+        self,
+        adapter: VenueAdapter,
+        rest: RestClient,
+        settings: BookSettings,
+        tasks: Tasks,
+        *,
+        wanted: bool,
+        order: asyncio.Lock,
+        connection_of: Callable[[str], Connection | None],
+    ) -> None:
+        self._adapter = adapter
+        self._rule = adapter.book_rule if wanted else None
+        self._rest = rest
+        self._settings = settings
+        self._tasks = tasks
+        self._order = order
+        self._connection_of = connection_of
+        self._kept: dict[str, _Kept] = {}
+        self.hand_over: HandOver  # set once, by the feed: each needs the other
+        self.resyncs = 0
+        self.failed = 0
+
+    @property
+    def are_kept(self) -> bool:
+        return self._rule is not None
+
+    @property
+    def come_on_stream(self) -> bool:
+        """Snapshots come on the stream: the messages of two connections must not mix."""
+        return self._rule is not None and self._rule.snapshot == "stream"
+
+    def keeper(self, symbol: str) -> BookKeeper | None:
+        kept = self._kept.get(symbol)
+        return kept.keeper if kept else None
+
+    # ---- symbols and connections --------------------------------------------------------------
+
+    def add(self, state: SymbolState) -> None:
+        if self._rule is not None:
+            lost_ns = state.trades.last_ts  # the newest that is known of it
+            keeper = BookKeeper(self._rule, state.instrument, self._settings, lost_ns=lost_ns)
+            self._kept[state.symbol] = _Kept(keeper)
+
+    def remove(self, state: SymbolState) -> list[Part]:
+        kept = self._kept.pop(state.symbol, None)
+        if kept is None or kept.keeper.newest_ns < 0:
+            return []
+        kept.changed.set()
+        end_ns = kept.keeper.newest_ns
+        return [CoverageEvent(Coverage.ENDED, end_ns, end_ns, "book", reason="symbol was removed").part()]
+
+    async def up(self, states: Iterable[SymbolState]) -> None:
+        await self._tell_all(states, BookKeeper.subscribed)
+
+    async def down(self, states: Iterable[SymbolState]) -> None:
+        await self._tell_all(states, BookKeeper.disconnected)
+
+    async def silent(self, states: Iterable[SymbolState]) -> None:
+        """Nothing has come from the venue for a while: the books may be old."""
+        live = [state for state in states if self._is_live(state)]
+        await self._tell_all(live, BookKeeper.silent)
+
+    def _is_live(self, state: SymbolState) -> bool:
+        kept = self._kept.get(state.symbol)
+        return kept is not None and kept.keeper.sync.state is BookState.LIVE
+
+    async def _tell_all(self, states: Iterable[SymbolState], tell: Callable[[BookKeeper], list[Part]]) -> None:
+        for state in states:
+            kept = self._kept.get(state.symbol)
+            if kept is not None:
+                await self.hand_over(state, tell(kept.keeper))
+                kept.changed.set()
+                self._look(state, kept)
+
+    async def changed(self, state: SymbolState) -> None:
+        """The symbol has new scales."""
+        kept = self._kept.get(state.symbol)
+        if kept is not None:
+            await self.hand_over(state, kept.keeper.tick_changed(state.instrument))
+            self._look(state, kept)
+
+    # ---- what comes ---------------------------------------------------------------------------
+
+    def trades(self, state: SymbolState, lots: Sequence[Records]) -> None:
+        kept = self._kept.get(state.symbol)
+        if kept is not None:
+            for records in lots:
+                kept.keeper.trades(records)
+
+    def repaired(self, state: SymbolState, parts: Sequence[Part]) -> None:
+        """What a repair of the trades brought, and what it gave up."""
+        self.trades(state, [records for kind, records in parts if kind == "trade"])
+        kept = self._kept.get(state.symbol)
+        if kept is not None:
+            for kind, records in parts:
+                if kind == "coverage":
+                    kept.keeper.coverage(records)
+
+    def take(self, state: SymbolState, event: BookSnapshot | BookDelta) -> list[Part]:
+        kept = self._kept.get(state.symbol)
+        if kept is None:
+            return []
+        before = kept.keeper.sync.state
+        parts = kept.keeper.take(event)
+        if kept.keeper.sync.state is not before or isinstance(event, BookSnapshot):
+            kept.changed.set()
+        if kept.keeper.needs_snapshot:
+            self._look(state, kept)
+        return parts
+
+    def damaged(self, state: SymbolState) -> list[Part]:
+        kept = self._kept.get(state.symbol)
+        if kept is None:
+            return []
+        parts = kept.keeper.damaged()
+        self._look(state, kept)
+        return parts
+
+    def time(self, state: SymbolState, ts_ns: int) -> list[Part]:
+        kept = self._kept.get(state.symbol)
+        if kept is None:
+            return []
+        return kept.keeper.time(ts_ns, trades_complete=state.trades.sequence.missing is None)
+
+    # ---- into step ----------------------------------------------------------------------------
+
+    def _look(self, state: SymbolState, kept: _Kept) -> None:
+        if kept.keeper.needs_snapshot and not kept.is_asking:
+            kept.is_asking = True
+            self._tasks.spawn(self._ask_until_live(state, kept), f"book {state.symbol}")
+
+    async def _ask_until_live(self, state: SymbolState, kept: _Kept) -> None:
+        try:
+            if time.monotonic() - kept.asked_at >= STEADY_SECONDS:
+                kept.backoff.reset()
+            else:
+                await asyncio.sleep(kept.backoff.next())
+            while _is_needed(state, kept):
+                await self._ask(state, kept)
+                if _is_needed(state, kept):
+                    await asyncio.sleep(kept.backoff.next())
+        finally:
+            kept.is_asking = False
+        self._look(state, kept)  # what was lost meanwhile
+
+    async def _ask(self, state: SymbolState, kept: _Kept) -> None:
+        kept.asked_at = time.monotonic()
+        self.resyncs += 1
+        if self.come_on_stream:
+            await self._subscribe_anew(state, kept)
+        else:
+            await self._fetch(state, kept)
+
+    async def _fetch(self, state: SymbolState, kept: _Kept) -> None:
+        request = self._adapter.snapshot_request(state.symbol)
+        if request is None:
+            raise NotImplementedError(f"{self._adapter.venue}: a rule with REST snapshots, and no request for one")
+        try:
+            body = await self._rest.get(request, time.monotonic() + REQUEST_SECONDS, spare=SPARE)
+            async with self._order:
+                if not state.removed:  # a removed symbol's scales are gone
+                    snapshot = self._adapter.decode_snapshot(state.symbol, body)
+                    kept.keeper.needs_snapshot = False
+                    await self.hand_over(state, kept.keeper.take(snapshot))
+        except (RestFailed, VenueRefused, Timeout) as error:
+            self.failed += 1
+            _log.warning(
+                "no snapshot of the book of %s yet: %s",
+                state.symbol,
+                error,
+                extra={"action": "snapshot_failed", "symbol": state.symbol},
+            )
+
+    async def _subscribe_anew(self, state: SymbolState, kept: _Kept) -> None:
+        """The first subscription of a connection brings a snapshot by itself; later ones are made for it."""
+        connection = self._connection_of(state.symbol)
+        if connection is None or not connection.is_up:
+            kept.keeper.needs_snapshot = False  # `up` will ask
+            return
+        kept.changed.clear()
+        if not kept.keeper.awaits_first_snapshot:
+            await connection.resubscribe(self._adapter.book_streams(state.symbol))
+        try:
+            async with asyncio.timeout(STREAM_SECONDS):
+                await kept.changed.wait()
+        except TimeoutError:
+            self.failed += 1
+            async with self._order:
+                await self.hand_over(state, kept.keeper.silent())
+
+    # ---- statistics ---------------------------------------------------------------------------
+
+    @property
+    def live(self) -> int:
+        return sum(kept.keeper.sync.state is BookState.LIVE for kept in self._kept.values())
+
+    @property
+    def events(self) -> dict[str, int]:
+        total: Counter[str] = Counter()
+        for kept in self._kept.values():
+            total.update(kept.keeper.events)
+        return dict(total)
+
+
+def _is_needed(state: SymbolState, kept: _Kept) -> bool:
+    return kept.keeper.needs_snapshot and not state.removed

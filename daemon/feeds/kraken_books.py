@@ -1,0 +1,74 @@
+"""Kraken's checksum of a book, and the ids of trades that its first protocol does not number. Pure.
+
+The checksum is the CRC32 of the ten best asks (from the lowest) and then the ten best bids (from the highest): of each
+level the price and then the size, as the venue writes them, without the point and without the zeros before the first
+digit. That is the fixed-point integer at the number of decimal places that the venue writes, trailing zeros included;
+these are not always those of the instrument's tick: version 1 writes XMR/USD with 8 places and trades it with 2.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import NamedTuple
+from zlib import crc32
+
+from marketd.market.book import OrderBook
+from marketd.market.instruments import Instrument
+from marketd.market.trade_ids import hashed_id
+
+CHECKED_LEVELS = 10  # of each side, whatever depth is subscribed
+
+
+class Places(NamedTuple):
+    """Decimal places that the venue writes of one instrument's prices and sizes."""
+
+    price: int
+    size: int
+
+
+def places_of(instrument: Instrument) -> Places:
+    return Places(instrument.price_scale, instrument.size_scale)
+
+
+def decimal_places(text: str) -> int:
+    return len(text.partition(".")[2])
+
+
+def checksum(book: OrderBook, instrument: Instrument, places: Places) -> int:
+    """The venue's checksum of a book that is held at the instrument's scales."""
+    top = book.top(CHECKED_LEVELS)
+    prices = _at(top.ask_prices + top.bid_prices, places.price - instrument.price_scale)
+    digits = [0] * (2 * len(prices))
+    digits[::2] = prices
+    digits[1::2] = _at(top.ask_sizes + top.bid_sizes, places.size - instrument.size_scale)
+    return crc32(("%d%d" * len(prices) % tuple(digits)).encode())  # half the time of joined texts
+
+
+def _at(values: list[int], more_places: int) -> list[int]:
+    if more_places == 0:
+        return values
+    if more_places > 0:
+        unit = 10**more_places
+        return [value * unit for value in values]
+    unit = 10**-more_places  # what the venue did not write is zeros
+    return [value // unit for value in values]
+
+
+class TradeHashes:
+    """Ids of trades that bear none: a hash of the second, price, size, side and order type, and of how many equal ones
+    the same second had before.
+
+    The second and not the time: the stream writes microseconds, the REST interface a real number of which they may be
+    the floor or the nearest, and one trade must be one id in both. Equal trades of one second are told apart by their
+    order, which both keep.
+    """
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, tuple[int, Counter[str]]] = {}
+
+    def of(self, symbol: str, second: int, identity: str) -> int:
+        held = self._seconds.get(symbol)
+        if held is None or held[0] != second:
+            held = self._seconds[symbol] = second, Counter()
+        held[1][identity] += 1
+        return hashed_id(f"{second} {identity} {held[1][identity]}")

@@ -1,0 +1,274 @@
+"""Kraken's WebSocket, version 1: trade, book, ohlc as arrays. Pure; see `adapter` for the contract.
+
+    {"event": "subscribe", "pair": ["XBT/USD"], "subscription": {"name": "book", "depth": 1000}, "reqid": 7}
+    [336, {"a": [["5541.30000", "2.50700000", "1534614248.456738"]], "c": "974942666"}, "book-1000", "XBT/USD"]
+    [336, {"a": […]}, {"b": […], "c": "974942666"}, "book-1000", "XBT/USD"]
+
+Trades bear no ids: they are hashed. A book's updates bear a checksum, its snapshot none. How many decimal places the
+venue writes is learned from the snapshot. A bar is sent anew with each trade and never marked as ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from marketd.daemon.feeds import kraken_messages as messages
+from marketd.daemon.feeds.adapter import BookDelta, BookRule, BookSnapshot, Event, Levels
+from marketd.daemon.feeds.adapter_base import rows_of
+from marketd.daemon.feeds.kraken_books import Places, TradeHashes, checksum, decimal_places, places_of
+from marketd.daemon.feeds.kraken_rest import DEPTH, VENUE_WORDS, KrakenRest
+from marketd.daemon.feeds.levels import LevelReader
+from marketd.daemon.feeds.venue_batch import Batch
+from marketd.daemon.feeds.venue_books import ChainedBooks, unnumbered
+from marketd.daemon.feeds.venue_records import UNREADABLE, OpenBars, candle_row, chunks, seconds_ns
+from marketd.market.book import OrderBook
+from marketd.market.errors import RuleViolation
+from marketd.market.instruments import Instrument
+from marketd.market.times import ABSENT, NS_PER_SECOND
+
+COMMAND_PAIRS = 100  # in one subscription; the venue names no limit
+PING_SECONDS = 30.0
+
+_array = msgspec.json.Decoder(messages.Array).decode
+_event = msgspec.json.Decoder(messages.EventMessage).decode
+_text = msgspec.json.Decoder(str).decode
+_changes = msgspec.json.Decoder(messages.Changes).decode
+_TRADES = msgspec.json.Decoder(list[messages.TextTrade])
+_bar = msgspec.json.Decoder(messages.TextBar).decode
+
+
+class KrakenV1Adapter(KrakenRest):
+    numbered_trades = False
+    ping: tuple[str, float] | None = ('{"event":"ping"}', PING_SECONDS)
+
+    def __init__(
+        self,
+        *,
+        trades: str = "trade",
+        candles: Sequence[str | int] = ("1m",),
+        book: bool = False,
+        series: Sequence[str] = (),
+    ) -> None:
+        super().__init__(trades, candles, words=VENUE_WORDS, book=book, series=series)
+        self.book_rule = (
+            BookRule("stream", splice=unnumbered, follows=unnumbered, checksum=self._checksum, depth=DEPTH)
+            if book
+            else None
+        )
+        self._books = ChainedBooks()
+        self._bars = OpenBars()
+        self._hashes = TradeHashes()
+        self._places: dict[str, Places] = {}
+        self._book_ns: dict[str, int] = {}  # a level that is sent again bears its old time
+
+    def _checksum(self, book: OrderBook, instrument: Instrument) -> int:
+        return checksum(book, instrument, self._places.get(instrument.symbol) or places_of(instrument))
+
+    def forget(self, symbol: str) -> None:
+        super().forget(symbol)
+        self._places.pop(symbol, None)
+        self._book_ns.pop(symbol, None)
+
+    # ---- streams ------------------------------------------------------------------------------
+
+    def streams(self, symbol: str) -> list[str]:
+        pair = self._names.pair(symbol)
+        bars = [f"ohlc-{timeframe // 60}:{pair}" for timeframe in self.timeframes]
+        return [f"trade:{pair}", *self.book_streams(symbol), *bars]
+
+    def book_streams(self, symbol: str) -> list[str]:
+        return [f"book-{DEPTH}:{self._names.pair(symbol)}"] if self.book_rule else []
+
+    def connect_url(self, base: str, streams: Sequence[str]) -> tuple[str, list[str]]:
+        return base, list(streams)
+
+    def commands(self, verb: str, streams: Sequence[str], first_id: int) -> list[str]:
+        channels: dict[str, list[str]] = {}
+        for stream in streams:
+            channel, _, pair = stream.partition(":")
+            channels.setdefault(channel, []).append(pair)
+        asked: list[dict[str, Any]] = [
+            {"event": verb.lower(), "pair": list(chunk), "subscription": _subscription(channel)}
+            for channel, pairs in channels.items()
+            for chunk in chunks(pairs, COMMAND_PAIRS)
+        ]
+        return [
+            msgspec.json.encode({**command, "reqid": first_id + number}).decode()
+            for number, command in enumerate(asked)
+        ]
+
+    # ---- messages -----------------------------------------------------------------------------
+
+    def decode_many(self, frames: Sequence[bytes]) -> list[Event]:
+        batch = Batch()
+        for frame in frames:
+            symbol: str | None = None
+            name = ""
+            try:
+                if frame[:1] == b"{":
+                    self._on_event(batch, frame)
+                    continue
+                array = _array(frame)
+                is_double = bool(array.fourth)
+                name = _text(array.third if is_double else array.second)
+                symbol = self._symbol(batch, _text(array.fourth if is_double else array.third))
+                if symbol is None:
+                    continue
+                if name.startswith("book-"):
+                    bodies = (array.body, array.second) if is_double else (array.body,)
+                    self._on_book(batch, symbol, bodies, frame)
+                elif name == "trade":
+                    self._on_trades(batch, symbol, array.body, frame)
+                elif name.startswith("ohlc-"):
+                    self._on_bar(batch, symbol, name, array.body, frame)
+                else:
+                    batch.ignore_unknown(name)
+            except UNREADABLE as error:
+                is_book = symbol is None or name.startswith("book-")
+                if is_book:
+                    self._books.lose((symbol,) if symbol else None)
+                batch.reject(symbol, "undecodable", error, frame, book=is_book)
+        return batch.events()
+
+    def _on_event(self, batch: Batch, frame: bytes) -> None:
+        message = _event(frame)
+        is_offline = message.event == "systemStatus" and message.status != "online"
+        if is_offline or message.event == "error" or message.status == "error":
+            batch.error(frame)
+        elif not message.event:
+            raise msgspec.ValidationError("an object without an event")
+        else:
+            if message.event == "subscriptionStatus" and message.channel_name.startswith("ohlc"):
+                # what was open before this subscription has been missed since
+                self._bars.forget(self._symbols.get(message.pair, ""))
+            batch.ignore_unknown(message.event)
+
+    def _on_book(self, batch: Batch, symbol: str, bodies: Sequence[msgspec.Raw], frame: bytes) -> None:
+        if self.book_rule is None:
+            batch.ignore("book")
+            return
+        parts = [_changes(body) for body in bodies]
+        try:
+            if parts[0].all_asks is not None or parts[0].all_bids is not None:
+                batch.books.append(self._books.snapshot(self._snapshot(symbol, parts[0])))
+            else:
+                batch.books.append(self._books.delta(self._delta(symbol, parts)))
+        except RuleViolation as violation:
+            self._books.lose((symbol,))
+            batch.reject(symbol, violation.rule, violation, frame, book=True)
+            return
+        ts_ns = self._book_ns.get(symbol, ABSENT)
+        if ts_ns != ABSENT:
+            batch.see(symbol, ts_ns)
+
+    def _snapshot(self, symbol: str, part: messages.Changes) -> BookSnapshot:
+        bids, asks = part.all_bids or [], part.all_asks or []
+        rows = bids + asks
+        if rows:
+            self._places[symbol] = Places(
+                max(decimal_places(row.price) for row in rows), max(decimal_places(row.size) for row in rows)
+            )
+        reader = self._readers[symbol]
+        self._book_ns.pop(symbol, None)
+        return BookSnapshot(symbol, 0, self._newest_ns(symbol, rows), _side(reader, bids), _side(reader, asks))
+
+    def _delta(self, symbol: str, parts: Sequence[messages.Changes]) -> BookDelta:
+        bids, asks = parts[0].bids, parts[0].asks
+        for part in parts[1:]:
+            bids, asks = bids + part.bids, asks + part.asks
+        reader = self._readers[symbol]
+        ts_ns = self._newest_ns(symbol, bids + asks)
+        return BookDelta(symbol, 0, 0, None, ts_ns, _side(reader, bids), _side(reader, asks), _checksum_of(parts))
+
+    def _newest_ns(self, symbol: str, rows: Sequence[messages.TextLevel]) -> int:
+        # compared as texts: seconds of this century have ten digits before the point
+        newest = seconds_ns(max([row.time for row in rows])) if rows else ABSENT
+        newest = self._book_ns[symbol] = max(newest, self._book_ns.get(symbol, ABSENT))
+        return newest
+
+    def _on_trades(self, batch: Batch, symbol: str, body: msgspec.Raw, frame: bytes) -> None:
+        trades = rows_of(_TRADES, messages.TextTrade, body)
+        if not trades:
+            batch.ignore("trade without trades")
+        for trade in trades:
+            if isinstance(trade, Exception):
+                batch.reject(symbol, "undecodable", trade, frame)
+                continue
+            try:
+                ts_ns = seconds_ns(trade.time)
+                _, row = self._row(symbol, ts_ns, trade, None, self._hashes)
+            except RuleViolation as violation:
+                batch.reject(symbol, violation.rule, violation, frame)
+            except UNREADABLE as error:
+                batch.reject(symbol, "undecodable", error, frame)
+            else:
+                batch.trade(symbol, row)
+                batch.see(symbol, ts_ns)
+
+    def _on_bar(self, batch: Batch, symbol: str, name: str, body: msgspec.Raw, frame: bytes) -> None:
+        bar = _bar(body)
+        minutes = name.removeprefix("ohlc-")
+        timeframe = int(minutes) * 60 if minutes.isdecimal() and len(minutes) < 8 else 0
+        if timeframe not in self.timeframes:
+            batch.ignore_unknown(name)
+            return
+        start_ns = seconds_ns(bar.end) - timeframe * NS_PER_SECOND
+        prices = (bar.open, bar.high, bar.low, bar.close)
+        try:
+            row = candle_row(
+                self._instruments[symbol], start_ns, timeframe, prices, bar.volume, trade_count=bar.trade_count
+            )
+        except RuleViolation as violation:
+            batch.reject(symbol, violation.rule, violation, frame)
+            return
+        ended = self._bars.update(symbol, timeframe, start_ns, row)
+        if ended is None:
+            batch.ignore("open bar")
+        else:
+            batch.bar(symbol, ended)
+        batch.see(symbol, seconds_ns(bar.time))
+
+    # ---- recordings ---------------------------------------------------------------------------
+
+    def _texts(self, frame: bytes) -> list[tuple[str, str, str]]:
+        if frame[:1] == b"{":
+            return []
+        array = _array(frame)
+        is_double = bool(array.fourth)
+        name = _text(array.third if is_double else array.second)
+        symbol = self._names.read(_text(array.fourth if is_double else array.third))
+        if name == "trade":
+            return [(symbol, trade.price, trade.size) for trade in _TRADES.decode(array.body)]
+        if name.startswith("ohlc-"):
+            bar = _bar(array.body)
+            return [(symbol, price, bar.volume) for price in (bar.open, bar.high, bar.low, bar.close)]
+        if not name.startswith("book-"):
+            return []
+        bodies = (array.body, array.second) if is_double else (array.body,)
+        parts = [_changes(body) for body in bodies]
+        rows = [row for p in parts for row in (*p.bids, *p.asks, *(p.all_bids or ()), *(p.all_asks or ()))]
+        return [(symbol, row.price, row.size) for row in rows]
+
+
+def _side(reader: LevelReader, rows: Sequence[messages.TextLevel]) -> Levels:
+    return Levels([reader.price(row.price) for row in rows], [reader.size(row.size) for row in rows])
+
+
+def _checksum_of(parts: Sequence[messages.Changes]) -> int | None:
+    """It stands in the last part; None, and nothing to compare with, when the venue left it out."""
+    text = parts[-1].checksum
+    if not text:
+        return None
+    if not text.isdecimal() or len(text) > 10:
+        raise msgspec.ValidationError(f"checksum is {text[:40]!r}")
+    return int(text)
+
+
+def _subscription(channel: str) -> dict[str, Any]:
+    name, _, number = channel.partition("-")
+    if name == "book":
+        return {"name": name, "depth": int(number)}
+    return {"name": name, "interval": int(number)} if name == "ohlc" else {"name": name}

@@ -1,0 +1,153 @@
+"""What a recording of any venue has: its instruments, streams and times, found by reading it once.
+
+A recording bears no list of instruments. Their scales are the finest decimal places among all recorded prices and sizes
+(`VenueAdapter.survey_texts`), those of the order book included. The emulator finds the same, so that an import and a
+feed that is served the recording give the same fixed-point numbers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import parse_qs, urlsplit
+
+import msgspec
+
+from marketd.daemon.feeds.adapter import Venue, VenueAdapter
+from marketd.daemon.feeds.captures import CaptureLine, CaptureReader
+from marketd.daemon.feeds.precision import MAX_QUOTE_SCALE, Texts, quote_scale, split_pair
+from marketd.daemon.feeds.venues import venue_of
+from marketd.market.errors import ConfigError, InvalidArgument
+from marketd.market.instruments import MAX_SCALE, Instrument
+
+_TIMEFRAMES = ("1s", "1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d")
+_STREAM = re.compile(rb'\{"stream":"[^"@]*@([A-Za-z]+)(?:_(\w+))?')  # Binance's names of streams
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
+class _Answer(msgspec.Struct):
+    """The levels of a REST answer; the venues whose captures have such answers all write them like this."""
+
+    bids: list[list[Any]]
+    asks: list[list[Any]]
+
+
+_answer = msgspec.json.Decoder(_Answer).decode
+
+
+class Survey(NamedTuple):
+    """Instruments (id 0) as a feed that is served the recording by the emulator would declare them."""
+
+    venue: Venue  # for the protocol that was recorded
+    instruments: list[Instrument]
+    trades: str  # "trade", or "aggTrade" when there are only those
+    candles: tuple[str, ...]  # timeframes of the venue's bars that the recording has, or may have
+    first_ns: int  # receive time of the first line
+
+    def adapter(self, *, book: bool = False) -> VenueAdapter:
+        """One that knows the instruments."""
+        made: VenueAdapter = self.venue.adapter(trades=self.trades, candles=self.candles, book=book)
+        for instrument in self.instruments:
+            made.adopt(instrument)
+        return made
+
+
+def survey(paths: Iterable[Path | str], venue: str = "BINANCE") -> Survey:
+    """Read a recording once, for its symbols, scales and streams."""
+    found = _Finding(venue)
+    for path in paths:
+        for line in CaptureReader(path):
+            found.read(line)
+    return found.survey()
+
+
+class _Finding:
+    """What the lines have told so far."""
+
+    def __init__(self, venue: str) -> None:
+        self._name = venue
+        self._venue = venue_of(venue)
+        self._adapter: VenueAdapter = self._venue.adapter(candles=())
+        self._texts: dict[str, Texts] = {}
+        self._streams: set[tuple[bytes, bytes | None]] = set()
+        self._first_ns = 0
+
+    def read(self, line: CaptureLine) -> None:
+        self._first_ns = self._first_ns or line.recv_ns
+        if line.kind == "connect":  # the address tells which of a venue's protocols is spoken
+            self._venue = venue_of(self._name, line.url)
+            self._adapter = self._venue.adapter(candles=())
+        elif line.kind == "ws":
+            match = _STREAM.match(line.payload)
+            if match is not None:
+                self._streams.add((match[1], match[2]))
+            for symbol, price, size in self._adapter.survey_texts(line.payload):
+                self._texts_of(symbol).see(price, size)
+        elif line.kind == "rest":
+            self._read_answer(line)
+
+    def _read_answer(self, line: CaptureLine) -> None:
+        """A snapshot of a book may have finer numbers than the stream."""
+        symbol = self._symbol_of(line.url)
+        try:
+            answer = _answer(line.payload)
+        except _UNREADABLE:
+            return
+        for row in answer.bids + answer.asks if symbol is not None else ():
+            if len(row) >= 2 and isinstance(row[0], str) and isinstance(row[1], str):
+                self._texts_of(symbol or "").see(row[0], row[1])
+
+    def _symbol_of(self, url: str) -> str | None:
+        parts = urlsplit(url)
+        named = parse_qs(parts.query).get("symbol", [""])[-1] or parts.path.rstrip("/").rpartition("/")[2]
+        for text in (named, named.upper()):
+            with contextlib.suppress(InvalidArgument):
+                symbol = self._adapter.venue_symbol(text)
+                if symbol in self._texts or "symbol=" in parts.query:
+                    return symbol
+        # one format does not name it, and there is only one
+        return next(iter(self._texts)) if len(self._texts) == 1 else None
+
+    def _texts_of(self, symbol: str) -> Texts:
+        texts = self._texts.get(symbol)
+        if texts is None:
+            texts = self._texts[symbol] = Texts()
+        return texts
+
+    def survey(self) -> Survey:
+        instruments = [self._instrument(symbol, texts) for symbol, texts in self._texts.items()]
+        names = {name for name, _ in self._streams}
+        trades = "aggTrade" if b"aggTrade" in names and b"trade" not in names else "trade"
+        return Survey(self._venue, instruments, trades, self._candles(), self._first_ns)
+
+    def _instrument(self, symbol: str, texts: Texts) -> Instrument:
+        base, quote = split_pair(symbol.removesuffix("SWAP"))  # of OKX: BTCUSDTSWAP
+        price, size = min(texts.price_places, MAX_SCALE), min(texts.size_places, MAX_SCALE)
+        return Instrument(
+            id=0,
+            symbol=symbol,
+            venue=self._venue.name,
+            price_scale=price,
+            size_scale=size,
+            quote_scale=quote_scale(price, size, MAX_QUOTE_SCALE),
+            base=base or symbol,
+            quote=quote or "USD",
+            market=self._venue.market_of(symbol),
+        )
+
+    def _candles(self) -> tuple[str, ...]:
+        """Binance's streams name their timeframes; of other venues, all that the venue has."""
+        if self._streams:
+            intervals = {interval.decode() for name, interval in self._streams if name == b"kline" and interval}
+            return tuple(sorted(intervals & set(_TIMEFRAMES)))
+        return tuple(name for name in _TIMEFRAMES if self._has(name))
+
+    def _has(self, timeframe: str) -> bool:
+        try:
+            self._venue.adapter(candles=(timeframe,))
+        except ConfigError:
+            return False
+        return True

@@ -1,0 +1,83 @@
+"""Books of venues whose deltas bear no numbers of their own symbol: what a lost message does to them.
+
+An adapter that could not use a message of a book, or sees that some never came, notes it here. The symbol's next delta
+then has `LOST` as its `previous`, which is a gap, whatever its numbers are; a snapshot begins anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from marketd.daemon.feeds.adapter import BookDelta, BookSnapshot, Fit
+from marketd.market.times import NS_PER_SECOND
+
+LOST = -1  # as `BookDelta.previous`: there were messages before this one that are not in the book
+
+
+def unnumbered(last: int, delta: BookDelta) -> Fit:
+    """Splice and continuity where a venue numbers nothing: the order on the socket is the order of changes."""
+    return Fit.GAP if delta.previous == LOST else Fit.NEXT
+
+
+class ChainedBooks:
+    """Gives each delta the number of the event of its book before it; LOST where some are missing between."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, int] = {}
+
+    def snapshot(self, snapshot: BookSnapshot) -> BookSnapshot:
+        self._last[snapshot.symbol] = snapshot.sequence
+        return snapshot
+
+    def delta(self, delta: BookDelta) -> BookDelta:
+        previous = self._last.get(delta.symbol, LOST)
+        self._last[delta.symbol] = delta.last
+        return delta._replace(previous=previous)
+
+    def lose(self, symbols: Iterable[str] | None = None) -> None:
+        """A message of these symbols' books, or (None) of any, was lost."""
+        if symbols is None:
+            self._last.clear()
+            return
+        for symbol in symbols:
+            self._last.pop(symbol, None)
+
+
+class ConnectionNumbers:
+    """Numbers that count all messages of a connection, from 0.
+
+    An adapter is not told which connection a message came over, so the next number of each is kept: a message that
+    bears none of them comes after a loss. Two connections can be taken for one another only by a loss on one of them,
+    and then the other's next message tells.
+    """
+
+    DEAD_NS = 30 * NS_PER_SECOND  # silent for so long while another is heard: closed (heartbeats come each second)
+    MAX_CONNECTIONS = 16
+
+    def __init__(self) -> None:
+        self._open: list[tuple[int, int]] = []  # next number, time of the last message; in the order of that
+
+    def follows(self, number: int, ts_ns: int = 0) -> bool:
+        """Whether nothing was lost before this message; the loss of a connection's first ones cannot be seen."""
+        place = self._find(number, ts_ns)
+        is_next = place is not None and self._open[place][0] == number
+        begins = place is None
+        if place is not None:
+            del self._open[place]
+        self._open.append((number + 1, ts_ns))
+        del self._open[: -self.MAX_CONNECTIONS]
+        return is_next or begins
+
+    def _find(self, number: int, ts_ns: int) -> int | None:
+        """The connection that a message came over, most likely; None when it is a new one."""
+        connections = self._open
+        if len(connections) > 1:
+            last = connections[-1]
+            connections = self._open = [c for c in connections if c is last or c[1] > ts_ns - self.DEAD_NS]
+        for place, (expected, _) in enumerate(connections):
+            if expected == number:
+                return place
+        if number == 0 or not connections:
+            return None
+        below = [(expected, place) for place, (expected, _) in enumerate(connections) if expected < number]
+        return max(below)[1] if below else len(connections) - 1

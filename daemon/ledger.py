@@ -1,0 +1,46 @@
+"""The stored ledger of one instrument: what of its trades was observed or fetched; read once, and only if asked."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+
+from marketd.market.records import BY_NAME, COVERAGE, Records
+from marketd.market.timeline import timeline
+from marketd.market.times import ABSENT, parse_time_ns
+from marketd.sql.read import Span, read_coverage
+from marketd.sql.store import Connection
+
+_TRADE = BY_NAME["trade"].id
+
+
+class Ledger:
+    """Within one transaction, so that it fits to the trades that are read beside it."""
+
+    def __init__(self, connection: Connection, instrument_id: int) -> None:
+        self._connection = connection
+        self._instrument_id = instrument_id
+        self._records: Records | None = None
+
+    async def covers(self, start_ns: int, end_ns: int) -> bool:
+        """Was every moment of [start_ns, end_ns) observed, or fetched afterwards?"""
+        if self._records is None:
+            self._records = coverage_records(await read_coverage(self._connection, self._instrument_id, Span()))
+        return all(stretch.state.is_whole for stretch in timeline(self._records, _TRADE, start_ns, end_ns))
+
+
+def coverage_records(rows: list[Any]) -> Records:
+    """Rows of the table `coverage` as COVERAGE records, shape (n,)."""
+    records = np.zeros(len(rows), dtype=COVERAGE)
+    for index, row in enumerate(rows):
+        for name in ("ts_event", "ts_known", "ts_start"):
+            records[name][index] = parse_time_ns(row[name])
+        end = row["ts_end"]
+        # infinity: it has not ended
+        records["ts_end"][index] = ABSENT if end.year == datetime.max.year else parse_time_ns(end)
+        for name in ("seq", "stream", "state", "detail"):
+            records[name][index] = row[name]
+        records["reason"][index] = row["reason"].encode()
+    return records

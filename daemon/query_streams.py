@@ -1,0 +1,167 @@
+"""Records of a stream, as an answer: checked, read from the database, completed by what only the arena has yet.
+
+A `Rows` request is about trades, books, what is computed from books, the ledger, or a declared series. Books are also
+answered by the second, minute, … (`timeframe`): the last LIVE snapshot of each interval and means over it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from marketd.daemon.answers import Result, finish_rows
+from marketd.daemon.ledger import coverage_records
+from marketd.daemon.query_tail import Tail
+from marketd.ipc.protocol import Rows
+from marketd.market.book_means import book_means, means_kind
+from marketd.market.errors import InvalidArgument
+from marketd.market.instruments import Instrument
+from marketd.market.records import CANDLE, COVERAGE, Kind, KindTable, Records
+from marketd.market.rows import codec
+from marketd.market.times import NS_PER_SECOND, NS_PER_US, timeframe_name
+from marketd.sql.read import Span, read_coverage, read_rows
+from marketd.sql.read_books import read_book_means, read_versions
+from marketd.sql.store import Connection
+
+BUCKET_TIMEFRAMES = (1, 60)
+MAX_BOOK_TIMEFRAME = 86_400
+# A record's event time may lie after the moment it was known by what clocks differ; asking no further for what was
+# known at t spares reading all that came since. More than any sound `validation.max_skew`.
+KNOWN_AHEAD_NS = 3600 * NS_PER_SECOND
+_NEAR = 64  # touched intervals so far apart are read in one stretch
+
+
+class Asked(NamedTuple):
+    """What a request is about, checked."""
+
+    kind: Kind
+    timeframe: int | None  # s; of buckets, or of the intervals that books are wanted by
+    span: Span
+    limit: int | None
+    newest: bool
+    known_at: int | None
+
+    @property
+    def name(self) -> str:
+        """Of the answer's part."""
+        return self.kind.name if self.timeframe is None else f"{self.kind.name}.{timeframe_name(self.timeframe)}"
+
+    @property
+    def ring(self) -> str:
+        return self.name if self.kind.name == "buckets" else self.kind.name
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keywords that all readers share."""
+        return {"limit": self.limit, "newest": self.newest, "known_at": self.known_at}
+
+
+def asked_of(request: Rows, kinds: KindTable, max_skew_ns: int) -> Asked:
+    """The request, checked. Raises InvalidArgument, UnknownStream."""
+    kind = kinds.by_name(request.stream)
+    if kind.table is None or not kind.ring or kind.dtype == CANDLE:
+        raise InvalidArgument(f"stream: {kind.name} is not asked for as rows", field="stream")
+    timeframe = _timeframe(kind, request.timeframe)
+    span = Span(request.start, request.end)
+    if request.known_at is not None and kind.dtype != COVERAGE:
+        known_until = request.known_at + max(max_skew_ns, KNOWN_AHEAD_NS) + NS_PER_US
+        span = span._replace(end=known_until if span.end is None else min(span.end, known_until))
+    return Asked(kind, timeframe, span, request.limit, request.newest, request.known_at)
+
+
+def _timeframe(kind: Kind, asked: int | None) -> int | None:
+    if kind.name == "buckets":
+        if asked not in (None, *BUCKET_TIMEFRAMES):
+            raise InvalidArgument("timeframe: buckets are there by the second (1) and minute (60)", field="timeframe")
+        return asked or BUCKET_TIMEFRAMES[0]
+    if asked is not None and kind.name != "book":
+        raise InvalidArgument(f"timeframe: {kind.name} has none", field="timeframe")
+    if asked is not None and asked > MAX_BOOK_TIMEFRAME:
+        raise InvalidArgument("timeframe: of a book it is a day at most", field="timeframe")
+    return asked
+
+
+async def read_stream(connection: Connection, instrument: Instrument, asked: Asked, tail: Tail) -> Result:
+    """What the database has, and the tail beyond it."""
+    if asked.kind.name == "book" and asked.timeframe is not None:
+        return await _book_means(connection, instrument, asked, asked.timeframe, tail)
+    beyond = tail.rows(asked.kind, asked.span, asked.ring)
+    if asked.kind.dtype == COVERAGE:
+        records = coverage_records(await read_coverage(connection, instrument.id, asked.span, **asked.options))
+    else:
+        copied = await (
+            read_versions(connection, instrument.id, asked.kind, asked.span, timeframe=asked.timeframe, **asked.options)
+            if _has_versions(asked.kind)
+            else read_rows(connection, instrument.id, asked.kind, asked.span, **asked.options)
+        )
+        if not len(beyond):
+            return Result(asked.name, asked.kind, copied, None, limit=asked.limit)
+        records = codec(copied.table, asked.kind).decode(copied.data)[1]
+    records = joined(records, beyond)
+    if _has_versions(asked.kind):
+        records = newest_versions(records, asked.kind.time)
+    return Result(asked.name, asked.kind, None, finish_rows(records, asked.limit, newest=asked.newest))
+
+
+def _has_versions(kind: Kind) -> bool:
+    """Are there records that a later one with the same key replaces?"""
+    return kind.time in kind.key
+
+
+def joined(records: Records, beyond: Records) -> Records:
+    """Those of the database and those of the arena; one that is in both counts once."""
+    if not len(beyond):
+        return records
+    return np.concatenate([records, beyond[~np.isin(beyond["seq"], records["seq"])]])
+
+
+def newest_versions(records: Records, time: str) -> Records:
+    """Of the records of one moment the one with the greatest seq."""
+    order = np.lexsort((records["seq"], records[time]))
+    ordered = records[order]
+    found: Records = ordered[np.diff(ordered[time], append=ordered[time][-1:] + 1) != 0]
+    return found
+
+
+# ---- books by interval --------------------------------------------------------------------------------
+
+
+async def _book_means(
+    connection: Connection, instrument: Instrument, asked: Asked, timeframe: int, tail: Tail
+) -> Result:
+    """Intervals that the arena knows more of are computed from their snapshots, all others by the database."""
+    delta_ns = timeframe * NS_PER_SECOND
+    depth = asked.kind.dtype["bid_price"].shape[0]
+    kind = means_kind(depth)
+    # an interval belongs to the span in which it begins; what was known at t ends with t, not between intervals
+    span = Span(_ceiled(asked.span.start, delta_ns), _ceiled(asked.span.end, delta_ns))
+    found = await read_book_means(connection, instrument, depth, timeframe, span, **asked.options)
+    beyond = tail.rows(asked.kind, span, asked.ring)
+    if len(beyond):
+        touched = beyond["ts_event"] // delta_ns * delta_ns
+        parts = [found[~np.isin(found["ts"], touched)]]
+        for stretch in _stretches(touched, delta_ns):
+            copied = await read_rows(connection, instrument.id, asked.kind, stretch, known_at=asked.known_at)
+            books = joined(codec(copied.table, asked.kind).decode(copied.data)[1], _within(beyond, stretch))
+            means = book_means(books, timeframe, price_scale=instrument.price_scale, size_scale=instrument.size_scale)
+            parts.append(means[np.isin(means["ts"], touched)])
+        found = np.concatenate(parts)
+    return Result(asked.name, kind, None, finish_rows(found, asked.limit, newest=asked.newest))
+
+
+def _stretches(starts: Any, delta_ns: int) -> list[Span]:
+    """The intervals that begin at `starts`, those that lie near each other in one stretch."""
+    known = np.unique(starts)
+    cuts = np.flatnonzero(np.diff(known) > _NEAR * delta_ns) + 1
+    return [Span(int(part[0]), int(part[-1]) + delta_ns) for part in np.split(known, cuts)]
+
+
+def _within(records: Records, span: Span) -> Records:
+    times = records["ts_event"]
+    found: Records = records[(times >= span.start) & (times < span.end)]
+    return found
+
+
+def _ceiled(ts_ns: int | None, delta_ns: int) -> int | None:
+    return None if ts_ns is None else -(-ts_ns // delta_ns) * delta_ns

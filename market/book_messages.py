@@ -1,0 +1,50 @@
+"""What venues say of their books, as values: snapshots, deltas, and the rule that joins them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import Literal, NamedTuple
+
+from marketd.market.book import Levels, OrderBook
+from marketd.market.instruments import Instrument
+
+
+class BookSnapshot(NamedTuple):
+    symbol: str
+    sequence: int  # the venue's number of this state; 0 where it numbers nothing
+    ts_ns: int  # ABSENT when it bears none
+    bids: Levels
+    asks: Levels
+    checksum: int | None = None
+
+
+class BookDelta(NamedTuple):
+    """One message of changes; the numbers are 0 where the venue has none."""
+
+    symbol: str
+    first: int
+    last: int
+    previous: int | None
+    ts_ns: int
+    bids: Levels
+    asks: Levels
+    checksum: int | None = None
+
+
+class Fit(Enum):
+    """How a delta joins what was applied."""
+
+    OLD = "old"
+    NEXT = "next"
+    GAP = "gap"
+
+
+class BookRule(NamedTuple):
+    """How a venue's deltas join its snapshots and each other."""
+
+    snapshot: Literal["rest", "stream"]
+    splice: Callable[[int, BookDelta], Fit]  # the first delta against the snapshot's sequence
+    follows: Callable[[int, BookDelta], Fit]  # a delta against the last applied sequence
+    checksum: Callable[[OrderBook, Instrument], int] | None = None
+    depth: int = 0  # levels a side that the venue keeps in step; 0: all. Deeper ones are cut after each delta

@@ -1,0 +1,275 @@
+"""Keeping one instrument's book in step with its venue. Pure: messages in, steps out; nothing here knows of sockets.
+
+`book_states.TRANSITIONS` is the whole state machine. A `BookSync` is fed with what the venue sends (`snapshot`,
+`delta`) and with what befalls the connection (`subscribed`, `disconnected`, `silent`, `damaged`, `tick_changed`), and
+answers each with a `Step`: what happened, the state now, whether a new snapshot must be asked for. While SYNCING,
+deltas are kept (bounded) and joined to the snapshot by the venue's own rule. **The book is right or not LIVE**: every
+doubt leaves LIVE.
+
+When is a book LIVE after a snapshot that came over REST? Not before a delta proved that the stream was heard from the
+snapshot on: one that follows it, or one that was heard before and is older. A snapshot alone may come from a cache, and
+the changes after it may have been sent before we listened.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from marketd.market.book import Change, Levels, OrderBook
+from marketd.market.book_messages import BookDelta, BookRule, BookSnapshot, Fit
+from marketd.market.book_states import Action, BookEvent, transition
+from marketd.market.fixed import MAX_FIXED
+from marketd.market.instruments import Instrument
+from marketd.market.layouts import BookState
+from marketd.market.times import ABSENT
+
+MAX_BUFFERED = 20_000  # deltas kept while a snapshot is awaited: minutes of the busiest stream there is
+MAX_LEVELS = 500_000  # of one book; ten times the deepest that any venue shows
+
+_LIVE, _SYNCING, _STALE = BookState.LIVE, BookState.SYNCING, BookState.STALE
+_APPLIED, _KEEP = BookEvent.APPLIED, Action.KEEP
+
+
+class Step(NamedTuple):
+    """What came of one call. A LIVE book is at `BookSync.sequence` and `BookSync.ts_ns`."""
+
+    event: BookEvent
+    before: BookState
+    state: BookState
+    action: Action
+    change: Change | None = None  # of APPLIED: what it changed in the book
+
+    @property
+    def needs_snapshot(self) -> bool:
+        """Ask for a snapshot now (over REST, or by subscribing anew), at a pace that the venue allows."""
+        return self.action is Action.ASK
+
+    @property
+    def began(self) -> bool:
+        """The book is LIVE and has nothing to do with what was known of it before this step."""
+        return self.event in _BEGINS
+
+    @property
+    def left(self) -> bool:
+        """The book was LIVE until this step."""
+        return self.before is _LIVE and self.state is not _LIVE
+
+
+_BEGINS = frozenset((BookEvent.JOINED, BookEvent.RESUMED))
+
+
+class SyncStatistics(NamedTuple):
+    state: BookState
+    sequence: int
+    levels: int
+    buffered: int
+    events: Mapping[str, int]  # by the event's word, since the start
+
+
+class BookSync:
+    """One instrument's book, its state, and the deltas that wait. `book` may be believed only while `state` is LIVE."""
+
+    def __init__(self, rule: BookRule, instrument: Instrument, *, max_buffered: int = MAX_BUFFERED) -> None:
+        self.rule = rule
+        self.instrument = instrument
+        self.state = BookState.EMPTY
+        self.book = OrderBook()
+        self.sequence = ABSENT  # the venue's number of the book's state
+        self.ts_ns = ABSENT  # event time of the book's state; ABSENT where the venue told none
+        self._max_buffered = max_buffered
+        self._is_subscribed = False
+        self._has_snapshot = False  # `book` is a snapshot's, and what followed it
+        self._is_spliced = False  # a delta has followed the snapshot
+        self._buffer: list[BookDelta] = []
+        self._counts: Counter[BookEvent] = Counter()  # but for APPLIED, which would cost a hash a delta
+        self._applied = 0
+
+    def __repr__(self) -> str:
+        return f"<BookSync {self.instrument.name} {self.state.name} at {self.sequence}: {self.book!r}>"
+
+    def statistics(self) -> SyncStatistics:
+        events = {event.value: count for event, count in self._counts.items()}
+        if self._applied:
+            events[_APPLIED.value] = self._applied
+        return SyncStatistics(self.state, self.sequence, len(self.book), len(self._buffer), events)
+
+    # ---- what befalls the connection ----------------------------------------------------------------
+
+    def subscribed(self) -> Step:
+        """The venue was asked for the deltas on a connection that stands; what came before is of no use."""
+        self._is_subscribed = True
+        self._buffer.clear()
+        return self._told(BookEvent.SUBSCRIBED)
+
+    def disconnected(self) -> Step:
+        self._is_subscribed = False
+        return self._told(BookEvent.DISCONNECTED)
+
+    def silent(self) -> Step:
+        """For too long nothing came, though something should have."""
+        return self._told(BookEvent.SILENT)
+
+    def damaged(self) -> Step:
+        """A message of the book came that could not be read."""
+        return self._told(BookEvent.DAMAGED) if self._is_subscribed else self._told(BookEvent.OLD)
+
+    def tick_changed(self, instrument: Instrument) -> Step:
+        """From now on prices and sizes come at other scales."""
+        self.instrument = instrument
+        self._drop()
+        return self._told(BookEvent.TICK_CHANGED if self._is_subscribed else BookEvent.OLD)
+
+    # ---- what the venue sends -----------------------------------------------------------------------
+
+    def snapshot(self, snapshot: BookSnapshot) -> Step:
+        """A snapshot, whether it was asked for or not."""
+        is_wanted = self.state is _SYNCING or self.rule.snapshot == "stream"
+        if not self._is_subscribed or not is_wanted:
+            return self._told(BookEvent.OLD)
+        if not (_is_possible(snapshot.bids) and _is_possible(snapshot.asks)):
+            return self._told(BookEvent.DAMAGED)
+        self.book.reset(snapshot.bids, snapshot.asks)
+        self.sequence, self.ts_ns = snapshot.sequence, snapshot.ts_ns
+        self._has_snapshot, self._is_spliced = True, False
+        flaw = self._flaw(snapshot.checksum)
+        return self._told(flaw or self._join_buffered())
+
+    def delta(self, delta: BookDelta) -> Step:
+        """One message of changes."""
+        if self.state is _LIVE:
+            return self._follow(delta, BookEvent.APPLIED)
+        if not self._is_subscribed:
+            return self._told(BookEvent.OLD)  # from a connection that is gone
+        if self.state is _STALE:
+            return self._follow(delta, BookEvent.RESUMED)
+        if self._has_snapshot:
+            return self._prove(delta)
+        if self.rule.snapshot == "stream":
+            return self._told(BookEvent.OLD)  # from before the snapshot that was asked for
+        return self._told(self._keep(delta))
+
+    def _follow(self, delta: BookDelta, applied: BookEvent) -> Step:
+        """The book stands; the delta must join it."""
+        fit = self._fit(delta)
+        if fit is Fit.OLD:
+            return self._told(BookEvent.OLD)
+        if fit is Fit.GAP:
+            return self._begin_again(BookEvent.GAP, delta)
+        change, flaw = self._apply(delta)
+        if flaw:
+            return self._told(flaw)
+        return self._told(applied, change if applied is BookEvent.APPLIED else None)
+
+    def _prove(self, delta: BookDelta) -> Step:
+        """The first delta after a snapshot over REST: an older one proves as much as one that follows."""
+        fit = self._fit(delta)
+        if fit is Fit.GAP:
+            return self._begin_again(BookEvent.SNAPSHOT_OLD, delta)
+        flaw = self._apply(delta)[1] if fit is Fit.NEXT else None
+        return self._told(flaw or BookEvent.JOINED)
+
+    def _begin_again(self, event: BookEvent, delta: BookDelta) -> Step:
+        """The delta does not join the book, but it may join the snapshot that is asked for now."""
+        step = self._told(event)
+        if self.rule.snapshot == "rest":
+            self._buffer = [delta]
+        return step
+
+    def _keep(self, delta: BookDelta) -> BookEvent:
+        """Buffer a delta; those from before a hole could never join."""
+        if self._buffer:
+            fit = self.rule.follows(self._buffer[-1].last, delta)
+            if fit is Fit.OLD:
+                return BookEvent.OLD
+            if fit is Fit.GAP:
+                self._buffer.clear()
+        if len(self._buffer) >= self._max_buffered:
+            return BookEvent.OVERFLOW
+        self._buffer.append(delta)
+        return BookEvent.BUFFERED
+
+    def _join_buffered(self) -> BookEvent:
+        """Bring a snapshot up to the newest delta that came."""
+        is_proven = self.rule.snapshot == "stream" or bool(self._buffer)
+        for delta in self._buffer:
+            fit = self._fit(delta)
+            if fit is Fit.GAP:
+                return BookEvent.GAP if self._is_spliced else BookEvent.SNAPSHOT_OLD
+            if fit is Fit.NEXT:
+                flaw = self._apply(delta)[1]
+                if flaw:
+                    return flaw
+        self._buffer.clear()
+        return BookEvent.JOINED if is_proven else BookEvent.UNPROVEN
+
+    def _fit(self, delta: BookDelta) -> Fit:
+        return (self.rule.follows if self._is_spliced else self.rule.splice)(self.sequence, delta)
+
+    def _apply(self, delta: BookDelta) -> tuple[Change | None, BookEvent | None]:
+        """Change the book; what changed, and what is wrong with it now."""
+        if not (_is_possible(delta.bids) and _is_possible(delta.asks)):
+            return None, BookEvent.DAMAGED
+        book = self.book
+        change = book.apply(delta.bids, delta.asks)
+        depth = self.rule.depth
+        if depth and (len(book.bid_prices) > depth or len(book.ask_prices) > depth):
+            change = change.then(book.cut(depth))
+        self.sequence, self._is_spliced = delta.last, True
+        if delta.ts_ns != ABSENT:
+            self.ts_ns = delta.ts_ns
+        return change, self._flaw(delta.checksum)
+
+    def _flaw(self, checksum: int | None) -> BookEvent | None:
+        """What is wrong with the book as it stands; None: nothing that can be seen."""
+        book = self.book
+        if book.is_crossed:
+            return BookEvent.CROSSED
+        if checksum is not None and self.rule.checksum and self.rule.checksum(book, self.instrument) != checksum:
+            return BookEvent.CHECKSUM_FAILED
+        return BookEvent.OVERFLOW if len(book) > MAX_LEVELS else None
+
+    def _told(self, event: BookEvent, change: Change | None = None) -> Step:
+        before = self.state
+        if event is _APPLIED and before is _LIVE:  # nearly always; what the table says of it (a test compares)
+            self._applied += 1
+            return Step(event, before, before, _KEEP, change)
+        self.state, action = transition(before, event)
+        self._counts[event] += 1
+        if action is not Action.KEEP:
+            self._drop(keep_buffer=event in _KEEPS_BUFFER)
+        return Step(event, before, self.state, action, change)
+
+    def _drop(self, *, keep_buffer: bool = False) -> None:
+        """Forget the book. The deltas that wait may still join a newer snapshot, unless they are what is wrong."""
+        self.book.clear()
+        self.sequence = self.ts_ns = ABSENT
+        self._has_snapshot = self._is_spliced = False
+        if not keep_buffer:
+            self._buffer.clear()
+
+
+_KEEPS_BUFFER = frozenset((BookEvent.SNAPSHOT_OLD, BookEvent.SILENT))
+
+
+def _is_possible(levels: Levels) -> bool:
+    """Prices above zero and no size below: anything else is no level, whatever the sequence says."""
+    prices, sizes = levels
+    if len(prices) != len(sizes):
+        return False
+    return not prices or (min(prices) > 0 and min(sizes) >= 0 and max(prices) <= MAX_FIXED and max(sizes) <= MAX_FIXED)
+
+
+__all__ = [
+    "MAX_BUFFERED",
+    "MAX_LEVELS",
+    "BookDelta",
+    "BookRule",
+    "BookSnapshot",
+    "BookSync",
+    "Fit",
+    "Levels",
+    "Step",
+    "SyncStatistics",
+]

@@ -1,0 +1,117 @@
+"""Dropping what is too old: whole pieces (chunks, partitions) of the tables that are cut by time.
+
+A piece goes when all of its time lies before a moment and it was made before it, too: what was stored lately, such as
+an import of old records, is not old. Each piece is dropped in a transaction of its own that waits only briefly for
+readers; what cannot be had goes the next time.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, NamedTuple
+
+import asyncpg
+
+from marketd.sql.partitions import MADE, Partitioning, read_partitioning
+
+LOCK_TIMEOUT = "2s"  # while it waits for a reader, whoever comes later waits behind it
+_WAITED_TOO_LONG = asyncpg.LockNotAvailableError
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Piece(NamedTuple):
+    """A chunk or partition; its end is exclusive. `made`: when; 1970 when nobody knows."""
+
+    name: str
+    start: datetime
+    end: datetime
+    made: datetime
+
+
+class Dropped(NamedTuple):
+    """Names of the pieces that are gone, and of those that were in use."""
+
+    gone: list[str]
+    in_use: list[str]
+
+
+async def pieces_of_table(conn: asyncpg.Connection[Any], table: str) -> list[Piece]:
+    """The pieces of a table, the oldest first; none when there is no such table. PartitionRefused when marketd does not
+    cut it by time.
+    """
+    if await conn.fetchval("SELECT to_regclass(format('marketd.%I', $1::text))", table) is None:
+        return []
+    cut = await read_partitioning(conn, table)
+    found = await (_partitions(conn, cut) if cut.native else _chunks(conn, table))
+    return sorted(found, key=lambda piece: piece.start)
+
+
+async def drop_old_pieces(conn: asyncpg.Connection[Any], table: str, before: datetime) -> Dropped:
+    """Drop the pieces of `table` that end at `before` or earlier, and were made before it."""
+    dropped = Dropped([], [])
+    for piece in await pieces_of_table(conn, table):
+        if piece.end > before or piece.made >= before:
+            continue
+        try:
+            await _drop(conn, table, piece)
+        except _WAITED_TOO_LONG:
+            dropped.in_use.append(piece.name)
+        else:
+            dropped.gone.append(piece.name)
+    return dropped
+
+
+async def _drop(conn: asyncpg.Connection[Any], table: str, piece: Piece) -> None:
+    async with conn.transaction():
+        await conn.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
+        if (await read_partitioning(conn, table)).native:
+            # another daemon of this database may have been quicker; the name is one that we made
+            await conn.execute(f"DROP TABLE IF EXISTS marketd.{piece.name}")
+        else:
+            await conn.execute(
+                "SELECT public.drop_chunks(format('marketd.%I', $1::text)::regclass,"
+                " older_than => $2::timestamptz, newer_than => $3::timestamptz)",
+                table,
+                piece.end,
+                piece.start,
+            )
+
+
+async def _partitions(conn: asyncpg.Connection[Any], cut: Partitioning) -> list[Piece]:
+    rows = await conn.fetch(
+        """
+        SELECT child.relname AS name, coalesce(obj_description(child.oid, 'pg_class'), '') AS comment
+        FROM pg_inherits
+        JOIN pg_class child ON child.oid = inhrelid
+        WHERE inhparent = to_regclass(format('marketd.%I', $1::text))
+        """,
+        cut.table,
+    )
+    found = []
+    for row in rows:
+        match = re.fullmatch(rf"{cut.table}_p(\d{{4}})(\d\d)(\d\d)", row["name"])
+        if match is not None:  # else somebody else's
+            day = date(*map(int, match.groups()))
+            start = datetime(day.year, day.month, day.day, tzinfo=UTC)
+            found.append(Piece(row["name"], start, start + timedelta(days=cut.width_days), _made(row["comment"])))
+    return found
+
+
+def _made(comment: str) -> datetime:
+    try:
+        return datetime.fromisoformat(comment.removeprefix(MADE).strip())
+    except ValueError:
+        return _LONG_AGO  # made by a marketd that did not tell
+
+
+async def _chunks(conn: asyncpg.Connection[Any], table: str) -> list[Piece]:
+    rows = await conn.fetch(
+        """
+        SELECT chunk_name AS name, range_start, range_end, chunk_creation_time AS made
+        FROM timescaledb_information.chunks
+        WHERE hypertable_schema = 'marketd' AND hypertable_name = $1
+        """,
+        table,
+    )
+    return [Piece(row["name"], row["range_start"], row["range_end"], row["made"] or _LONG_AGO) for row in rows]

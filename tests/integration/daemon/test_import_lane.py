@@ -1,0 +1,157 @@
+"""The import lane over a real database: late trades, frames too long for the journal, nothing left open."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from lane import SECOND, START
+from marketd.daemon.feeds.capture_writer import CaptureWriter
+from marketd.daemon.import_lane import CaptureImport, ImportReport, OwnIds
+from marketd.daemon.quantities import Bytes
+from marketd.daemon.registry import REGISTRY_NAME, Registry
+from marketd.daemon.settings import Config, Journal
+from marketd.ipc import journal_settings
+from marketd.market.records import CandleFlag
+from marketd.sql.connections import DatabaseConnectionManager
+from marketd.sql.profiles import Profile
+
+# what differs between the profiles is below the statements, which test_sql_store.py tries on both
+pytestmark = pytest.mark.parametrize("server", [Profile.POSTGRES], indirect=True, ids=str)
+
+SEGMENT_BYTES = 1 << 20  # the smallest that a configuration may name
+Frame = tuple[int, bytes]  # when it was received (ns), and what
+
+
+def trade(number: int, second: float, size: str = "1") -> Frame:
+    """One of Binance's messages; it arrives as the id says, whatever its time."""
+    data = {
+        "e": "trade", "E": 0, "s": "BTCUSDT", "t": number, "p": "100.00", "q": size,
+        "T": START // 10**6 + round(second * 1000), "m": False, "M": True,
+    }  # fmt: skip
+    return START + number * SECOND, json.dumps({"stream": "btcusdt@trade", "data": data}).encode()
+
+
+class Lane:
+    def __init__(self, directory: Path, database: DatabaseConnectionManager) -> None:
+        self.directory, self.database = directory, database
+        self.config = Config(
+            instance="test",
+            state_dir=str(directory / "state"),
+            timeframes=("1s", "1m"),
+            journal=Journal(segment=Bytes(SEGMENT_BYTES), budget=Bytes(64 * SEGMENT_BYTES)),
+        )
+        self.config.state_path.mkdir(parents=True, exist_ok=True)
+        self._files = 0
+
+    async def run(self, frames: Iterable[Frame], **options: Any) -> ImportReport:
+        self._files += 1
+        captures = self.directory / f"capture{self._files}"
+        writer = CaptureWriter(captures, "BINANCE")
+        for received_ns, payload in frames:
+            writer.frames(received_ns, [payload])
+        writer.close()
+        registry = Registry(self.config.state_path / REGISTRY_NAME, self.config.daemon_no)
+        try:
+            lane = CaptureImport(self.config, self.database, OwnIds(registry), venue="BINANCE", **options)
+            return await lane.run(sorted(captures.glob("*.gz")))
+        finally:
+            registry.close()
+
+    async def fetch(self, statement: str) -> list[tuple[Any, ...]]:
+        async with self.database.acquire() as conn:
+            return [tuple(row) for row in await conn.fetch(statement)]
+
+
+@pytest.fixture
+async def lane(database: str, tmp_path: Path) -> AsyncIterator[Lane]:
+    async with DatabaseConnectionManager(database, actor="import-test") as manager:
+        yield Lane(tmp_path, manager)
+
+
+SECONDS = (
+    f"SELECT extract(epoch FROM ts)::bigint - {START // SECOND}, volume, trade_count, flags FROM candles_1s ORDER BY ts"
+)
+
+
+async def test_a_bar_whose_late_trade_comes_after_the_fold_forgot_it_is_computed_from_the_stored_ones(
+    lane: Lane,
+) -> None:
+    in_time = [trade(number, number) for number in range(1, 101)]
+    await lane.run([*in_time, trade(101, 2.5, "7"), trade(102, 102)])
+    found = {second: rest for second, *rest in await lane.fetch(SECONDS)}
+    assert found[3] == [1, 1, 0]
+    assert found[2] == [8, 2, int(CandleFlag.REVISED)]
+    versions = await lane.fetch("SELECT volume FROM candle_versions WHERE timeframe = 1")
+    assert versions == [(1,)]
+
+
+async def test_bars_that_an_interrupted_import_left_are_computed_by_the_next(
+    lane: Lane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def killed(self: CaptureImport) -> bool:
+        raise KeyboardInterrupt
+
+    frames = [*(trade(number, number) for number in range(1, 101)), trade(101, 2.5, "7")]
+    with monkeypatch.context() as patch:
+        patch.setattr(CaptureImport, "_rebuild", killed)
+        with pytest.raises(KeyboardInterrupt):
+            await lane.run(frames)
+    assert (await lane.fetch(SECONDS))[1][1] == 1
+    report = await lane.run(frames)
+    assert report.known == 101
+    assert (await lane.fetch(SECONDS))[1][1:3] == (8, 2)
+
+
+async def test_a_message_that_no_frame_of_the_journal_can_hold_does_not_end_an_import(
+    lane: Lane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_settings.Settings, "max_frame_bytes", 2_000)
+    report = await lane.run([trade(1, 1), trade(2, 2, "x" * 10_000), trade(3, 3)])
+    assert (report.trades, report.refused) == (2, 1)
+    ((kept, detail),) = await lane.fetch("SELECT length(payload), detail FROM quarantine")
+    assert 0 < kept < 2_000
+    assert "only its beginning is kept" in detail
+
+
+async def test_an_import_leaves_no_file_open(lane: Lane) -> None:
+    def journal_files() -> list[str]:
+        names = (os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if _is_open(fd))
+        return [name for name in names if str(lane.directory) in name]
+
+    await lane.run([trade(1, 1), trade(2, 2)])
+    assert journal_files() == []
+
+
+def _is_open(fd: str) -> bool:
+    return os.path.lexists(f"/proc/self/fd/{fd}")
+
+
+async def test_many_late_trades_are_taken_in_pieces(lane: Lane) -> None:
+    count = 200
+    in_time = [trade(number, number) for number in range(1, count + 1)]
+    late = [trade(count + number, number + 0.5) for number in range(1, count - 20)]
+    await lane.run([*in_time, *late])
+    found = await lane.fetch(SECONDS)
+    assert [row[1] for row in found[: count - 21]] == [2] * (count - 21)
+    assert all(row[3] & CandleFlag.REVISED for row in found[1 : count - 21])
+
+
+async def test_an_import_closes_bars_by_activity_and_goes_on_with_the_forming_one(lane: Lane) -> None:
+    lane.config = msgspec.structs.replace(lane.config, activity_bars={"*": ("tick:2", "volume:3")})
+    await lane.run([trade(number, number) for number in (1, 2, 3)])
+    await lane.run([trade(number, number, "2") for number in (4, 5, 8)])  # 6 and 7 are in no recording
+    found = await lane.fetch("SELECT measure, volume, trade_count, flags FROM v_activity_bars ORDER BY seq")
+    assert found == [
+        ("tick", 2.0, 2, 0),
+        ("volume", 3.0, 3, 0),
+        ("tick", 3.0, 2, 0),
+        ("volume", 4.0, 2, 0),
+        ("tick", 4.0, 2, 1),
+    ]

@@ -1,0 +1,112 @@
+"""Recordings of other venues, played back to the ordinary feed over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from recording_sink import IMPATIENT, RecordingSink, feed_of, running
+
+from marketd.daemon.feeds.emulator import Playback, PlaybackEmulator
+from marketd.daemon.feeds.repair import RepairSettings
+from marketd.market.records import BookState, Coverage
+from support import eventually_async
+
+
+@contextlib.asynccontextmanager
+async def played(files: Sequence[Path], venue: str, *, speed: str = "max") -> AsyncIterator[PlaybackEmulator]:
+    emulator = PlaybackEmulator(Playback(files, venue, speed=speed))
+    await emulator.start()
+    try:
+        yield emulator
+    finally:
+        await emulator.stop()
+
+
+def capture(tmp_path: Path, lines: Sequence[str]) -> Path:
+    path = tmp_path / "KRAKEN.0"
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return path
+
+
+def kraken_trade(second: int, price: str) -> str:
+    row = f'[["{price}","0.50000000","{1618678000 + second}.123456","b","l",""]]'
+    return f'{1618678000 + second}.5: [337,{row},"trade","XBT/USD"]'
+
+
+CONNECTED = "wss://ws.kraken.com <-> 1618677999.0"
+
+
+async def test_a_venue_without_trade_numbers_is_fed_and_its_trades_come_once(tmp_path: Path) -> None:
+    lines = [CONNECTED, *(kraken_trade(n, f"60000.{n}") for n in range(1, 6)), kraken_trade(5, "60000.5")]
+    sink = RecordingSink()
+    async with (
+        played([capture(tmp_path, lines)], "KRAKEN") as emulator,
+        running(feed_of(emulator, sink, ["BTC/USD"], venue="KRAKEN", candles=())),
+    ):
+        await eventually_async(lambda: len(sink.ids("BTCUSD")) >= 5)
+        await eventually_async(lambda: emulator.progress().ended)
+    trades = sink.records("BTCUSD", "trade")
+    assert (np.diff(trades["ts_event"]) >= 0).all()
+    assert len(set(trades["trade_id"].tolist())) == len(trades)
+
+
+async def test_what_a_reconnect_may_have_lost_is_a_gap_when_the_venue_cannot_be_asked(tmp_path: Path) -> None:
+    lines = [CONNECTED, *(kraken_trade(n, f"60000.{n % 10}") for n in range(1, 400))]
+    sink = RecordingSink()
+    async with (
+        played([capture(tmp_path, lines)], "KRAKEN", speed="10") as emulator,
+        running(feed_of(emulator, sink, ["BTC/USD"], venue="KRAKEN", candles=(), repair=IMPATIENT)) as feed,
+    ):
+        await eventually_async(lambda: len(sink.ids("BTCUSD")) >= 2)
+        emulator.drop_connections()
+        await eventually_async(lambda: Coverage.GAP in sink.states("BTCUSD"), timeout=30.0)
+        before = len(sink.ids("BTCUSD"))
+        await eventually_async(lambda: len(sink.ids("BTCUSD")) > before)
+        assert feed.statistics().gaps == 1
+    assert sink.states("BTCUSD") == [Coverage.OBSERVED, Coverage.GAP]
+
+
+def test_a_file_without_a_message_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="no message of a WebSocket"):
+        Playback([capture(tmp_path, [CONNECTED])], "KRAKEN")
+
+
+# ---- recorded traffic ---------------------------------------------------------------------------------
+
+RECORDINGS = [
+    ("COINBASE", ("COINBASE.ws.28.0",), 107, 10),
+    ("KRAKEN", ("KRAKEN.ws.50.0",), 0, 10),
+    ("KRAKEN", ("KRAKEN.ws.48.0",), 10, 0),
+    ("BYBIT_LINEAR", ("BYBIT.ws.25.0",), 101, 8),
+    ("BITSTAMP", ("BITSTAMP.http.0.0", "BITSTAMP.ws.1.0"), 10, 9),
+]
+
+
+@pytest.mark.parametrize(("venue", "stems", "trades", "books"), RECORDINGS)
+async def test_recordings_of_other_venues_come_through_the_feed(
+    shared_data: Path, venue: str, stems: Sequence[str], trades: int, books: int
+) -> None:
+    files = [shared_data / "ws_cryptofeed" / f"{stem}.gz" for stem in stems]
+    sink = RecordingSink()
+    async with played(files, venue) as emulator:
+        symbols = emulator.playback.symbols
+        settings = RepairSettings(hold_seconds=0.5)
+        feed = feed_of(emulator, sink, symbols, venue=venue, book=True, candles=(), repair=settings)
+        async with running(feed):
+            await eventually_async(lambda: emulator.progress().ended, timeout=30.0)
+            await eventually_async(lambda: feed.statistics().trades >= trades, timeout=30.0)
+            await eventually_async(lambda: feed.statistics().books_live >= books, timeout=30.0)
+            await asyncio.sleep(0)
+            statistics = feed.statistics()
+    assert statistics.rejected == {}
+    assert (statistics.trades, statistics.books_live) == (trades, books)
+    for symbol in symbols:
+        records = sink.records(symbol, "book")
+        live = records[records["state"] == BookState.LIVE]
+        both = live[(live["bid_count"] > 0) & (live["ask_count"] > 0)]
+        assert (both["bid_price"][:, 0] < both["ask_price"][:, 0]).all()

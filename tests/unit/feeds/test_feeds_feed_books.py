@@ -1,0 +1,142 @@
+"""Books whose snapshots come on the stream: asked for by subscribing anew, until they are in step."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from marketd.daemon.feeds import feed_books
+from marketd.daemon.feeds.adapter import BookDelta, BookRule, BookSnapshot, Fit, Levels
+from marketd.daemon.feeds.feed_books import FeedBooks
+from marketd.daemon.feeds.feed_model import BookSettings
+from marketd.daemon.feeds.symbol_state import Part, SymbolState
+from marketd.daemon.feeds.tasks import Tasks
+from marketd.ipc.protocol import Resume
+from marketd.market.instruments import Instrument
+from marketd.market.records import BookState
+from support import eventually_async
+
+NOW = 1_723_161_600 * 10**9
+BTC = Instrument(id=1, symbol="BTCUSD", venue="KRAKEN", price_scale=1, size_scale=8, quote_scale=8)
+GOOD, BAD = 7, 8  # checksums
+
+
+def follows(sequence: int, delta: BookDelta) -> Fit:
+    return Fit.NEXT if delta.last == sequence + 1 else Fit.GAP
+
+
+RULE = BookRule("stream", splice=follows, follows=follows, checksum=lambda book, instrument: GOOD)
+
+
+def snapshot(sequence: int, checksum: int = GOOD) -> BookSnapshot:
+    return BookSnapshot("BTCUSD", sequence, NOW, Levels([99], [5]), Levels([101], [5]), checksum)
+
+
+class Connection:
+    """Keeps what is subscribed anew."""
+
+    def __init__(self) -> None:
+        self.is_up = True
+        self.asked: list[list[str]] = []
+
+    async def resubscribe(self, streams: list[str]) -> None:
+        self.asked.append(streams)
+
+
+class Room:
+    """What surrounds the books of one symbol."""
+
+    def __init__(self, tasks: Tasks) -> None:
+        self.connection = Connection()
+        self.state = SymbolState(BTC, Resume(), ())
+        self.parts: list[Part] = []
+        adapter: Any = SimpleNamespace(book_rule=RULE, venue="KRAKEN", book_streams=lambda symbol: [f"book {symbol}"])
+        rest: Any = None  # snapshots come on the stream
+        connection_of: Callable[[str], Any] = lambda symbol: self.connection  # noqa: E731
+        self.books = FeedBooks(
+            adapter, rest, BookSettings(), tasks, wanted=True, order=asyncio.Lock(), connection_of=connection_of
+        )
+        self.books.hand_over = self._keep
+        self.books.add(self.state)
+
+    async def _keep(self, state: SymbolState, parts: list[Part]) -> None:
+        self.parts += parts
+
+    def take(self, event: BookSnapshot | BookDelta) -> None:
+        self.parts += self.books.take(self.state, event)
+
+    def book_is(self, state: BookState) -> bool:
+        keeper = self.books.keeper("BTCUSD")
+        return keeper is not None and keeper.sync.state is state
+
+
+@asynccontextmanager
+async def room(monkeypatch: pytest.MonkeyPatch, *, patience: float = 10.0) -> AsyncIterator[Room]:
+    monkeypatch.setattr(feed_books, "RETRY_FIRST_SECONDS", 0.01)
+    monkeypatch.setattr(feed_books, "RETRY_CAP_SECONDS", 0.02)
+    monkeypatch.setattr(feed_books, "STREAM_SECONDS", patience)
+    async with Tasks() as tasks:
+        made = Room(tasks)
+        yield made
+        tasks.cancel()
+
+
+async def test_the_first_snapshot_of_a_connection_comes_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with room(monkeypatch) as made:
+        await made.books.up([made.state])
+        await eventually_async(lambda: made.books.resyncs == 1)
+        made.take(snapshot(5))
+        assert made.book_is(BookState.LIVE)
+    assert made.connection.asked == []
+
+
+async def test_a_gap_subscribes_the_book_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with room(monkeypatch) as made:
+        await made.books.up([made.state])
+        await eventually_async(lambda: made.books.resyncs == 1)
+        made.take(snapshot(5))
+        made.take(BookDelta("BTCUSD", 9, 9, None, NOW, Levels([], []), Levels([], []), GOOD))
+        await eventually_async(lambda: made.connection.asked == [["book BTCUSD"]])
+        made.take(snapshot(9))
+        assert made.book_is(BookState.LIVE)
+
+
+async def test_a_snapshot_that_does_not_hold_is_asked_for_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with room(monkeypatch) as made:
+        await made.books.up([made.state])
+        await eventually_async(lambda: made.books.resyncs == 1)
+        for count in (1, 2, 3):
+            made.take(snapshot(5, BAD))
+            await eventually_async(lambda count=count: len(made.connection.asked) == count)
+        made.take(snapshot(6))
+        assert made.book_is(BookState.LIVE)
+        assert made.books.events["checksum_failed"] == 3
+
+
+async def test_a_snapshot_that_never_comes_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with room(monkeypatch, patience=0.02) as made:
+        await made.books.up([made.state])
+        await eventually_async(lambda: len(made.connection.asked) >= 2)
+        assert made.books.failed >= 2
+        made.take(snapshot(5))
+        await eventually_async(lambda: made.book_is(BookState.LIVE))
+
+
+async def test_nothing_is_asked_of_a_connection_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with room(monkeypatch) as made:
+        await made.books.up([made.state])
+        await eventually_async(lambda: made.books.resyncs == 1)
+        made.connection.is_up = False
+        await made.books.down([made.state])
+        assert made.book_is(BookState.STALE)
+        made.connection.is_up = True
+        await made.books.up([made.state])
+        await eventually_async(lambda: made.books.resyncs == 2)
+        made.take(snapshot(5))
+        assert made.book_is(BookState.LIVE)
+    assert made.connection.asked == []

@@ -1,0 +1,103 @@
+"""The order book against a dict, and what it says of its changes."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from book_oracles import applied, levels
+from marketd.market.book import Levels, OrderBook
+
+prices = st.integers(1, 30)
+sizes = st.integers(0, 5)
+changes = st.lists(st.tuples(prices, sizes), max_size=12)
+
+
+def book_of(bids: dict[int, int], asks: dict[int, int]) -> OrderBook:
+    book = OrderBook()
+    book.reset(levels(bids), levels(asks))
+    return book
+
+
+def assert_is(book: OrderBook, bids: dict[int, int], asks: dict[int, int]) -> None:
+    assert (book.bids, book.asks) == (bids, asks)
+    assert book.bid_prices == sorted(bids)
+    assert book.ask_prices == sorted(asks)
+    assert book.best_bid == max(bids, default=None)
+    assert book.best_ask == min(asks, default=None)
+    assert book.is_crossed == (bool(bids and asks) and max(bids) >= min(asks))
+    assert len(book) == len(bids) + len(asks)
+
+
+@given(changes, changes, st.lists(st.tuples(changes, changes), max_size=10), st.integers(1, 8))
+def test_a_book_is_what_a_dict_says_after_any_changes(first_bids, first_asks, messages, depth):
+    bids, asks = applied({}, first_bids), applied({}, first_asks)
+    book = book_of(dict(first_bids), dict(first_asks))
+    assert_is(book, bids, asks)
+    for bid_changes, ask_changes in messages:
+        before = (bids, asks)
+        bids, asks = applied(bids, bid_changes), applied(asks, ask_changes)
+        change = book.apply(levels(bid_changes), levels(ask_changes))
+        assert_is(book, bids, asks)
+        for found, was, now in ((change.bids, before[0], bids), (change.asks, before[1], asks)):
+            befores = change.bids_before if found is change.bids else change.asks_before
+            for price in {*was, *now}:
+                rows = zip(*found, befores, strict=True)
+                assert sum(s - b for p, s, b in rows if p == price) == now.get(price, 0) - was.get(price, 0)
+        best_bids, best_asks = sorted(bids, reverse=True)[:depth], sorted(asks)[:depth]
+        top = book.top(depth)
+        assert top.bid_prices == best_bids
+        assert top.ask_prices == best_asks
+        assert top.bid_sizes == [bids[price] for price in best_bids]
+        assert top.ask_sizes == [asks[price] for price in best_asks]
+
+
+@given(changes, changes, st.integers(1, 8))
+def test_a_cut_leaves_the_best_levels_and_says_what_went(bid_changes, ask_changes, depth):
+    bids, asks = applied({}, bid_changes), applied({}, ask_changes)
+    book = book_of(bids, asks)
+    change = book.cut(depth)
+    kept_bids, kept_asks = sorted(bids, reverse=True)[:depth], sorted(asks)[:depth]
+    assert_is(book, {price: bids[price] for price in kept_bids}, {price: asks[price] for price in kept_asks})
+    assert dict(zip(change.bids.prices, change.bids_before, strict=True)) == {
+        price: size for price, size in bids.items() if price not in kept_bids
+    }
+    assert dict(zip(change.asks.prices, change.asks_before, strict=True)) == {
+        price: size for price, size in asks.items() if price not in kept_asks
+    }
+    assert not any(change.bids.sizes + change.asks.sizes)
+
+
+def test_removing_a_level_that_is_not_there_changes_nothing():
+    book = book_of({10: 1}, {11: 1})
+    change = book.apply(Levels([9], [0]), Levels([], []))
+    assert change.bids_before == [0]
+    assert_is(book, {10: 1}, {11: 1})
+
+
+def test_levels_and_sizes_of_different_number_are_refused():
+    book = book_of({10: 1}, {11: 1})
+    with pytest.raises(ValueError, match="zip"):
+        book.apply(Levels([9], []), Levels([], []))
+
+
+def test_books_are_equal_when_their_levels_are():
+    book = book_of({10: 1}, {11: 1})
+    twin = deepcopy(book)
+    assert twin == book
+    twin.apply(Levels([10], [2]), Levels([], []))
+    assert twin != book
+    assert book != object()
+    assert "10" in repr(book)
+    book.clear()
+    assert not len(book)
+
+
+def test_two_changes_told_as_one_are_their_sum():
+    book = book_of({10: 1}, {11: 1})
+    both = book.apply(Levels([9], [4]), Levels([], [])).then(book.cut(1))
+    assert both.bids == Levels([9, 9], [4, 0])
+    assert both.bids_before == [0, 4]
