@@ -18,6 +18,8 @@ BENCHMARKS = {
     "arena": ("bench_arena", "last bar and a window of 300 from shared memory, beside Redis and ZeroMQ"),
     "ack": ("bench_ack", "acknowledgement latency of single trades at 10,000 messages a second"),
     "ingest": ("bench_ingest", "trades on disk and committed a second, beside a bare COPY"),
+    "feeds": ("bench_feeds", "messages a second of one core, of each venue's adapter, beside cryptofeed"),
+    "live": ("bench_live", "from an exchange's socket to the arena, at real speed and ten times that; memory"),
     "read": ("bench_read", "a day of one-second bars from PostgreSQL to numpy, beside asyncpg and a bare COPY"),
 }
 
