@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from book_oracles import applied, levels
-from book_teller import BookTeller
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from book_oracles import applied, levels
+from book_teller import BookTeller
 from marketd.market.book import Levels, OrderBook
 from marketd.market.book_deltas import BookReplay, DeltaRecorder, book_at
 from marketd.market.book_messages import BookDelta, BookRule, BookSnapshot, Fit

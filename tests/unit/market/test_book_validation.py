@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from book_teller import BookTeller
 from hypothesis import given
 from hypothesis import strategies as st
 
+from book_teller import BookTeller
 from marketd.market.book import Levels
 from marketd.market.book_messages import BookDelta, BookRule, BookSnapshot, Fit
 from marketd.market.book_rules import few_books_are_good
