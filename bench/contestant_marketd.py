@@ -81,6 +81,7 @@ class Parser:
         self.adapter = adapter_of(traffic)
         rule = self.adapter.book_rule
         assert rule is not None
+        rule = rule._replace(needs_older=False)  # of a recording there is no later snapshot
         self.syncs = {each.symbol: BookSync(rule, each) for each in adopted(self.adapter, traffic)}
         self.trades = self.candles = self.faults = 0
         self._bodies = snapshots(self.adapter, traffic)

@@ -22,7 +22,8 @@ Told = tuple[Instrument, list[tuple[Kind, Records]]]
 
 class ImportedBooks:
     def __init__(self, rule: BookRule | None, settings: BookSettings, kinds: KindTable) -> None:
-        self._rule = rule
+        # a recording cannot be asked for a later snapshot: the one that it has is taken
+        self._rule = rule and rule._replace(needs_older=False)
         self._settings = settings
         self._kinds = kinds
         self._keepers: dict[str, BookKeeper] = {}

@@ -48,3 +48,5 @@ class BookRule(NamedTuple):
     follows: Callable[[int, BookDelta], Fit]  # a delta against the last applied sequence
     checksum: Callable[[OrderBook, Instrument], int] | None = None
     depth: int = 0  # levels a side that the venue keeps in step; 0: all. Deeper ones are cut after each delta
+    # deltas do not name what they follow: only one that is no newer than a REST snapshot proves that none was missed
+    needs_older: bool = False

@@ -165,7 +165,7 @@ class BookSync:
     def _prove(self, delta: BookDelta) -> Step:
         """The first delta after a snapshot over REST: an older one proves as much as one that follows."""
         fit = self._fit(delta)
-        if fit is Fit.GAP:
+        if fit is Fit.GAP or self._is_unproven(delta):
             return self._begin_again(BookEvent.SNAPSHOT_OLD, delta)
         flaw = self._apply(delta)[1] if fit is Fit.NEXT else None
         return self._told(flaw or BookEvent.JOINED)
@@ -193,6 +193,8 @@ class BookSync:
     def _join_buffered(self) -> BookEvent:
         """Bring a snapshot up to the newest delta that came."""
         is_proven = self.rule.snapshot == "stream" or bool(self._buffer)
+        if self._buffer and self._is_unproven(self._buffer[0]):
+            return BookEvent.SNAPSHOT_OLD
         for delta in self._buffer:
             fit = self._fit(delta)
             if fit is Fit.GAP:
@@ -203,6 +205,10 @@ class BookSync:
                     return flaw
         self._buffer.clear()
         return BookEvent.JOINED if is_proven else BookEvent.UNPROVEN
+
+    def _is_unproven(self, first: BookDelta) -> bool:
+        """The first delta that was heard is newer than the snapshot, and does not say what came before it."""
+        return self.rule.needs_older and first.last > self.sequence
 
     def _fit(self, delta: BookDelta) -> Fit:
         return (self.rule.follows if self._is_spliced else self.rule.splice)(self.sequence, delta)

@@ -20,7 +20,7 @@ from marketd.daemon.feeds.adapter import Page, Rejected, RestRequest, UnknownSym
 from marketd.daemon.feeds.backoff import Backoff
 from marketd.daemon.feeds.rest import RestClient, RestFailed
 from marketd.daemon.feeds.symbol_state import CoverageEvent, Part
-from marketd.daemon.feeds.trade_search import TradeSearch, from_id, without_holes
+from marketd.daemon.feeds.trade_search import TradeSearch, from_id, ids_of, without_holes
 from marketd.market.errors import MarketdError, Timeout
 from marketd.market.instruments import Instrument
 from marketd.market.records import TRADE, Coverage, Records
@@ -144,11 +144,13 @@ class Backfill:
         does not give them (any more), and the ledger claims nothing.
         """
         symbol = instrument.symbol
-        newest = (await self._trades(symbol, self._adapter.newest_trade_request(symbol))).records
-        if not len(newest) or int(newest["ts_event"][-1]) < stretch.start:  # nothing was traded since
-            await self._hand_over(instrument, "trade", newest[:0], [], stretch)
+        page = await self._trades(symbol, self._adapter.newest_trade_request(symbol))
+        newest, last_id = page.records, max(ids_of(page), default=-1)
+        if page.rejected and last_id < 0:  # something was traded, and nobody knows what
+            return Fetched(rejected=len(page.rejected), unreachable=(stretch,))
+        if last_id < 0 or (last_id in newest["trade_id"] and int(newest["ts_event"].max()) < stretch.start):
+            await self._hand_over(instrument, "trade", newest[:0], [], stretch)  # nothing was traded since
             return Fetched()
-        last_id = int(newest["trade_id"][-1])
         asked, is_whole = await self._beginning(symbol, stretch.start, last_id)
         chunk = _Chunk(stretch, known, is_whole=is_whole)
         total = Fetched()

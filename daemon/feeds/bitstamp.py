@@ -38,7 +38,7 @@ def _fit(sequence: int, delta: BookDelta) -> Fit:
     return Fit.OLD if delta.last < sequence else Fit.NEXT
 
 
-RULE = BookRule("rest", splice=_fit, follows=_fit)
+RULE = BookRule("rest", splice=_fit, follows=_fit, needs_older=True)
 
 
 class BitstampAdapter(BitstampRest):

@@ -13,6 +13,7 @@ Between two messages time goes on by `time`: it closes seconds, and sends the la
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 
 from marketd.daemon.feeds.adapter import BookDelta, BookRule, BookSnapshot
@@ -24,13 +25,18 @@ from marketd.market.book_records import BookRecorder
 from marketd.market.book_states import BookEvent
 from marketd.market.book_sync import BookSync, Step
 from marketd.market.buckets import BucketKernel
+from marketd.market.errors import RuleViolation
 from marketd.market.fixed import parse_fixed
 from marketd.market.imbalance import ImbalanceKernel
 from marketd.market.instruments import Instrument
 from marketd.market.records import BY_NAME, BookState, Coverage, Records
-from marketd.market.times import ABSENT
+from marketd.market.seconds import MAX_LEAP_NS
+from marketd.market.times import ABSENT, NS_PER_SECOND
+
+_log = logging.getLogger(__name__)
 
 _TRADE = BY_NAME["trade"].id
+MAX_WAIT_NS = 60 * NS_PER_SECOND  # seconds wait so long for trades that are being fetched; then volumes are absent
 
 
 class BookKeeper:
@@ -45,6 +51,7 @@ class BookKeeper:
         self.needs_snapshot = False
         self.events: Counter[str] = Counter()  # what made the book doubtful, by word
         self.newest_ns = ABSENT  # the newest event time that was told
+        self._complete_ns = ABSENT  # `newest_ns` when no trades were missing
         self._begin_kernels()
         self._is_told = False  # the kernels know that the book is LIVE
         self._is_first = False  # the snapshot that a subscription brings by itself is still to come
@@ -58,12 +65,20 @@ class BookKeeper:
     def _begin_kernels(self) -> None:
         """At the instrument's present scales."""
         instrument, settings = self.instrument, self._settings
-        width = settings.buckets.get(instrument.name, "")
-        units = parse_fixed(width, instrument.price_scale, field=f"book.buckets.{instrument.name}") if width else 0
         self._recorder = BookRecorder(settings.depth, settings.interval_ns, settings.jump_bps)
         self._deltas = DeltaRecorder()
         self._imbalance = ImbalanceKernel(settings.band_bps)
-        self._buckets = BucketKernel(units, tick_size=instrument.tick_size)
+        self._buckets = BucketKernel(self._bucket_units(), tick_size=instrument.tick_size)
+
+    def _bucket_units(self) -> int:
+        """The configured width in price units; 0, the default, where there is none at the instrument's scale."""
+        name = self.instrument.name
+        width = self._settings.buckets.get(name, "")
+        try:
+            return parse_fixed(width, self.instrument.price_scale, field=f"book.buckets.{name}") if width else 0
+        except RuleViolation as violation:  # only known here: it must not cost the venue's other instruments theirs
+            _log.error("the default width is used: %s", violation, extra={"action": "bucket_width", "instrument": name})
+            return 0
 
     # ---- what befalls the connection ----------------------------------------------------------
 
@@ -78,6 +93,15 @@ class BookKeeper:
 
     def disconnected(self) -> list[Part]:
         return self._after(self.sync.disconnected())
+
+    def ended(self) -> list[Part]:
+        """The instrument is no longer followed: its book is not LIVE, and the ledger is closed."""
+        if self.newest_ns < 0:
+            return []
+        parts, end_ns = self.disconnected(), self.newest_ns
+        if self._lost_ns != ABSENT and self._lost_ns < end_ns:
+            parts.append(CoverageEvent(Coverage.GAP, self._lost_ns, end_ns, "book", reason=self._lost_reason).part())
+        return [*parts, CoverageEvent(Coverage.ENDED, end_ns, end_ns, "book", reason="symbol was removed").part()]
 
     def silent(self) -> list[Part]:
         """Nothing comes, or no snapshot came of asking for one."""
@@ -116,7 +140,7 @@ class BookKeeper:
     def time(self, ts_ns: int, *, trades_complete: bool = True) -> list[Part]:
         """The instrument's events have come up to this time. Seconds wait while trades of them are being fetched."""
         is_first = self.newest_ns == ABSENT
-        self.newest_ns = max(self.newest_ns, ts_ns)
+        self._see(ts_ns)
         if self.newest_ns == ABSENT:
             return []  # nothing that came bears a time
         parts: list[Part] = []
@@ -125,13 +149,27 @@ class BookKeeper:
         elif is_first:
             self._leave_kernels(ts_ns)
         parts += self._records()
-        if trades_complete:
+        if self._may_close_seconds(trades_complete=trades_complete):
             figures: list[Part] = [
                 ("imbalance", self._imbalance.advance(self.newest_ns)),
                 ("buckets", self._buckets.advance(self.newest_ns)),
             ]
             parts += [part for part in figures if len(part[1])]
         return parts
+
+    def _may_close_seconds(self, *, trades_complete: bool) -> bool:
+        if trades_complete or self._complete_ns == ABSENT:
+            self._complete_ns = self.newest_ns
+        if not trades_complete and self.newest_ns - self._complete_ns <= MAX_WAIT_NS:
+            return False
+        if not trades_complete:
+            self._imbalance.trades_lost(self.newest_ns)
+        return True
+
+    def _see(self, ts_ns: int) -> None:
+        """Time goes on. A leap back follows a time that was wrong, and is a new begin, as in the kernels."""
+        if ts_ns != ABSENT and not 0 <= self.newest_ns - ts_ns <= MAX_LEAP_NS:
+            self.newest_ns = ts_ns
 
     # ---- a step of the book -------------------------------------------------------------------
 
@@ -166,7 +204,7 @@ class BookKeeper:
         """The time of the book as it stands now: of its newest delta, else the newest that is known."""
         if self.sync.state is BookState.LIVE and self.sync.ts_ns != ABSENT:
             event_ns = self.sync.ts_ns
-        self.newest_ns = max(self.newest_ns, event_ns)
+        self._see(event_ns)
         return self.newest_ns if event_ns == ABSENT else event_ns
 
     def _began(self, ts_ns: int) -> list[Part]:

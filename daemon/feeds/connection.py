@@ -117,16 +117,25 @@ class Connection:
     async def subscribe(self, streams: Sequence[str]) -> None:
         """Add streams, now if connected and at every connect from now on."""
         self.streams += [stream for stream in streams if stream not in self.streams]
+        if self._session is not None:
+            self._session.streams.update(streams)
         await self._command("SUBSCRIBE", streams)
 
     async def unsubscribe(self, streams: Sequence[str]) -> None:
         self.streams = [stream for stream in self.streams if stream not in set(streams)]
+        if self._session is not None:
+            self._session.streams.difference_update(streams)
         await self._command("UNSUBSCRIBE", streams)
 
     async def resubscribe(self, streams: Sequence[str]) -> None:
         """Have streams begin anew, with whatever the venue sends at the beginning of one."""
         await self._command("UNSUBSCRIBE", streams)
         await self._command("SUBSCRIBE", streams)
+
+    async def _catch_up(self, session: Session) -> None:
+        """Have on a session what was added or removed while it was being opened, or was not the one in use."""
+        await self.subscribe([stream for stream in self.streams if stream not in session.streams])
+        await self.unsubscribe(sorted(session.streams.difference(self.streams)))
 
     async def _command(self, verb: str, streams: Sequence[str]) -> None:
         session = self._session
@@ -153,7 +162,8 @@ class Connection:
             await asyncio.sleep(backoff.next())
 
     async def _open(self) -> Session:
-        url, by_message = self._adapter.connect_url(self._base_url, self.streams)
+        streams = list(self.streams)
+        url, by_message = self._adapter.connect_url(self._base_url, streams)
         # a proxy of the environment is meant for the world outside, not for this machine
         options: dict[str, Any] = {"proxy": None} if urlsplit(url).hostname in LOOPBACK else {}
         socket = await connect(
@@ -168,6 +178,7 @@ class Connection:
             **options,
         )
         session = Session(socket, self._take, self._timing, self._adapter.ping)
+        session.streams.update(streams)
         self._past.connects += 1
         if by_message:
             try:
@@ -192,6 +203,7 @@ class Connection:
         )
         running = self._start(session)
         try:
+            await self._catch_up(session)
             while True:
                 self._roll_now.clear()
                 roll = asyncio.create_task(self._roll_now.wait(), name=f"{self.name} roll asked for")
@@ -222,6 +234,7 @@ class Connection:
             await self._handler.on_up(self)
         fresh = self._start(new)
         try:
+            await self._catch_up(new)
             await self._overlap(new, fresh, running)
         except asyncio.CancelledError:
             await _end(fresh)
@@ -229,6 +242,7 @@ class Connection:
         if fresh.done() and not running.done():
             self._note(f"the fresh connection ended at once, the old one goes on: {_reason(fresh)}")
             self._session = old
+            await self._catch_up(old)
             return old, running
         await old.close()
         await asyncio.wait((running,))

@@ -20,7 +20,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from marketd.daemon.feeds import series as declared
-from marketd.daemon.feeds.adapter import Event, Rejected, Venue, VenueAdapter, VenueClosing, VenueRefused, VenueTime
+from marketd.daemon.feeds.adapter import Rejected, Venue, VenueAdapter, VenueClosing, VenueRefused, VenueTime
 from marketd.daemon.feeds.backoff import Backoff
 from marketd.daemon.feeds.capture_writer import CaptureWriter
 from marketd.daemon.feeds.connection import Connection
@@ -218,9 +218,10 @@ class Feed:
                 clock.swept_ns = clock.ts_ns
                 await self._intake.tick_quiet(self._roster.clocked_by(connection), clock.ts_ns, now, by_clock=False)
 
-    async def _take_polled(self, events: list[Event]) -> None:
-        async with self._order:
-            await self._intake.take(events, (), 0, time.monotonic())
+    async def _take_polled(self, symbol: str, target: str, body: bytes) -> None:
+        async with self._order:  # read with the lock held: else at scales that may be others when it is handed on
+            if symbol in self._roster.states:
+                await self._intake.take(self._adapter.decode_rest(target, body), (), 0, time.monotonic())
 
     # ---- quiet symbols ------------------------------------------------------------------------
 

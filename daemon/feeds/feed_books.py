@@ -18,10 +18,10 @@ from marketd.daemon.feeds.books import BookKeeper
 from marketd.daemon.feeds.connection import Connection
 from marketd.daemon.feeds.feed_model import BookSettings
 from marketd.daemon.feeds.rest import RestClient, RestFailed
-from marketd.daemon.feeds.symbol_state import CoverageEvent, Part, SymbolState
+from marketd.daemon.feeds.symbol_state import Part, SymbolState
 from marketd.daemon.feeds.tasks import Tasks
 from marketd.market.errors import Timeout
-from marketd.market.records import BookState, Coverage, Records
+from marketd.market.records import BookState, Records
 
 _log = logging.getLogger(__name__)
 
@@ -93,11 +93,10 @@ class FeedBooks:
 
     def remove(self, state: SymbolState) -> list[Part]:
         kept = self._kept.pop(state.symbol, None)
-        if kept is None or kept.keeper.newest_ns < 0:
+        if kept is None:
             return []
         kept.changed.set()
-        end_ns = kept.keeper.newest_ns
-        return [CoverageEvent(Coverage.ENDED, end_ns, end_ns, "book", reason="symbol was removed").part()]
+        return kept.keeper.ended()
 
     async def up(self, states: Iterable[SymbolState]) -> None:
         await self._tell_all(states, BookKeeper.subscribed)
@@ -234,8 +233,10 @@ class FeedBooks:
             async with asyncio.timeout(STREAM_SECONDS):
                 await kept.changed.wait()
         except TimeoutError:
-            self.failed += 1
             async with self._order:
+                if not _is_needed(state, kept):
+                    return  # it came while we waited for our turn
+                self.failed += 1
                 await self.hand_over(state, kept.keeper.silent())
 
     # ---- statistics ---------------------------------------------------------------------------

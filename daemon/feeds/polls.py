@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
-from marketd.daemon.feeds.adapter import Event, RestRequest, VenueAdapter
+from marketd.daemon.feeds.adapter import RestRequest, VenueAdapter
 from marketd.daemon.feeds.rest import RestClient, RestFailed
 from marketd.market.errors import Timeout
 
@@ -17,7 +17,7 @@ LOOK_SECONDS = 1.0  # how often it is looked for a question that is due
 SPARE = 0.5  # of the venue's budget, which polls leave to all else
 REQUEST_SECONDS = 5.0  # an answer that comes later is one that the next will bring
 
-Take = Callable[[list[Event]], Awaitable[None]]
+Take = Callable[[str, str, bytes], Awaitable[None]]  # symbol, target, answer
 
 
 class Polls:
@@ -34,6 +34,8 @@ class Polls:
     async def run(self) -> None:
         while True:
             for symbol in self._symbols():
+                if symbol not in self._symbols():
+                    continue  # removed while another was asked for
                 for request, pause_seconds in self._adapter.polls(symbol):
                     asked = self._asked.get(request.target)
                     if asked is None or time.monotonic() - asked >= pause_seconds:
@@ -48,5 +50,4 @@ class Polls:
             self.failed += 1
             _log.info("%s of %s: %s", request.target, symbol, error, extra={"action": "poll_failed"})
             return
-        if symbol in self._symbols():
-            await self._take(self._adapter.decode_rest(request.target, body))
+        await self._take(symbol, request.target, body)

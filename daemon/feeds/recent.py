@@ -125,8 +125,10 @@ class RecentIds:
             self._known.update(dict.fromkeys(records["trade_id"].tolist()))
             newest = int(records["ts_event"].max())
             self.last = newest if self.last is None else max(self.last, newest)
-            for trade_id in list(self._known)[: max(0, len(self._known) - self._max_known)]:
-                del self._known[trade_id]
+            if len(self._known) > self._max_known:
+                # a tenth beyond what must go: this walks over all of them, and comes once in thousands of trades
+                kept = list(self._known)[-max(1, self._max_known - self._max_known // 10) :]
+                self._known = dict.fromkeys(kept)
         return records
 
 

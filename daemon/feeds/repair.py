@@ -91,7 +91,10 @@ class Repairs:
                 await self._do_without(state, track, filling)
                 continue
             page = await self._fetch(state, track, missing.first, request)
+            scales = state.changes
             async with self._order:
+                if _is_outdated(state, scales):
+                    page = None  # while we waited for our turn; what was read at other scales is asked for again
                 came = await self._take(state, track, missing, page, filling)
                 await self._give_up_in_time(state, track, filling)
             if came:
@@ -245,9 +248,12 @@ class Repairs:
                     await asyncio.sleep(backoff.next())
                     continue
                 backoff.reset()
+                scales = state.changes
                 numbers = track.numbers(page.records)
                 records: Records = page.records[(numbers >= first) & (numbers <= hole.last)]
                 async with self._order:
+                    if _is_outdated(state, scales):
+                        continue  # as above
                     await self._reject(page.rejected)
                     if len(records):
                         await self._hand_over(state, [(track.kind, records)])
@@ -287,6 +293,11 @@ class _Filling:
         if not count or not self._report:
             return []
         return [CoverageEvent(Coverage.BACKFILLED, start_ns, end_ns, self._track.kind, count, self._reason).part()]
+
+
+def _is_outdated(state: SymbolState, changes: int) -> bool:
+    """Whether what was read after so many changes of its scales is of no use any more."""
+    return state.removed or state.changes != changes
 
 
 def _is_within(hole: Lost, refused: set[int | None]) -> bool:

@@ -172,18 +172,20 @@ class Roster:
             mine, symbols = symbols[:room], symbols[room:]
             if mine:
                 placed += mine
-                await connection.subscribe(self._streams(mine, endpoint))
-                await self._subscribed(connection, [self.states[symbol] for symbol in mine])
+                await self._subscribe(connection, self._streams(mine, endpoint), [self.states[s] for s in mine])
         per_connection = max(1, limit // each)
         for start in range(0, len(symbols), per_connection):
             self._open_connection(symbols[start : start + per_connection], endpoint)
 
-    async def _subscribed(self, connection: Connection, states: Sequence[SymbolState]) -> None:
+    async def _subscribe(self, connection: Connection, streams: list[str], states: Sequence[SymbolState]) -> None:
+        if connection.is_up:  # else `on_up` tells the books
+            # before they are asked for: a snapshot that comes at once would be of a book that is not subscribed
+            books = [s for s in states if set(self._adapter.book_streams(s.symbol)) <= set(streams)]
+            async with self._order:
+                await self.books.up(books)
+        await connection.subscribe(streams)
         for state in states:
             self.repairs.look(state)
-        if connection.is_up:  # else `on_up` tells the books
-            async with self._order:
-                await self.books.up([s for s in states if _carries(connection, self._adapter.book_streams(s.symbol))])
 
     def _open_connection(self, symbols: list[str], endpoint: str) -> None:
         connection = Connection(

@@ -23,7 +23,7 @@ MAX_PENDING = 20_000  # messages read and not yet handled, a session
 BATCH = 5_000  # messages at most in one call of the handler
 PROBE_AFTER_SECONDS = 2.0  # of silence: ask whether the other side is there
 ROLL_AHEAD_SECONDS = 3600.0  # before the venue's own end of a connection
-LAST_BATCH_SECONDS = 60.0  # for the handler to take what was read before the socket ended
+LAST_BATCH_SECONDS = 60.0  # for the handler to take what it was given, once the session is cancelled
 
 
 class Silent(MarketdError):
@@ -69,6 +69,7 @@ class Session:
         self._commands = asyncio.Lock()
         self._handling = False
         self._ended = False
+        self.streams: set[str] = set()  # what was asked for on this socket
         self.first_frame = asyncio.Event()
         self.opened = self.heard = time.monotonic()  # `heard`: the last proof that the other side is there
         self.messages = self.received_bytes = 0
@@ -81,10 +82,12 @@ class Session:
     async def run(self) -> None:
         """Until the socket is gone and all that came from it is handled; raises what ended it."""
         reader, watchdog, pump = self._tasks()
+        patience: float | None = None  # a handler that waits for its own consumer will go on
         try:
             await asyncio.wait((reader, watchdog, pump), return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             self._pending.clear()
+            patience = LAST_BATCH_SECONDS
             raise
         finally:
             # Never cancelled inside the handler: what it was given would be neither handed on nor asked for again.
@@ -93,7 +96,7 @@ class Session:
             reader.cancel()
             watchdog.cancel()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.gather(pump, return_exceptions=True), LAST_BATCH_SECONDS)
+                await asyncio.wait_for(asyncio.gather(pump, return_exceptions=True), patience)
             await asyncio.gather(reader, watchdog, return_exceptions=True)
             await self.close()
         for task in (pump, watchdog, reader):  # what the handler says counts first, the socket last

@@ -90,6 +90,7 @@ class SymbolState:
         self.observed = resume.last_trade_ts is not None  # ingest knows since when it is observed
         self.removed = False
         self.refreshed_at = 0.0  # monotonic s: when its scales were asked for
+        self.changes = 0  # how often its scales became others
         self.begin_catch_up(resume)
 
     @property
@@ -119,6 +120,7 @@ class SymbolState:
         before, self.instrument = self.instrument, instrument
         if before.id == instrument.id and _scales(before) == _scales(instrument):
             return False
+        self.changes += 1
         for track in self.tracks:
             track.sequence.drop_held()
         return True

@@ -22,24 +22,29 @@ DIALECTS = [
 
 
 @contextlib.asynccontextmanager
-async def fed(dialect: Dialect, pairs: list[str]) -> AsyncIterator[tuple[ScriptedVenue, Feed, RecordingSink]]:
+async def fed(
+    dialect: Dialect, pairs: list[str], *, pace: float = 1000.0
+) -> AsyncIterator[tuple[ScriptedVenue, Feed, RecordingSink]]:
     sink = RecordingSink()
     async with ScriptedVenue(dialect, pairs) as venue:
         for pair in pairs:
             await venue.deal(pair)
-        async with connected(dialect, venue, sink) as feed:
+        async with connected(dialect, venue, sink, pace=pace) as feed:
             yield venue, feed, sink
 
 
 @contextlib.asynccontextmanager
-async def connected(dialect: Dialect, venue: ScriptedVenue, sink: RecordingSink) -> AsyncIterator[Feed]:
+async def connected(
+    dialect: Dialect, venue: ScriptedVenue, sink: RecordingSink, *, pace: float = 1000.0
+) -> AsyncIterator[Feed]:
+    """`pace`: commands a second."""
     settings = FeedSettings(
         candles=(),
         book=True,
         ws_url=f"ws://{venue.address}/v2",
         rest_url=f"http://{venue.address}",
         weight_per_minute=10_000_000,
-        timing=QUICK._replace(commands_per_second=1000.0),
+        timing=QUICK._replace(commands_per_second=pace),
     )
     async with running(Feed(VENUES[dialect.name], venue.pairs, sink, settings)) as feed:
         await eventually_async(lambda: venue.is_subscribed("book") and venue.is_subscribed("trade"))
@@ -81,6 +86,19 @@ async def test_books_follow_the_stream(dialect: Dialect, pairs: list[str]) -> No
         await in_step(venue, feed)
         assert venue.subscriptions == len(pairs), "nothing had to be asked for anew"
         assert all(len(sink.records(symbol_of(pair), "book")) for pair in pairs)
+
+
+@pytest.mark.parametrize(("dialect", "pairs"), DIALECTS)
+async def test_a_symbol_that_is_added_takes_the_snapshot_that_its_subscription_brings(
+    dialect: Dialect, pairs: list[str]
+) -> None:
+    async with fed(dialect, pairs, pace=20.0) as (venue, feed, _):  # snapshots are there before a command is done
+        await feed.reload(pairs[:1])
+        assert feed.statistics().books_live == 1
+        before = venue.subscriptions
+        assert await feed.reload(pairs) == {}
+        await in_step(venue, feed)
+        assert (venue.subscriptions, feed.statistics().resyncs_failed) == (before + 1, 0)
 
 
 @pytest.mark.parametrize(("dialect", "pairs"), DIALECTS)

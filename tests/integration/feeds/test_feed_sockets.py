@@ -19,6 +19,7 @@ from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
+from marketd.daemon.feeds import session
 from marketd.daemon.feeds.adapter import RestRequest
 from marketd.daemon.feeds.binance import BinanceAdapter
 from marketd.daemon.feeds.connection import Connection, Timing
@@ -115,6 +116,44 @@ async def test_what_was_read_before_the_socket_ended_is_handed_on_before_the_nex
     assert listener.events[:3:2] == ["up", "up"]
     assert "ConnectionClosed" in listener.events[1]
     assert listener.frames[:2] == [b"a", b"b"]
+
+
+async def test_what_was_read_is_handed_on_however_long_the_handler_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def send_and_close(socket: ServerConnection) -> None:
+        await socket.send("a")
+
+    monkeypatch.setattr(session, "LAST_BATCH_SECONDS", 0.01)
+    listener = Listener()
+    listener.gate = asyncio.Event()
+    async with venue(send_and_close) as url, running(connection_to(url, listener)):
+        await eventually_async(lambda: listener.batches == 1)
+        asyncio.get_running_loop().call_later(0.2, listener.gate.set)
+        await eventually_async(lambda: len(listener.events) >= 3)
+    assert len(listener.frames) >= listener.batches - 1
+
+
+async def test_streams_that_were_added_while_the_connection_was_made_are_subscribed() -> None:
+    heard: list[str] = []
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def wait(socket: ServerConnection, request: Request) -> None:
+        begun.set()
+        await go_on.wait()
+
+    async with (
+        venue(hearing(heard), process_request=wait) as url,
+        running(connection_to(url, Listener())) as connection,
+    ):
+        await begun.wait()
+        await connection.subscribe(["ethusdt@trade"])
+        await connection.unsubscribe(["btcusdt@trade"])
+        go_on.set()
+        await eventually_async(lambda: len(heard) == 2)
+    said = [json.loads(text) for text in heard]
+    assert [(each["method"], each["params"]) for each in said] == [
+        ("SUBSCRIBE", ["ethusdt@trade"]),
+        ("UNSUBSCRIBE", ["btcusdt@trade"]),
+    ]
 
 
 async def test_a_venue_that_falls_silent_and_answers_no_ping_is_left() -> None:

@@ -61,10 +61,10 @@ class Venue:
 
     def decode_trades(self, symbol: str, body: bytes) -> Page:
         first = json.loads(body)
-        if first is None:
-            return Page(self.trades[-1:], [], len(self.trades[-1:]), at_present=False)
         ids, found = self.trades["trade_id"], self.trades
-        if self.numbered_trades:  # as some venues do it: by a span of ids
+        if first is None:
+            found = found[-1:]
+        elif self.numbered_trades:  # as some venues do it: by a span of ids
             found = found[(ids >= first) & (ids < first + PAGE_ROWS)]
         found = found[~np.isin(found["trade_id"], sorted(self.forgotten))]
         page = found[-PAGE_ROWS:]
@@ -204,6 +204,14 @@ def test_what_the_venue_rejects_is_in_quarantine_and_stops_nothing() -> None:
     assert fetched(venue, ALL, sink) == Fetched(4, 7)
     assert sink.records("trade")["trade_id"].tolist() == [1, 2, 10, 11]
     assert [each.trade_id for each in sink.rejected] == venue.rejects
+
+
+def test_a_newest_trade_that_breaks_a_rule_is_not_taken_for_no_trade() -> None:
+    venue, sink = Venue([(ms, ms) for ms in range(1, 13)]), Sink()
+    venue.rejects = [12]
+    found = fetched(venue, ALL, sink)
+    assert sink.records("trade")["trade_id"].tolist() == list(range(1, 12))
+    assert (found.rejected, [each.trade_id for each in sink.rejected]) == (1, [12])
 
 
 def test_what_is_stored_already_is_left_out() -> None:

@@ -155,6 +155,55 @@ def test_deltas_rebuild_the_book_when_they_are_asked_for() -> None:
     assert not replay.is_live
 
 
+def test_seconds_do_not_wait_for_ever_for_trades_and_have_no_volumes_then() -> None:
+    made, _ = live_keeper(band_bps=200.0)
+    made.time(NOW)
+    parts: list[Part] = []
+    for second in range(1, 201):
+        made.take(delta(10 + second, 10 + second, NOW + second * SECOND, Levels([99], [second])))
+        parts += made.time(NOW + second * SECOND, trades_complete=False)
+    told = of(parts, "imbalance")
+    assert told["ts_event"].tolist() == [NOW + second * SECOND for second in range(1, 200)]
+    assert (told["volume_1s"] == np.iinfo(np.int32).min).all()
+    assert told["book_1s"][-1] != np.iinfo(np.int32).min
+
+
+def test_a_time_that_was_wrong_costs_seconds_and_no_more() -> None:
+    made, _ = live_keeper()
+    made.time(NOW + SECOND)
+    made.time(NOW + 10**9 * SECOND)
+    parts: list[Part] = []
+    for second in range(2, 12):
+        parts += made.take(delta(9 + second, 9 + second, NOW + second * SECOND, Levels([99], [second])))
+        parts += made.time(NOW + second * SECOND)
+    assert of(parts, "imbalance")["ts_event"].tolist() == [NOW + second * SECOND for second in range(3, 11)]
+    (left,) = of(made.disconnected(), "book")
+    assert left["ts_event"] == NOW + 11 * SECOND
+
+
+def test_a_bucket_width_that_is_finer_than_the_prices_gives_way_to_the_default() -> None:
+    made, _ = live_keeper(buckets={"BTCUSDT.BINANCE": "0.001"})
+    (row,) = of(made.time(NOW + SECOND + SECOND // 2), "buckets")
+    assert row["width"] == 1
+
+
+def test_a_book_that_is_no_longer_followed_is_not_live_and_its_ledger_is_closed() -> None:
+    made, _ = live_keeper()
+    made.take(delta(11, 11, NOW + SECOND, Levels([99], [1])))
+    parts = made.ended()
+    assert of(parts, "book")["state"].tolist()[-1] == BookState.STALE
+    assert of(parts, "coverage")["state"].tolist() == [Coverage.ENDED]
+
+
+def test_the_ledger_of_a_book_that_ends_out_of_step_says_since_when() -> None:
+    made, _ = live_keeper()
+    made.take(delta(12, 12, NOW + SECOND))  # a gap
+    made.time(NOW + 9 * SECOND)
+    gap, ended = of(made.ended(), "coverage")
+    assert (gap["state"], gap["ts_start"], gap["ts_end"]) == (Coverage.GAP, NOW + SECOND, NOW + 9 * SECOND)
+    assert ended["state"] == Coverage.ENDED
+
+
 def test_a_change_that_waited_when_the_book_was_lost_is_told_with_its_levels() -> None:
     made, _ = live_keeper()
     made.take(delta(11, 11, NOW + 1, Levels([98], [4])))
