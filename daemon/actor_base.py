@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import logging
 import os
+import resource
 import signal
 import sys
 import time
@@ -21,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 EXIT_CLEAN = 0
 EXIT_CRASH = 1
+OPEN_FILES = 65_536  # ingest has one an instrument, and many a shell allows 1024
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # state -> the states that may follow it
 STATES = {
@@ -134,6 +136,7 @@ def run(actor: Startable) -> int:
     logs.setup(actor.name, actor.config.log.level, actor.config.log.format)
     os.umask(0o027)  # readers are in the group
     _dump_stacks_on_demand()
+    allow_open_files()
     try:
         actor.supervised = tie_to_supervisor(actor.config.runtime_path) is not None
         return actor.live_through()
@@ -149,6 +152,14 @@ def run(actor: Startable) -> int:
             extra={"action": "actor_crashed"},
         )
     return EXIT_CRASH
+
+
+def allow_open_files() -> None:
+    """As many as the hard limit lets us, up to OPEN_FILES."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _dump_stacks_on_demand() -> None:

@@ -23,12 +23,7 @@ from marketd.daemon import metrics
 from marketd.daemon.clock import LiveClock
 from marketd.daemon.consolidated import Consolidator
 from marketd.daemon.instrument_state import InstrumentState
-from marketd.daemon.kernel import (
-    COVERAGE_KIND,
-    Kernel,
-    Lot,
-    coverage_record,
-)
+from marketd.daemon.kernel import COVERAGE_KIND, Kernel, Lot, coverage_record
 from marketd.daemon.pieces import MAX_PIECES, too_scattered
 from marketd.daemon.producers import LIVE_ONLY, repeated_outcome
 from marketd.daemon.publisher import Publisher
@@ -36,7 +31,7 @@ from marketd.daemon.registry import Registry
 from marketd.ipc import protocol, sockets
 from marketd.ipc.book_parts import read_fitting_part
 from marketd.ipc.journal import Journal
-from marketd.ipc.journal_errors import JournalBehind
+from marketd.ipc.journal_errors import JournalBehind, JournalFailed
 from marketd.ipc.protocol import Committed, Declare, Declared, Durable, Failure, Follow, Outcome, RebuildBars, Rejection
 from marketd.market.errors import Busy, InvalidArgument, JournalFull, MarketdError, ProtocolError, UnknownInstrument
 from marketd.market.instruments import CONSOLIDATED_VENUE, GLOBAL_NAME, Instrument
@@ -55,6 +50,7 @@ _DONTWAIT_MORE = int(zmq.DONTWAIT | zmq.SNDMORE)
 MAX_REBUILD = 100  # bars in one question
 MAX_DUE_EVENTS = 1_000  # of the daemon itself, that wait for room in the journal
 MAX_UNACKNOWLEDGED = 50_000  # answers that wait for the disk; beyond it nothing more is read
+MAX_RULES, OTHER_RULES = 256, "other"  # counted by name; senders name their own for what they rejected themselves
 MAX_DECLARED = 4_000  # instruments in one message: the answer, which tells what is known of each, has its limit too
 
 
@@ -119,6 +115,8 @@ class Ingest:
                 self._follow(peer, message)
             else:
                 self._on_committed(message)
+        except JournalFailed:
+            raise  # ours, not the message's: an answer would make the sender drop what the next ingest will take
         except MarketdError as error:
             self._counts["failures"] += 1
             self._send(
@@ -278,8 +276,8 @@ class Ingest:
                 extra={"action": "journal_full", "instrument": state.instrument.name},
             )
         state.unstored_count += lot.records
-        for bar in lot.unknown:
-            state.rebuild.pop(bar, None)  # its late trade will never be among the stored ones
+        # this late trade will never be among the stored ones, but others of the bar may wait there already
+        state.rebuild |= dict.fromkeys(lot.unknown, self._journal.end)
         self._counts["live_only"] += lot.records
         self._publisher.show(lot, -1)
 
@@ -289,7 +287,7 @@ class Ingest:
         if not since or not self._journal.has_room:
             return
         state.unstored_since = state.unstored_count = 0
-        until = self._clock.now()
+        until = max(since, self._clock.now())  # the wall clock may have stepped back meanwhile
         event = coverage_record(Coverage.UNSTORED, since, until, stream=0, detail=count, reason="journal full")
         if not self.record_coverage(state.instrument, event):
             state.unstored_since, state.unstored_count = since, count  # the next lot that finds room says it
@@ -320,6 +318,8 @@ class Ingest:
 
     def _count_rules(self, rules: Iterable[str]) -> None:
         for rule, count in Counter(rules).items():
+            if rule not in self.rules and len(self.rules) >= MAX_RULES:
+                rule = OTHER_RULES
             self.rules[rule] += count
             _REFUSED.labels(rule).inc(count)
 

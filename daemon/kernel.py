@@ -326,8 +326,9 @@ class Kernel:
                 bars += 2 * len(self.timeframes)
             elif kind is COVERAGE_KIND:
                 bars += len(records) * (KEPT_BARS + 2) * len(self.timeframes)
-            elif kind.id == BOOK_KIND.id:
-                size += MAX_IMBALANCES * IMBALANCE_KIND.dtype.itemsize
+            elif kind.id == BOOK_KIND.id and has_offered(records):
+                books = state.offered or OfferedBooks(self._band_bps)
+                size += books.most(records) * IMBALANCE_KIND.dtype.itemsize
         return FRAME_BYTES + size + bars * CANDLE.itemsize
 
     def _most_bars(self, times: Ints) -> int:
@@ -371,6 +372,7 @@ class Kernel:
         data, _ = stamp(INSTRUMENT_KIND, record, ts_known, state.seq + 1)
         state.seq += 1
         state.journaled = True
+        self.ts_known = state.ts_known = ts_known
         section = (INSTRUMENT_KIND.id, INSTRUMENT_KIND.dtype.itemsize, 1, data)
         return Lot(state, state.seq, 1, ts_known, 1, [], [section], [], [])
 

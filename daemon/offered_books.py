@@ -14,7 +14,7 @@ from marketd.market.records import BookFlag, BookState, Records
 from marketd.market.seconds import MAX_LEAP_NS
 from marketd.market.times import NS_PER_SECOND
 
-MAX_IMBALANCES = MAX_LEAP_NS // NS_PER_SECOND + 1  # records of one `advance`
+MAX_IMBALANCES = MAX_LEAP_NS // NS_PER_SECOND + 1  # records of one `advance`, but for those that books came with
 
 
 def has_offered(books: Records) -> bool:
@@ -43,6 +43,11 @@ class OfferedBooks:
 
     def trades(self, records: Records) -> None:
         self._kernel.trades(records)
+
+    def most(self, records: Records) -> int:
+        """How many records `advance` can have after these BOOK records, by an estimate from above."""
+        is_offered = (records["flags"] & BookFlag.OFFERED) != 0
+        return MAX_IMBALANCES + self._kernel.most(records["ts_event"][is_offered].tolist())
 
     def advance(self, newest_ns: int) -> Records:
         """IMBALANCE records of the seconds that have ended by the instrument's newest event time."""

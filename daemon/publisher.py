@@ -53,7 +53,7 @@ class Board:
     ) -> None:
         self.state = state
         self.arena = arena
-        self.is_new = is_new  # made just now: its rings are empty
+        self.is_new = is_new  # not filled yet: its rings are empty
         self.rings = {spec.name: spec.capacity for spec in specs}
         self.heritage: Heritage | None = None  # what it has of the arena that it replaced
         self._rings = {spec.name: index for index, spec in enumerate(specs)}
@@ -194,7 +194,8 @@ class Publisher:
         }
         heritage = None
         try:
-            arena, is_new = ArenaWriter.attach(path, **shape), False
+            arena = ArenaWriter.attach(path, **shape)
+            is_new = arena.number == 0  # whoever made it was killed before it was filled
         except FileNotFoundError:
             arena, is_new = ArenaWriter.create(path, **shape), True
         except ArenaLayoutChanged:
@@ -215,7 +216,7 @@ class Publisher:
 
     @property
     def new_boards(self) -> list[Board]:
-        """Those whose arenas were made by this process and are not filled yet."""
+        """Those whose arenas are not filled yet."""
         return [board for board in self._boards.values() if board.is_new]
 
     def set_state(self, state: ArenaState) -> None:
@@ -224,7 +225,9 @@ class Publisher:
             board.arena.set_state(state)
 
     def show(self, lot: Lot, journal_offset: int) -> None:
-        board = self.board(lot.state.instrument)
+        board = self._boards.get(lot.state.instrument.id)
+        if board is None:
+            return  # a bar computed anew for an id that a finer precision replaced: the arena is the other's
         board.show(lot, journal_offset)
         self._unmarked[lot.state.instrument.id] = board
         for kind, records in lot.rows:
@@ -275,6 +278,7 @@ class Publisher:
     def remove(self, instrument: Instrument) -> None:
         """The instrument is no longer fed: its arena is retired, its readers are told."""
         board = self._boards.pop(instrument.id, None)
+        self._unmarked.pop(instrument.id, None)
         if board is not None:
             board.arena.retire()
 

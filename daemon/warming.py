@@ -56,7 +56,7 @@ class Piece(NamedTuple):
 
 
 class Warmer:
-    """Fills `boards`, whose arenas are new. `run` returns when they are full, or when patience ends."""
+    """Fills `boards`, whose arenas are new. `run` returns when they are full, when patience ends, or on the stop."""
 
     def __init__(self, link: QueryLink, kernel: Kernel, journal_directory: Path, boards: Sequence[Board]) -> None:
         self._link = link
@@ -77,6 +77,8 @@ class Warmer:
             try:
                 rows += self._fill(board, ring, deadline, turn)
             except Ended:
+                if not turn():
+                    return  # nothing was published: the successor finds the arenas as new as they were
                 _log.warning(
                     "the rings are not filled from the database: it did not answer in time",
                     extra={"action": "warming_cut"},

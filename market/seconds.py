@@ -10,6 +10,7 @@ without records for what lies between: a bad timestamp costs a second's figures,
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,17 @@ class SecondsKernel(ABC):
         ready = [self._finish(end, records) for end, records in self._closed if end <= due]
         self._closed = [(end, records) for end, records in self._closed if end > due]
         return np.concatenate(ready)
+
+    def most(self, times: Iterable[int]) -> int:
+        """How many seconds end on the way over these times, one after the other."""
+        now, count = self._now, 0
+        for ts_ns in times:
+            if now == ABSENT or abs(ts_ns - now) > MAX_LEAP_NS:
+                now = ts_ns
+            elif ts_ns > now:
+                count += ts_ns // NS_PER_SECOND - now // NS_PER_SECOND
+                now = ts_ns
+        return count
 
     def _move(self, ts_ns: int) -> None:
         """Bring the kernel to `ts_ns`, closing the seconds that end on the way or there."""

@@ -166,8 +166,9 @@ class IngestActor(PollActor):
             return not self.stopping
 
         Warmer(self._queries, self._kernel, self.config.state_path / "journal", boards).run(turn)
-        self._publisher.set_state(ArenaState.LIVE)
-        self.become("live")
+        if not self.stopping:  # else the successor fills them
+            self._publisher.set_state(ArenaState.LIVE)
+            self.become("live")
 
     def _rebuild(self) -> None:
         """Late trades of bars that the fold no longer keeps: ask for them one instrument at a time, and adopt the

@@ -10,6 +10,9 @@ from hypothesis import strategies as st
 from book_records import book, not_live
 from lane import BTC, KINDS, MS, SECOND, START, frame_of, make_kernel, trades
 from marketd.daemon.kernel import TRADE_KIND, Kernel, Lot
+from marketd.daemon.offered_books import MAX_IMBALANCES
+from marketd.ipc.frames import frame_bytes
+from marketd.market.errors import InvalidArgument
 from marketd.market.records import BY_NAME, IMBALANCE, BookFlag, BookState, ImbalanceReason, Records
 
 BOOK = BY_NAME["book"]
@@ -113,3 +116,20 @@ def test_a_batch_of_books_may_be_of_any_size(count: int) -> None:
     records = np.concatenate([offered(ms) for ms in range(0, count * 100, 100)])
     lot = take(kernel, records)
     assert lot.accepted == count and not lot.refused
+
+
+@pytest.mark.parametrize("step_seconds", [1, 60, 100, 119, 121])
+def test_books_that_lie_far_apart_are_refused_as_a_whole_where_their_imbalances_go_into_no_frame(
+    step_seconds: int,
+) -> None:
+    kernel, limit = make_kernel(), 64 << 10
+    before = kernel.state(BTC).checkpoint()
+    records = np.concatenate([offered(n * step_seconds * 1000) for n in range(30)])
+    try:
+        lot = kernel.accept(BTC, [(BOOK, records)], KNOWN, source="test", max_bytes=limit)
+    except InvalidArgument:
+        assert kernel.state(BTC).checkpoint() == before
+        lot = kernel.accept(BTC, [(BOOK, records)], KNOWN, source="test")
+        assert frame_bytes(lot.sections) > limit - 2 * MAX_IMBALANCES * IMBALANCE.itemsize
+    else:
+        assert frame_bytes(lot.sections) <= limit

@@ -459,6 +459,8 @@ def test_whoever_stops_meanwhile_is_heard(daemon: SmallDaemon) -> None:
     Warmer(queries, daemon.kernel, daemon.state / "journal", boards).run(lambda: False)
     assert queries.asked == []
     queries.close()
+    daemon.restart()
+    assert daemon.publisher.board(BTC).is_new  # its successor fills it
 
 
 def test_a_reader_of_the_old_arena_sees_the_new_one_after_a_change_of_layout(daemon: SmallDaemon) -> None:
