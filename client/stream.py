@@ -34,6 +34,7 @@ from marketd.market.times import NS_PER_SECOND, parse_time_ns, parse_timeframe, 
 # later than the market made it. Shared memory is asked by `seq` and needs no such bound.
 LATE_NS = 3600 * NS_PER_SECOND
 TIMED = ("candle", "buckets")  # kinds that have a topic for each timeframe
+BUCKET_TIMEFRAMES = (1, 60)  # s; of bars the daemon tells
 
 
 class SubscriptionStatistics(NamedTuple):
@@ -91,9 +92,25 @@ class Follower:
         kind, symbol = self._names
         self.kind = yield from self._catalogue.kind(kind)
         self.instrument = yield from self._catalogue.instrument(symbol)
+        if self._timeframe is not None:
+            yield from self._check_timeframe(self._timeframe)
         name = None if self._timeframe is None else timeframe_name(self._timeframe)
         self.topic = sockets.topic(kind, self.instrument.venue, self.instrument.symbol, name)
         return self.topic
+
+    def _check_timeframe(self, seconds: int) -> Plan[None]:
+        """Plan: InvalidArgument for one that is never published: it would be waited for without end."""
+        published: Sequence[int] = BUCKET_TIMEFRAMES
+        if self.kind.name == "candle":
+            published = (yield from self._catalogue.describe()).timeframes
+            if seconds not in published:  # the daemon may have been configured anew
+                published = (yield from self._catalogue.describe(fresh=True)).timeframes
+        if seconds not in published:
+            names = ", ".join(map(timeframe_name, published))
+            raise InvalidArgument(
+                f"timeframe: {self.kind.name} is not published by {timeframe_name(seconds)}; there are: {names}",
+                field="timeframe",
+            )
 
     def begin(self) -> Plan[list[Frame]]:
         """Plan, once subscribed: what there is since `since`; without one, from where on nothing is missed."""

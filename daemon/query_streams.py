@@ -14,7 +14,7 @@ from marketd.daemon.answers import Result, finish_rows
 from marketd.daemon.ledger import coverage_records
 from marketd.daemon.query_tail import Tail
 from marketd.ipc.protocol import Rows
-from marketd.market.book_means import book_means, means_kind
+from marketd.market.book_means import book_means, join_means, means_kind
 from marketd.market.errors import InvalidArgument
 from marketd.market.instruments import Instrument
 from marketd.market.records import CANDLE, COVERAGE, Kind, KindTable, Records
@@ -29,7 +29,7 @@ MAX_BOOK_TIMEFRAME = 86_400
 # A record's event time may lie after the moment it was known by what clocks differ; asking no further for what was
 # known at t spares reading all that came since. More than any sound `validation.max_skew`.
 KNOWN_AHEAD_NS = 3600 * NS_PER_SECOND
-_NEAR = 64  # touched intervals so far apart are read in one stretch
+NEAR_NS = 10 * NS_PER_SECOND  # records so far apart are looked for in one stretch
 
 
 class Asked(NamedTuple):
@@ -130,7 +130,7 @@ def newest_versions(records: Records, time: str) -> Records:
 async def _book_means(
     connection: Connection, instrument: Instrument, asked: Asked, timeframe: int, tail: Tail
 ) -> Result:
-    """Intervals that the arena knows more of are computed from their snapshots, all others by the database."""
+    """What the database has is computed there; the snapshots that only the arena has come on top."""
     delta_ns = timeframe * NS_PER_SECOND
     depth = asked.kind.dtype["bid_price"].shape[0]
     kind = means_kind(depth)
@@ -139,28 +139,26 @@ async def _book_means(
     found = await read_book_means(connection, instrument, depth, timeframe, span, **asked.options)
     beyond = tail.rows(asked.kind, span, asked.ring)
     if len(beyond):
-        touched = beyond["ts_event"] // delta_ns * delta_ns
-        parts = [found[~np.isin(found["ts"], touched)]]
-        for stretch in _stretches(touched, delta_ns):
-            copied = await read_rows(connection, instrument.id, asked.kind, stretch, known_at=asked.known_at)
-            books = joined(codec(copied.table, asked.kind).decode(copied.data)[1], _within(beyond, stretch))
-            means = book_means(books, timeframe, price_scale=instrument.price_scale, size_scale=instrument.size_scale)
-            parts.append(means[np.isin(means["ts"], touched)])
-        found = np.concatenate(parts)
+        scales = {"price_scale": instrument.price_scale, "size_scale": instrument.size_scale}
+        unstored = await _unstored(connection, instrument, asked, beyond)
+        found = join_means(found, book_means(unstored, timeframe, **scales), **scales)
     return Result(asked.name, kind, None, finish_rows(found, asked.limit, newest=asked.newest))
 
 
-def _stretches(starts: Any, delta_ns: int) -> list[Span]:
-    """The intervals that begin at `starts`, those that lie near each other in one stretch."""
-    known = np.unique(starts)
-    cuts = np.flatnonzero(np.diff(known) > _NEAR * delta_ns) + 1
-    return [Span(int(part[0]), int(part[-1]) + delta_ns) for part in np.split(known, cuts)]
+async def _unstored(connection: Connection, instrument: Instrument, asked: Asked, beyond: Records) -> Records:
+    """Those that the database has not got. It is asked about their own time only: an interval may be a day."""
+    stored = [np.zeros(0, "<i8")]
+    for stretch in _stretches(beyond["ts_event"]):
+        copied = await read_rows(connection, instrument.id, asked.kind, stretch, known_at=asked.known_at)
+        stored.append(codec(copied.table, asked.kind).decode(copied.data)[1]["seq"])
+    return beyond[~np.isin(beyond["seq"], np.concatenate(stored))]
 
 
-def _within(records: Records, span: Span) -> Records:
-    times = records["ts_event"]
-    found: Records = records[(times >= span.start) & (times < span.end)]
-    return found
+def _stretches(times: Any) -> list[Span]:
+    """The stretches that `times` lie in, each near to the next."""
+    known = np.unique(times // NS_PER_US * NS_PER_US)  # as the database has them
+    cuts = np.flatnonzero(np.diff(known) > NEAR_NS) + 1
+    return [Span(int(part[0]), int(part[-1]) + NS_PER_US) for part in np.split(known, cuts)]
 
 
 def _ceiled(ts_ns: int | None, delta_ns: int) -> int | None:

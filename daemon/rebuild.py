@@ -25,7 +25,8 @@ MAX_REBUILD = 64  # bars at a time; so many go into one frame of the smallest jo
 async def rebuilt_bars(connection: Connection, instrument: Instrument, bars: Iterable[tuple[int, int]]) -> Records:
     """CANDLE records of the own bars (timeframe s, ts ns) that have stored trades, unstamped.
 
-    A bar without trades, or one whose sums do not fit into 64 bits, is not among them: it can never be computed.
+    A bar without trades, one that had more of them once (retention has dropped the others), or one whose sums do not
+    fit into 64 bits, is not among them: it can never be computed.
     """
     ledger = Ledger(connection, instrument.id)
     found = [await _rebuilt(connection, instrument, ledger, timeframe, ts) for timeframe, ts in bars]
@@ -41,6 +42,8 @@ async def _rebuilt(connection: Connection, instrument: Instrument, ledger: Ledge
     trades = codec(copied.table, copied.kind).decode(copied.data)[1]
     stored = await read_bars(connection, instrument.id, timeframe, span, bar_source="own")
     before = codec(stored.table, stored.kind).decode(stored.data)[1]
+    if len(before) and len(trades) < before["trade_count"][0]:
+        return np.empty(0, CANDLE)
     partial = len(before) == 0 or bool(before["flags"][0] & CandleFlag.PARTIAL)
     if partial:
         partial = not await ledger.covers(ts, ts + timeframe * NS_PER_SECOND)

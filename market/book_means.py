@@ -87,6 +87,28 @@ def set_means(found: Records, sums: Sums, *, price_scale: int, size_scale: int) 
     found["mean_ask_size"] = sums.ask_size / counts / 10.0**size_scale
 
 
+def join_means(one: Records, other: Records, *, price_scale: int, size_scale: int) -> Records:
+    """Such records over two sets of snapshots that have none in common, as those over both; the oldest first."""
+    both: Records = np.concatenate([one, other])
+    if not len(both):
+        return both
+    both = both[np.lexsort((both["seq"], both["ts_event"], both["ts"]))]
+    first = np.flatnonzero(np.diff(both["ts"], prepend=both["ts"][:1] - 1))
+    last = np.append(first[1:], len(both))
+    found: Records = both[last - 1]
+    several = np.flatnonzero(last - first > 1)
+    if len(several):
+        count = both["count"].astype(np.int64)
+        units = (2 * 10.0**price_scale, 10.0**price_scale, 10.0**size_scale, 10.0**size_scale)
+        # the sums were integers, and are again
+        sums = (np.rint(np.nan_to_num(both[name]) * count * unit) for name, unit in zip(MEANS, units, strict=True))
+        whole = Sums(*(np.add.reduceat(values, first)[several] for values in (count, *sums)))
+        joined = found[several]
+        set_means(joined, whole, price_scale=price_scale, size_scale=size_scale)
+        found[several] = joined
+    return found
+
+
 def _sums(live: Records, first: npt.NDArray[np.int64]) -> Sums:
     """Of the runs that begin at `first`."""
     both = (live["bid_count"] > 0) & (live["ask_count"] > 0)

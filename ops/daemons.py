@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import threading
 
 from marketd.client.endpoints import URL_VARIABLE
 from marketd.client.provider import DEFAULT_TIMEOUT_SECONDS, UnifiedDataProvider
@@ -44,12 +45,14 @@ def open_provider(args: argparse.Namespace) -> UnifiedDataProvider:
 
 
 def seconds(text: str) -> float:
-    """A duration on the command line: `500ms`, `1min`, or a number of seconds."""
+    """A duration on the command line, longer than nothing: `500ms`, `1min`, or a number of seconds."""
     try:
-        return float(text)
+        found = float(text)
     except ValueError:
-        pass
-    try:
-        return parse_duration_ns(text) / NS_PER_SECOND
-    except InvalidArgument as error:
-        raise argparse.ArgumentTypeError(str(error).removeprefix("duration: ")) from None
+        try:
+            found = parse_duration_ns(text) / NS_PER_SECOND
+        except InvalidArgument as error:
+            raise argparse.ArgumentTypeError(str(error).removeprefix("duration: ")) from None
+    if not 0 < found < threading.TIMEOUT_MAX:
+        raise argparse.ArgumentTypeError(f"{text!r} is no duration that can be waited for")
+    return found

@@ -41,7 +41,7 @@ from marketd.market.times import NS_PER_SECOND, parse_timeframe, timeframe_name
 from marketd.ops import words
 from marketd.ops.cli import EXIT_NOT_WELL
 from marketd.ops.moments import add_span_options
-from marketd.ops.options import add_config_options, add_json_option, load_config, print_json
+from marketd.ops.options import add_config_options, add_json_option, count, load_config, print_json
 from marketd.ops.tables import Page
 
 PROGRESS_SECONDS = 1.0
@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--candles", metavar="1m,1h", help="the venue's bars (default: those of its configuration; none: '')"
     )
     parser.add_argument(
-        "--weight", type=int, metavar="N", help="weight of requests a minute (default: half of the feed's)"
+        "--weight", type=count, metavar="N", help="weight of requests a minute (default: half of the feed's)"
     )
     add_span_options(parser)
     add_json_option(parser)

@@ -33,7 +33,7 @@ from marketd.ops import words
 from marketd.ops.cli import EXIT_NOT_WELL
 from marketd.ops.daemons import add_daemon_options, open_provider
 from marketd.ops.moments import add_span_options
-from marketd.ops.options import add_json_option, print_json
+from marketd.ops.options import add_json_option, count, print_json
 from marketd.ops.tables import Page
 
 SIGNS = {
@@ -70,14 +70,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("symbols", nargs="*", metavar="SYMBOL", help="such as BTC/USDT; none: every instrument")
     parser.add_argument("--stream", metavar="KIND", help="only trade, candle, book …")
     parser.add_argument("--list", action="store_true", dest="listed", help="every stretch that is missing")
-    parser.add_argument("--width", type=int, metavar="N", help="places of a line (default: as the terminal is wide)")
+    parser.add_argument("--width", type=count, metavar="N", help="places of a line (default: as the terminal is wide)")
     add_span_options(parser)
     add_json_option(parser)
     add_daemon_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    end = time.time_ns() if args.end is None else args.end
+    now = time.time_ns()
+    end = now if args.end is None else min(args.end, now)  # of what is to come nothing was observed
     start = end - SPAN_NS if args.start is None else args.start
     if args.stream not in (None, *BY_NAME):
         raise InvalidArgument(f"--stream: {args.stream!r} is none of {', '.join(BY_NAME)}", field="stream")

@@ -133,6 +133,8 @@ def _report_page(report: Report) -> Page:
 
 
 def _show(args: argparse.Namespace) -> int:
+    if args.limit < 0:
+        raise InvalidArgument(f"--limit: {args.limit} is no number of frames (0: all)", field="limit")
     config = load_config(args)
     names = Names(config)
     found = _wanted(args, names, journals.locate(args.journal, config))

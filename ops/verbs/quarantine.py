@@ -24,12 +24,13 @@ from marketd.ops import words
 from marketd.ops.databases import database_dsn, run_in_database
 from marketd.ops.extras import needs_daemon_extra
 from marketd.ops.moments import add_span_options
-from marketd.ops.options import add_config_options, add_json_option, load_config, print_json
+from marketd.ops.options import add_config_options, add_json_option, count, load_config, print_json
 from marketd.ops.tables import Page, print_table
 
 DEFAULT_ROWS = 50
 _COLUMNS = ("id", "ts_known", "instrument", "kind", "rule", "detail", "source")
 _SUMMARY_COLUMNS = ("rows", "rule", "instrument", "kind", "source", "first", "last")
+_NOTHING = "nothing was refused, or nothing that fits"
 _HEX_BYTES = 256  # of a payload that is neither text nor a record
 
 
@@ -43,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         found.add_argument("ids", nargs="*", type=int, metavar="ID")
     for found in (listing, show):
         found.add_argument(
-            "--limit", type=int, metavar="N", default=DEFAULT_ROWS, help=f"at most N rows (default {DEFAULT_ROWS})"
+            "--limit", type=count, metavar="N", default=DEFAULT_ROWS, help=f"at most N rows (default {DEFAULT_ROWS})"
         )
     purge.add_argument("--dry-run", action="store_true", help="only count what would go")
     purge.add_argument("--yes", action="store_true", help="do not ask")
@@ -83,7 +84,7 @@ def _list(args: argparse.Namespace) -> int:
     columns = _SUMMARY_COLUMNS if args.summary else _COLUMNS
     print_table([name.upper() for name in columns], ([_cell(row[name]) for name in columns] for row in rows))
     if not rows:
-        print("nothing was refused, or nothing that fits", file=sys.stderr)
+        print(_NOTHING, file=sys.stderr)
     return 0
 
 
@@ -96,6 +97,8 @@ def _show(args: argparse.Namespace) -> int:
     if args.json:
         print_json(found)
         return 0
+    if not found:
+        print(_NOTHING, file=sys.stderr)
     page = Page()
     for row in found:
         page.line(f"{row.pop('id')}: {row.pop('rule')}: {row.pop('detail')}", "bold")

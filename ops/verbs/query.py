@@ -36,7 +36,7 @@ from marketd.ops import words
 from marketd.ops.cli import EXIT_NOT_WELL
 from marketd.ops.daemons import add_daemon_options, open_provider
 from marketd.ops.moments import HELP, add_span_options, moment
-from marketd.ops.options import print_json
+from marketd.ops.options import count, print_json
 from marketd.ops.rows import csv_value, json_value, shown_columns, table_row
 from marketd.ops.tables import Page, print_table
 
@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     book = kinds.add_parser("book", help="order books")
     book.add_argument("symbol")
     book.add_argument("--timeframe", help="one row an interval: 1s, 1m … (default: each book)")
-    book.add_argument("--depth", type=int, metavar="N", help="levels a side (default 1; all for programs)")
+    book.add_argument("--depth", type=count, metavar="N", help="levels a side (default 1; all for programs)")
     book.add_argument(
         "--at", metavar="TIME", type=moment, help=f"the book at this moment, made again from its changes: {HELP}"
     )
@@ -80,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rows = (ohlcv, trades, book, imbalance, buckets, activity, stream)
     for found in rows:
         add_span_options(found)
-        found.add_argument("--limit", type=int, metavar="N", help="the newest N rows")
+        found.add_argument("--limit", type=count, metavar="N", help="the newest N rows")
         found.add_argument("--columns", metavar="A,B", help="only these columns, in this order")
     instruments = kinds.add_parser("instruments", help="what the daemon knows")
     health = kinds.add_parser("health", help="how the daemon says it is; exit code 4 when it is not well")

@@ -25,7 +25,7 @@ from marketd.client.frames import Frame
 from marketd.ops import words
 from marketd.ops.daemons import add_daemon_options, open_provider
 from marketd.ops.moments import HELP, moment
-from marketd.ops.options import add_json_option
+from marketd.ops.options import add_json_option, count
 from marketd.ops.rows import cell, json_value, shown_columns
 from marketd.ops.screen import until_interrupted
 
@@ -36,11 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("symbol", help="such as BTC/USDT or BTCUSDT.BINANCE")
     parser.add_argument("--timeframe", help="of candles (default 1m) and buckets (1s or 1m, default 1s)")
-    parser.add_argument("--depth", type=int, metavar="N", help="levels of a book (default 1; all with --json)")
+    parser.add_argument("--depth", type=count, metavar="N", help="levels of a book (default 1; all with --json)")
     parser.add_argument(
         "--since", metavar="TIME", type=moment, help=f"begin with what is stored from this time on: {HELP}"
     )
-    parser.add_argument("--count", type=int, metavar="N", help="end after N records")
+    parser.add_argument("--count", type=count, metavar="N", help="end after N records")
     add_json_option(parser)
     add_daemon_options(parser)
 

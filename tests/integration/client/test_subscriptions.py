@@ -179,6 +179,15 @@ def test_a_timeframe_is_needed_for_bars_and_only_for_them(provider: UnifiedDataP
             provider.subscribe(kind, "BTC/USDT", timeframe)
 
 
+@pytest.mark.parametrize(("kind", "timeframe"), [("candle", "7s"), ("candle", "1d"), ("buckets", "5m")])
+def test_what_is_never_published_is_refused_and_not_waited_for(
+    daemon: FakeDaemon, provider: UnifiedDataProvider, kind: str, timeframe: str
+) -> None:
+    with pytest.raises(InvalidArgument, match=f"{kind} is not published by {timeframe}; there are: 1s, 1m") as error:
+        provider.subscribe(kind, "BTC/USDT", timeframe)
+    assert error.value.field == "timeframe"
+
+
 def test_the_asyncio_twin_fills_holes_too_and_ends_when_closed(daemon: FakeDaemon) -> None:
     daemon.store("trade", trades(range(20), first_seq=1))
 

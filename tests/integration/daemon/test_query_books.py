@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from book_lane import book_rows, books, buckets, imbalances
 from lane import BTC, KINDS, MS, SECOND, START, section, trades
+from marketd.daemon import query_streams
 from marketd.daemon.kernel import TRADE_KIND, Lot
 from marketd.daemon.query import QueryService
 from marketd.daemon.settings import Config
@@ -31,6 +32,7 @@ from marketd.market.records import BY_NAME, Kind, Records, book_kind
 from marketd.market.rows import codec
 from marketd.sql.connections import DatabaseConnectionManager
 from marketd.sql.profiles import Profile
+from marketd.sql.read import read_rows
 from small_daemon import SmallDaemon
 
 pytestmark = pytest.mark.parametrize("server", [Profile.POSTGRES], indirect=True, ids=str)
@@ -204,6 +206,25 @@ async def test_an_interval_begins_in_the_span_that_asks_for_it(desk: Desk) -> No
         found = await desk.rows(timeframe=1, start=START + 1 * MS, end=START + 1_500 * MS)
         assert (found["ts"].tolist(), found["count"].tolist()) == ([START + SECOND], [2])
         assert len(await desk.rows(timeframe=1, start=START + 2_001 * MS)) == 0
+
+
+async def test_for_the_newest_books_of_a_day_the_rest_of_the_day_is_not_read(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Any] = []
+
+    async def watched(*args: Any, **options: Any) -> Any:
+        read.append(args[3])
+        return await read_rows(*args, **options)
+
+    monkeypatch.setattr(query_streams, "read_rows", watched)
+    for at_ms in (-40 * 60_000, -20 * 60_000, 0):
+        desk.take((BOOK, books([(at_ms, 99, 100), (at_ms + 100, 100, 101)])))
+    await desk.commit(2)
+    (found,) = await desk.rows(timeframe=86_400)
+    assert (found["count"], found["ts_event"]) == (6, START + 100 * MS)
+    assert read
+    assert all(span.start >= START and span.end <= START + SECOND for span in read)
 
 
 async def test_an_answer_tells_how_deep_its_books_are(desk: Desk) -> None:

@@ -517,6 +517,16 @@ async def test_a_bar_is_computed_anew_from_all_its_stored_trades(desk: Desk) -> 
         await desk.ask(RebuildBars(instrument=5, bars=[]))
 
 
+async def test_a_bar_is_not_computed_anew_when_some_of_its_trades_are_gone(desk: Desk) -> None:
+    desk.daemon.take((TRADE_KIND, trades([(500, 1, 100, 1), (700, 2, 90, 1), (60_500, 3, 100, 1), (120_500, 4, 9, 1)])))
+    await desk.commit(1)
+    async with desk.database.acquire() as conn:
+        await conn.execute("DELETE FROM trades WHERE trade_id = 1")  # as retention does, by the piece
+    instrument = desk.daemon.registry.by_name(BTC.name).id
+    answer, frames = await desk.ask(RebuildBars(instrument=instrument, bars=[(60, START), (60, START + 60 * SECOND)]))
+    assert decoded(answer.parts[0], frames[0])["ts"].tolist() == [START + 60 * SECOND]
+
+
 async def test_a_bar_is_whole_once_the_ledger_says_that_what_was_missing_was_fetched(desk: Desk) -> None:
     minute = 60 * SECOND
     desk.daemon.take((TRADE_KIND, trades([(500, 1, 100, 1), (60_500, 2, 100, 1), (120_500, 3, 100, 1)])))

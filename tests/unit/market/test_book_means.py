@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from book_lane import book_rows, books, stamped
 from lane import SECOND, START
-from marketd.market.book_means import MEANS, book_means, means_kind
+from marketd.market.book_means import MEANS, book_means, join_means, means_kind
 from marketd.market.records import BookState, Records
 
 
@@ -53,6 +53,15 @@ def test_each_interval_is_its_last_live_snapshot_and_the_mean_of_all(
         (last,) = records[records["seq"] == record["seq"]]
         assert record["timeframe"] == timeframe
         assert all((record[name] == last[name]).all() for name in last.dtype.names)
+
+
+@given(st.lists(st.tuples(book_rows, st.booleans()), max_size=30), st.sampled_from([1, 2, 60]))
+def test_means_over_two_parts_are_those_over_both(rows: list[Any], timeframe: int) -> None:
+    records = stamped(books([row for row, _ in rows]))
+    ours = np.array([mine for _, mine in rows], dtype=bool)
+    parts = (book_means(records[mine], timeframe, price_scale=2, size_scale=3) for mine in (ours, ~ours))
+    whole = book_means(records, timeframe, price_scale=2, size_scale=3)
+    assert join_means(*parts, price_scale=2, size_scale=3).tobytes() == whole.tobytes()
 
 
 def test_a_book_that_is_not_live_says_nothing() -> None:

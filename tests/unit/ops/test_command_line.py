@@ -52,6 +52,31 @@ def test_every_verb_that_prints_can_print_json(verb: str) -> None:
             assert "--json" in parser.format_help(), parser.prog
 
 
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (("tail", "trade", "BTC/USDT", "--count", "-1"), "--count"),
+        (("tail", "book", "BTC/USDT", "--depth", "0"), "--depth"),
+        (("query", "trades", "BTC/USDT", "--limit", "-3"), "--limit"),
+        (("coverage", "--width", "-5"), "--width"),
+        (("backfill", "BTC/USDT", "--start", "1h", "--weight", "-5"), "--weight"),
+        (("quarantine", "list", "--limit", "none"), "--limit"),
+        (("top", "--every", "-1"), "--every"),
+        (("top", "--every", "inf"), "--every"),
+        (("status", "--watch", "0"), "--watch"),
+        (("query", "health", "--timeout", "nan"), "--timeout"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_number_that_cannot_be_is_refused_by_its_option(
+    arguments: tuple[str, ...], option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == EXIT_USAGE
+    assert f"argument {option}: '{arguments[-1]}' is no " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("verb", (*MINE, *MINE_WITH_ACTIONS))
 def test_every_option_says_what_it_is(verb: str) -> None:
     for parser in parsers(build_parser([verb])):
