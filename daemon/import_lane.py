@@ -36,7 +36,7 @@ from marketd.daemon.feeds.venues import venue_of
 from marketd.daemon.halves import Parts, halves
 from marketd.daemon.import_books import ImportedBooks, Told
 from marketd.daemon.ingest_link import IngestLink
-from marketd.daemon.instrument_state import InstrumentState
+from marketd.daemon.instrument_state import MAX_REBUILD, InstrumentState
 from marketd.daemon.kernel import (
     CANDLE_KIND,
     COVERAGE_KIND,
@@ -48,7 +48,7 @@ from marketd.daemon.kernel import (
     coverage_record,
     tick_record,
 )
-from marketd.daemon.rebuild import MAX_REBUILD, rebuilt_bars
+from marketd.daemon.rebuild import rebuilt_bars
 from marketd.daemon.recovery import restore_kernel
 from marketd.daemon.registry import REGISTRY_NAME, Registry
 from marketd.daemon.settings import Config

@@ -22,7 +22,7 @@ import zmq
 from marketd.daemon import metrics
 from marketd.daemon.clock import LiveClock
 from marketd.daemon.consolidated import Consolidator
-from marketd.daemon.instrument_state import InstrumentState
+from marketd.daemon.instrument_state import MAX_REBUILD, InstrumentState
 from marketd.daemon.kernel import COVERAGE_KIND, Kernel, Lot, coverage_record
 from marketd.daemon.pieces import MAX_PIECES, too_scattered
 from marketd.daemon.producers import LIVE_ONLY, repeated_outcome
@@ -47,7 +47,6 @@ _CLOCK_STEPS = metrics.counter("clock_steps_total", "Steps of the wall clock by 
 ACCEPTED_FROM_OUTSIDE = frozenset({"trade", "candle", "tick", "coverage", "book", "book_delta", "imbalance", "buckets"})
 _DONTWAIT = int(zmq.DONTWAIT)
 _DONTWAIT_MORE = int(zmq.DONTWAIT | zmq.SNDMORE)
-MAX_REBUILD = 100  # bars in one question
 MAX_DUE_EVENTS = 1_000  # of the daemon itself, that wait for room in the journal
 MAX_UNACKNOWLEDGED = 50_000  # answers that wait for the disk; beyond it nothing more is read
 MAX_RULES, OTHER_RULES = 256, "other"  # counted by name; senders name their own for what they rejected themselves

@@ -13,6 +13,8 @@ from marketd.market.records import Coverage, Records, Source
 from marketd.market.times import ABSENT
 from marketd.market.trade_ids import TradeIds
 
+MAX_REBUILD = 64  # bars computed anew at a time; so many go into one frame of the smallest journal too
+
 
 class InstrumentState:
     __slots__ = (

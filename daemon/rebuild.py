@@ -19,8 +19,6 @@ from marketd.market.times import NS_PER_SECOND
 from marketd.sql.read import Span, read_bars, read_rows
 from marketd.sql.store import Connection
 
-MAX_REBUILD = 64  # bars at a time; so many go into one frame of the smallest journal too
-
 
 async def rebuilt_bars(connection: Connection, instrument: Instrument, bars: Iterable[tuple[int, int]]) -> Records:
     """CANDLE records of the own bars (timeframe s, ts ns) that have stored trades, unstamped.

@@ -14,6 +14,7 @@ import pytest
 from lane import BTC, GRACE_NS, KINDS, MAX_SKEW_NS, SECOND, START
 from marketd.daemon.clock import LiveClock
 from marketd.daemon.ingest import Ingest
+from marketd.daemon.instrument_state import MAX_REBUILD
 from marketd.daemon.kernel import Kernel
 from marketd.ipc import protocol
 from marketd.ipc.journal import Journal
@@ -106,9 +107,9 @@ def test_instruments_take_turns_and_a_question_that_fails_gets_smaller(daemon: S
         asked.append((question.instrument, len(question.bars)))
         ingest.rebuild_failed()
     first, second = (state.instrument.id for state in states)
-    assert asked == [(first, 100), (second, 50), (first, 25), (second, 12)]
+    assert asked == [(first, 64), (second, 32), (first, 16), (second, 8)]
     ingest.adopt(question, rebuilt()[:0])
-    assert len(ingest.next_rebuild().bars) == 100  # type: ignore[union-attr]
+    assert len(ingest.next_rebuild().bars) == MAX_REBUILD  # type: ignore[union-attr]
 
 
 def test_a_step_of_the_clock_that_finds_no_room_is_told_later(daemon: SmallDaemon) -> None:
