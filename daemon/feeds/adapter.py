@@ -10,8 +10,8 @@ Order within one answer of `decode_many`, per symbol: the book's events as their
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from marketd.market.book_sync import BookDelta, BookRule, BookSnapshot, Fit, Levels
 from marketd.market.errors import MarketdError
@@ -20,6 +20,8 @@ from marketd.market.records import Records
 
 MAX_NAME_CHARS = 48  # of an ignored message: names come from the venue and become metric labels
 MAX_PAYLOAD_BYTES = 16_384  # of a rejected message that is kept
+
+Found = TypeVar("Found")
 
 
 class Trades(NamedTuple):
@@ -111,6 +113,14 @@ class VenueRefused(MarketdError):
 
 class UnknownSymbol(VenueRefused):
     """The venue does not trade that symbol."""
+
+
+def as_asked(venue: str, found: Mapping[str, Found], symbols: Sequence[str]) -> list[Found]:
+    """What was found of each symbol, in the order asked for. Raises UnknownSymbol naming all that were not."""
+    missing = [symbol for symbol in symbols if symbol not in found]
+    if missing:
+        raise UnknownSymbol(f"{venue} has no symbol {', '.join(missing)}", field="symbols")
+    return [found[symbol] for symbol in symbols]
 
 
 class VenueAdapter(Protocol):

@@ -23,6 +23,7 @@ from marketd.daemon.feeds.adapter import (
     Trades,
     UnknownSymbol,
     VenueRefused,
+    as_asked,
     clip_name,
 )
 from marketd.daemon.feeds.binance_markets import Market
@@ -104,10 +105,7 @@ class BinanceRest:
         info = _answer(body, messages.ExchangeInfo, f"exchangeInfo of {', '.join(symbols)}")
         wanted, venue = set(symbols), self._market.venue
         found = {entry.symbol: instrument_of(entry, venue) for entry in info.symbols if entry.symbol in wanted}
-        missing = [symbol for symbol in symbols if symbol not in found]
-        if missing:
-            raise UnknownSymbol(f"{venue} has no symbol {', '.join(missing)}", field="symbols")
-        return [found[symbol] for symbol in symbols]
+        return as_asked(venue, found, symbols)
 
     def time_request(self) -> RestRequest | None:
         return self._request("time", 1)

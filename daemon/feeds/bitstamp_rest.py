@@ -17,8 +17,8 @@ from marketd.daemon.feeds.adapter import (
     Page,
     RestRequest,
     Trades,
-    UnknownSymbol,
     VenueRefused,
+    as_asked,
     clip_name,
 )
 from marketd.daemon.feeds.adapter_base import AdapterBase, RestRows
@@ -58,10 +58,7 @@ class BitstampRest(AdapterBase):
     def decode_instruments(self, body: bytes, symbols: Sequence[str]) -> list[Instrument]:
         markets = answer(body, list[messages.Market], "markets")
         found = {market.symbol.upper(): market for market in markets}
-        missing = [symbol for symbol in symbols if symbol not in found]
-        if missing:
-            raise UnknownSymbol(f"{self.venue} has no symbol {', '.join(missing)}", field="symbols")
-        return [self._instrument(found[symbol]) for symbol in symbols]
+        return [self._instrument(market) for market in as_asked(self.venue, found, symbols)]
 
     def _instrument(self, market: messages.Market) -> Instrument:
         base, _, quote = market.name.partition("/")

@@ -18,6 +18,7 @@ from marketd.daemon.feeds.adapter import (
     Trades,
     UnknownSymbol,
     VenueRefused,
+    as_asked,
     clip_name,
 )
 from marketd.daemon.feeds.adapter_base import AdapterBase, RestRows
@@ -97,10 +98,7 @@ class BybitRest(AdapterBase):
             info = answer(bytes(raw), messages.SymbolInfo, what)
             if info.symbol in wanted:
                 found[wanted[info.symbol]] = self._instrument(info, wanted[info.symbol])
-        missing = [symbol for symbol in symbols if symbol not in found]
-        if missing:
-            raise UnknownSymbol(f"{self.venue} has no symbol {', '.join(missing)}", field="symbols")
-        return [found[symbol] for symbol in symbols]
+        return as_asked(self.venue, found, symbols)
 
     def _instrument(self, info: messages.SymbolInfo, symbol: str) -> Instrument:
         lot = info.lot_filter

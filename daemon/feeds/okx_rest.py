@@ -18,6 +18,7 @@ from marketd.daemon.feeds.adapter import (
     Trades,
     UnknownSymbol,
     VenueRefused,
+    as_asked,
     clip_name,
 )
 from marketd.daemon.feeds.adapter_base import AdapterBase, RestRows
@@ -117,10 +118,7 @@ class OkxRest(AdapterBase):
             info = answer(bytes(raw), messages.InstrumentInfo, what)
             if info.inst_id in wanted:
                 found[wanted[info.inst_id]] = self._instrument(info, wanted[info.inst_id])
-        missing = [symbol for symbol in symbols if symbol not in found]
-        if missing:
-            raise UnknownSymbol(f"{self.venue} has no symbol {', '.join(missing)}", field="symbols")
-        return [found[symbol] for symbol in symbols]
+        return as_asked(self.venue, found, symbols)
 
     def _instrument(self, info: messages.InstrumentInfo, symbol: str) -> Instrument:
         base, _, quote = info.underlying.partition("-") if not info.base else (info.base, "", info.quote)
