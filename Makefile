@@ -8,6 +8,9 @@ SHELL := /bin/sh
 
 VENV := .venv
 BIN := $(VENV)/bin
+# Tests at a time. Most of them wait for processes, sockets and disks, so two cores take four. Neighbours stay together while they can,
+# because they share servers and recorded runs. JOBS=0 runs them one after the other in one process (for a debugger).
+JOBS := 4
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 # One stamp per set of extras. A changed pyproject.toml makes both stale; `clean` and a new venv remove them.
@@ -17,7 +20,7 @@ BENCH_STAMP := $(VENV)/.installed-bench
 
 help:
 	@echo "make demo    run marketd on a synthetic market (DURATION=60s ends it by itself)"
-	@echo "make test    lint, types and all tests"
+	@echo "make test    lint, types and all tests (ARGS=... are passed on; JOBS=0: one at a time)"
 	@echo "make lint    ruff and mypy alone;  make format lets ruff rewrite the files"
 	@echo "make bench   the benchmarks (ARGS=... are passed on)"
 	@echo "make setup   only prepare $(VENV)"
@@ -29,7 +32,7 @@ demo: $(RUN_STAMP)
 	$(BIN)/marketd demo $(if $(DURATION),--duration $(DURATION))
 
 test: lint
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 lint: $(TEST_STAMP)
 	$(BIN)/ruff check .
