@@ -55,6 +55,7 @@ COUNTERS: Mapping[str, frozenset[str]] = {
     ),
     "query": frozenset({"requests"}),
     "query_database": _DATABASE,
+    "storage_database": _DATABASE,
     "writer": frozenset({"transactions", "rows"}),
     "writer_database": _DATABASE,
 }  # fmt: skip

@@ -1,6 +1,6 @@
 """Which actors a configuration asks for, in which order they start and stop, and how one is called. Pure.
 
-An actor's name is its role, or the role and which of them: `ingest`, `writer`, `query-1`, `feed-BINANCE`. It
+An actor's name is its role, or the role and which of them: `ingest`, `writer`, `storage`, `query-1`, `feed-BINANCE`. It
 is the actor's name on the control socket, in logs, in metrics and in `marketd actor NAME`.
 """
 
@@ -12,10 +12,11 @@ from pathlib import Path
 
 from marketd.daemon.settings import Config
 
-INGEST, WRITER, QUERY, FEED = "ingest", "writer", "query", "feed"
-START_ORDER = (INGEST, WRITER, QUERY, FEED)
-# Whoever brings records ends first, whoever stores them last: the writer commits what ingest has accepted.
-STOP_ORDER = (FEED, QUERY, INGEST, WRITER)
+INGEST, WRITER, STORAGE, QUERY, FEED = "ingest", "writer", "storage", "query", "feed"
+START_ORDER = (INGEST, WRITER, STORAGE, QUERY, FEED)
+# Whoever brings records ends before whoever stores them: the writer commits what ingest has accepted. Upkeep goes first
+# of all: the database then works for the writer alone.
+STOP_ORDER = (STORAGE, FEED, QUERY, INGEST, WRITER)
 ESSENTIAL = (INGEST, QUERY)  # without one of these the daemon serves nobody
 
 type_command = Callable[[str, Path, Sequence[str]], Sequence[str]]
@@ -24,7 +25,7 @@ type_command = Callable[[str, Path, Sequence[str]], Sequence[str]]
 def actors(config: Config) -> list[str]:
     """The names of all actors, in the order of their start."""
     queries = [f"{QUERY}-{number}" for number in range(1, config.query.processes + 1)]
-    return [INGEST, WRITER, *queries, *(f"{FEED}-{venue}" for venue in config.active_venues)]
+    return [INGEST, WRITER, STORAGE, *queries, *(f"{FEED}-{venue}" for venue in config.active_venues)]
 
 
 def role_of(name: str) -> str:

@@ -1,6 +1,7 @@
 """Keeps the database from growing without end: what is older than `[retention]` allows is dropped, an hour at a time.
 
-Runs beside the writer. Nothing waits for it and nothing depends on it: what fails is told, and tried again.
+A background work of the storage actor. Nothing waits for it: what fails is told, and tried again. A writer that still
+has records of a piece that is gone makes it anew.
 """
 
 from __future__ import annotations
@@ -8,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
 
 from marketd.daemon import metrics
-from marketd.daemon.settings import Retention
+from marketd.daemon.settings import Config
 from marketd.market.errors import MarketdError
 from marketd.sql.connections import DatabaseConnectionManager
 from marketd.sql.retention import drop_old_pieces
@@ -30,19 +30,18 @@ ROUND_SECONDS = 3600.0  # a piece is a day at least
 
 
 class RetentionKeeper:
-    """`forget` is told of each table that lost pieces."""
+    """`[retention]` as a background work."""
 
-    def __init__(
-        self, database: DatabaseConnectionManager, retention: Retention, forget: Callable[[str], None]
-    ) -> None:
+    name = "retention"
+
+    def __init__(self, database: DatabaseConnectionManager, config: Config) -> None:
         self._database = database
-        self._retention = retention
-        self._forget = forget
+        self._retention = config.retention
         self._changed = asyncio.Event()
 
-    def change(self, retention: Retention) -> None:
+    def change(self, config: Config) -> None:
         """From now on this; the next round begins at once."""
-        self._retention = retention
+        self._retention = config.retention
         self._changed.set()
 
     async def run(self) -> None:
@@ -75,7 +74,6 @@ class RetentionKeeper:
         async with self._database.acquire() as connection:
             dropped = await drop_old_pieces(connection, table, before)
         if dropped.gone:
-            self._forget(table)
             _DROPPED.labels(table).inc(len(dropped.gone))
             _log.info(
                 "%d pieces of %s were older than its retention and are gone, from %s",

@@ -84,10 +84,6 @@ class Writer:
             self._durable = offset
             self._more.set()
 
-    def forget_pieces(self, table: str) -> None:
-        """Pieces of `table` were dropped: look again which there are before writing into it."""
-        self._partitions.forget(table)
-
     @property
     def offset(self) -> int:
         return self._offset

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from marketd.daemon.actor_base import Startable
-from marketd.daemon.plan import FEED, INGEST, QUERY, WRITER, role_of, which_of
+from marketd.daemon.plan import FEED, INGEST, QUERY, STORAGE, WRITER, role_of, which_of
 from marketd.daemon.settings import Config
 from marketd.market.errors import InvalidArgument
 
@@ -21,6 +21,10 @@ def make_actor(name: str, config: Config, load_again: Callable[[], Config]) -> S
         from marketd.daemon.actors.writer import WriterActor
 
         return WriterActor(name, config, load_again=load_again)
+    if role == STORAGE:
+        from marketd.daemon.actors.storage import StorageActor
+
+        return StorageActor(name, config, load_again=load_again)
     if role == QUERY:
         from marketd.daemon.actors.query import QueryActor
 
@@ -30,5 +34,5 @@ def make_actor(name: str, config: Config, load_again: Callable[[], Config]) -> S
 
         return FeedActor(name, config, load_again=load_again)
     raise InvalidArgument(
-        f"name: there is no actor {name!r}; there are ingest, writer, query-N, feed-VENUE", field="name"
+        f"name: there is no actor {name!r}; there are ingest, writer, storage, query-N, feed-VENUE", field="name"
     )

@@ -12,7 +12,6 @@ import zmq.asyncio
 
 from marketd.daemon import metrics
 from marketd.daemon.actor import AsyncActor
-from marketd.daemon.retention import RetentionKeeper
 from marketd.daemon.settings import Config
 from marketd.daemon.writer import Writer
 from marketd.ipc import paths, protocol, sockets
@@ -59,7 +58,6 @@ class WriterActor(AsyncActor):
         metrics.publish("writer", self._writer.statistics)
         metrics.publish("writer_database", self._database.statistics)
         await self._writer.start()
-        self._retention = RetentionKeeper(self._database, config.retention, self._writer.forget_pieces)
         self._socket = self.context.socket(zmq.DEALER)
         sockets.configure(self._socket)
         self._socket.connect(paths.socket_url(config.runtime_path, "ingest"))
@@ -87,7 +85,6 @@ class WriterActor(AsyncActor):
             asyncio.create_task(self._writer.run(), name="commit"),
             asyncio.create_task(self._listen(), name="listen to ingest"),
             asyncio.create_task(self._follow(), name="follow ingest"),
-            asyncio.create_task(self._retention.run(), name="drop what is too old"),
         ]
         stop = asyncio.create_task(self.stopping.wait(), name="stop")
         try:
@@ -159,7 +156,6 @@ class WriterActor(AsyncActor):
 
     async def reload(self, config: Config) -> None:
         self._writer.set_batch(config.writer.batch_rows * BYTES_PER_ROW, config.writer.batch_age.seconds)
-        self._retention.change(config.retention)
 
     async def end(self) -> None:
         await self._database.close()

@@ -1,6 +1,6 @@
 """Run one actor in this process, for a debugger or a unit of its own.
 
-The supervisor starts its actors with this verb: ingest, writer, query-1, feed-BINANCE.
+The supervisor starts its actors with this verb: ingest, writer, storage, query-1, feed-BINANCE.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from marketd.ops.options import add_config_options, load_config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", help="ingest, writer, query-1, feed-VENUE")
+    parser.add_argument("name", help="ingest, writer, storage, query-1, feed-VENUE")
     add_config_options(parser)
 
 

@@ -1,4 +1,4 @@
-"""Run the daemon: PostgreSQL if it is the embedded one, ingest, writer, query and a feed for each venue.
+"""Run the daemon: PostgreSQL if it is the embedded one, ingest, writer, storage, query and a feed for each venue.
 
 Stays in the foreground; Ctrl-C, SIGTERM or `marketd stop` end it cleanly. `marketd init` writes a configuration.
 """

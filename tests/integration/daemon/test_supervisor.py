@@ -41,10 +41,10 @@ def test_actors_start_in_order_and_drain_in_the_order_of_the_data(start: type_st
     assert order == [
         "postgres started",
         "schema applied to postgresql://dummy",
-        *(f"{name} started" for name in ("ingest", "writer", "query-1", "feed-BINANCE")),
+        *(f"{name} started" for name in ("ingest", "writer", "storage", "query-1", "feed-BINANCE")),
         *(
             f"{name} {event}"
-            for name in ("feed-BINANCE", "query-1", "ingest", "writer")
+            for name in ("storage", "feed-BINANCE", "query-1", "ingest", "writer")
             for event in ("drained", "ended")
         ),
         "postgres stopped",
@@ -59,7 +59,7 @@ def test_what_runs_can_be_seen_from_outside(start: type_start) -> None:
     report = eventually(lambda: daemon.status() if daemon.status().health == "ok" else None)
     assert report is not None
     assert [(actor.name, actor.state) for actor in report.actors] == [
-        (name, "live") for name in ("ingest", "writer", "query-1", "feed-BINANCE")
+        (name, "live") for name in ("ingest", "writer", "storage", "query-1", "feed-BINANCE")
     ]
     # the DSN of the embedded server reaches the actors
     assert report.actors[0].statistics["numbers"] == {"symbols": 1, "url": "postgresql://dummy"}
@@ -78,7 +78,7 @@ def test_what_runs_can_be_seen_from_outside(start: type_start) -> None:
     assert (code, json.loads(health)["status"]) == (200, "ok")
     code, text = fetch(f"{description['http']}/metrics")
     assert code == 200
-    for name in ("ingest", "writer", "query-1", "feed-BINANCE"):
+    for name in ("ingest", "writer", "storage", "query-1", "feed-BINANCE"):
         assert f'marketd_dummy_starts_total{{actor="{name}"}} 1.0' in text
         assert f'marketd_actor_up{{actor="supervisor",child="{name}"}} 1.0' in text
     assert text.count("# TYPE marketd_dummy_starts_total counter") == 1
@@ -201,7 +201,7 @@ def test_systemd_is_told_when_it_is_ready_and_when_it_stops(start: type_start, r
         while not messages[-1].startswith("READY=1"):
             messages.append(manager.recv(4096).decode())
         assert "WATCHDOG=1" in messages  # already while it starts
-        assert "3 actors" in messages[-1]
+        assert "4 actors" in messages[-1]
         daemon.process.send_signal(signal.SIGTERM)
         while not messages[-1].startswith("STOPPING=1"):
             messages.append(manager.recv(4096).decode())
@@ -217,7 +217,9 @@ def test_a_reload_reaches_the_actors_and_starts_and_drains_feeds(start: type_sta
 
     daemon.file.write_text(source.replace('"BTC/USDT"', '"BTC/USDT", "ETH/USDT"'))
     assert operator.reload(daemon.runtime) == "venues.BINANCE.symbols"
-    assert {f"{name} reloaded 2" for name in ("ingest", "writer", "query-1", "feed-BINANCE")} <= set(daemon.events)
+    assert {f"{name} reloaded 2" for name in ("ingest", "writer", "storage", "query-1", "feed-BINANCE")} <= set(
+        daemon.events
+    )
 
     daemon.file.write_text(source.replace("venues.BINANCE", "venues.OKX"))
     assert "venues.OKX.symbols" in operator.reload(daemon.runtime)

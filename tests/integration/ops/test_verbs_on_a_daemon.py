@@ -96,7 +96,7 @@ def test_status_shows_actors_offsets_and_prices(daemon: Site) -> None:
     eventually(lambda: all(line["price"] for line in daemon.json("status")["instruments"]))
     status = daemon.json("status")
     assert (status["health"], status["state"]) == ("ok", "live")
-    assert {actor["name"] for actor in status["actors"]} == {"ingest", "writer", "query-1", "feed-BINANCE"}
+    assert {actor["name"] for actor in status["actors"]} == {"ingest", "writer", "storage", "query-1", "feed-BINANCE"}
     assert {line["name"] for line in status["instruments"]} == {"BTCUSDT.BINANCE", "ETHUSDT.BINANCE"}
     assert "feed-BINANCE  live" in daemon.run("status").stdout
 

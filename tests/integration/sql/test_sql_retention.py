@@ -109,26 +109,22 @@ async def test_the_keeper_drops_what_the_setting_says_and_no_more(
     connections: DatabaseConnectionManager, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    forgotten: list[str] = []
     async with connections.acquire() as conn:
         partitions = PartitionKeeper(await detect_profile(conn))
         await store(conn, BOOK, books([(0, 99, 100)]), partitions)
         await store(conn, IMBALANCE, imbalances([(0, 7)]), partitions)
     day = Nanoseconds(86_400 * SECOND)
 
-    def forget(table: str) -> None:
-        forgotten.append(table)
-        partitions.forget(table)
-
-    keeper = RetentionKeeper(connections, Retention(book_snapshots=Nanoseconds(2**70)), forget)
+    keeper = RetentionKeeper(connections, Config(retention=Retention(book_snapshots=Nanoseconds(2**70))))
     assert await keeper.round() == 0
-    keeper.change(Retention(book_snapshots=day, series={"none": day}))
+    streams = {"none": Stream(fields={"a": "f8"})}
+    keeper.change(Config(streams=streams, retention=Retention(book_snapshots=day, series={"none": day})))
     assert await keeper.round() == 1
-    assert forgotten == ["book_snapshots"]
     async with connections.acquire() as conn:
         assert await days_left(conn) == []
         assert await conn.fetchval("SELECT count(*) FROM imbalances") == 1
-        # who still has records of that time makes the piece anew
+        # a writer that still has records of that time finds the piece gone, and makes it anew (daemon/writer.py)
+        partitions.forget()
         await store(conn, BOOK, books([(0, 99, 100)]), partitions)
         assert await days_left(conn) == [0]
     assert "1 pieces of book_snapshots" in caplog.text
@@ -142,14 +138,14 @@ async def test_a_table_that_cannot_be_cleared_does_not_end_the_keeper(
         raise PartitionRefused("not today")
 
     monkeypatch.setattr("marketd.daemon.retention.drop_old_pieces", broken)
-    keeper = RetentionKeeper(connections, Retention(), lambda _: None)
+    keeper = RetentionKeeper(connections, Config())
     assert await keeper.round() == 0
     assert "not today" in caplog.text
 
 
 async def test_a_changed_setting_begins_a_round_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     nothing: Any = None
-    keeper = RetentionKeeper(nothing, Retention(), lambda _: None)
+    keeper = RetentionKeeper(nothing, Config())
     rounds: list[Retention] = []
 
     async def round_(self: RetentionKeeper) -> int:
@@ -160,7 +156,7 @@ async def test_a_changed_setting_begins_a_round_at_once(monkeypatch: pytest.Monk
     task = asyncio.create_task(keeper.run())
     await eventually_async(lambda: len(rounds) == 1)
     changed = Retention(trades=Nanoseconds(86_400 * SECOND))
-    keeper.change(changed)
+    keeper.change(Config(retention=changed))
     await eventually_async(lambda: rounds == [Retention(), changed])
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

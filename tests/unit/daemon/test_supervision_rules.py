@@ -43,7 +43,7 @@ def test_deaths_outside_of_the_window_are_forgiven() -> None:
 def test_the_plan_has_one_feed_for_each_enabled_venue() -> None:
     venues = {"OKX": {"symbols": ["A"]}, "KRAKEN": {"enabled": False}}
     config = convert({"query": {"processes": 2}, "venues": venues})
-    assert plan.actors(config) == ["ingest", "writer", "query-1", "query-2", "feed-OKX"]
+    assert plan.actors(config) == ["ingest", "writer", "storage", "query-1", "query-2", "feed-OKX"]
 
 
 @pytest.mark.parametrize(("name", "role", "which"), [("ingest", "ingest", ""), ("feed-BINANCE", "feed", "BINANCE")])
@@ -52,9 +52,10 @@ def test_a_name_is_a_role_and_which_of_them(name: str, role: str, which: str) ->
 
 
 def test_stages_are_groups_of_one_role_in_the_order_wanted() -> None:
-    names = ["ingest", "writer", "query-1", "query-2", "feed-A", "other"]
+    names = ["ingest", "writer", "storage", "query-1", "query-2", "feed-A", "other"]
     assert plan.stages(names, plan.STOP_ORDER) == [
         ["other"],
+        ["storage"],
         ["feed-A"],
         ["query-1", "query-2"],
         ["ingest"],

@@ -57,6 +57,7 @@ PUBLISHED = {
     "journal": JournalStatistics,
     "query": QueryStatistics,
     "query_database": ConnectionStatistics,
+    "storage_database": ConnectionStatistics,
     "writer": WriterStatistics,
     "writer_database": ConnectionStatistics,
 }
@@ -192,7 +193,15 @@ def test_what_is_published_as_a_counter_is_a_field_of_the_statistics(name: str) 
 
 
 def metric_names() -> set[str]:
-    for name in ("keeper", "control_server", "actors.query", "actors.ingest", "actors.writer", "actors.feed"):
+    for name in (
+        "keeper",
+        "control_server",
+        "actors.query",
+        "actors.ingest",
+        "actors.writer",
+        "actors.storage",
+        "actors.feed",
+    ):
         importlib.import_module(f"marketd.daemon.{name}")
     declared = {
         f"{family.name}_total" if family.type == "counter" else family.name for family in metrics.REGISTRY.collect()

@@ -1,0 +1,17 @@
+"""The works that keep the database in order, in the background: the table that the storage actor runs.
+
+Each opens its own transactions, short ones, and none keeps the writer waiting: what cannot be locked soon is left for
+the next time.
+"""
+
+from __future__ import annotations
+
+from marketd.daemon.background import Work
+from marketd.daemon.retention import RetentionKeeper
+from marketd.daemon.settings import Config
+from marketd.sql.connections import DatabaseConnectionManager
+
+
+def upkeep(database: DatabaseConnectionManager, config: Config) -> list[Work]:
+    """All works. Those of one profile alone return at once on the other."""
+    return [RetentionKeeper(database, config)]
