@@ -91,6 +91,7 @@ class Keeper:
             restarts=self.restarts,
             uptime_seconds=round(now - process.started, 3) if process else None,
             heard_seconds=round(now - self._heard, 3) if process and self._heard else None,
+            memory_bytes=process.memory_bytes() if process else None,
             statistics=self._statistics,
         )
 

@@ -24,6 +24,7 @@ from collections.abc import Mapping, Sequence
 TAIL_LINES = 40
 MAX_LINE_BYTES = 16 << 10  # in the tail; a longer one is cut there
 STACKS_SECONDS = 0.3  # what a hung process gets to write its stacks down
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _PIPE_BYTES = 1 << 20  # a burst of logs must not make an actor wait for the supervisor
 
 
@@ -68,6 +69,15 @@ class ActorProcess:
     def exit_code(self) -> int | None:
         """As subprocess has it: negative for a signal; None while it runs."""
         return self._popen.returncode
+
+    def memory_bytes(self) -> int | None:
+        """What it has resident, shared memory apart; None once it has ended."""
+        try:
+            with open(f"/proc/{self.pid}/statm", encoding="ascii") as file:
+                _, resident, shared, *_ = map(int, file.read().split())
+        except OSError:
+            return None
+        return (resident - shared) * _PAGE_BYTES
 
     @property
     def ending(self) -> str:

@@ -377,6 +377,7 @@ class ActorReport(msgspec.Struct, frozen=True, kw_only=True):
     restarts: int = 0
     uptime_seconds: float | None = None
     heard_seconds: float | None = None  # since its last Pong
+    memory_bytes: int | None = None  # resident, without what is shared: arenas, libraries
     statistics: dict[str, Any] = {}
 
 

@@ -132,7 +132,7 @@ def page(standing: Standing) -> Page:
     for problem in report.problems:
         shown.line(f"  ! {problem}", "red")
     shown.line()
-    shown.table(("ACTOR", "STATE", "PID", "UPTIME", "RESTARTS", "HEARD"), map(_actor_row, report.actors))
+    shown.table(("ACTOR", "STATE", "PID", "UPTIME", "RESTARTS", "HEARD", "MEMORY"), map(_actor_row, report.actors))
     shown.line()
     shown.pairs(_facts(report))
     if standing.instruments:
@@ -144,7 +144,8 @@ def page(standing: Standing) -> Page:
 
 def _actor_row(actor: ActorReport) -> tuple[object, ...]:
     heard = "-" if actor.heard_seconds is None else f"{words.duration(actor.heard_seconds)} ago"
-    return actor.name, actor.state, actor.pid, words.duration(actor.uptime_seconds), actor.restarts, heard
+    memory = words.size(actor.memory_bytes)
+    return actor.name, actor.state, actor.pid, words.duration(actor.uptime_seconds), actor.restarts, heard, memory
 
 
 def _instrument_row(line: InstrumentLine, now_ns: int) -> tuple[object, ...]:
@@ -155,14 +156,17 @@ def _instrument_row(line: InstrumentLine, now_ns: int) -> tuple[object, ...]:
 
 def _facts(report: StatusReport) -> dict[str, str]:
     journal, ingest = _journal(report), _statistics(report, "ingest", "ingest")
-    database = _statistics(report, "writer", "database")
+    database, arena = _statistics(report, "writer", "database"), _statistics(report, "ingest", "arena")
     facts = {
         "journal": f"durable {words.count(journal['durable'])}, committed {words.count(journal['committed'])}, "
         f"lag {words.size(journal['lag_bytes'])}; {words.size(journal['disk_bytes'])} on disk "
         f"of {words.size(journal['budget_bytes'])}",
         "records": f"{words.count(ingest.get('records'))} accepted, {words.count(ingest.get('refused'))} refused, "
         f"{words.count(ingest.get('unacknowledged'))} unacknowledged",
+        "stored": f"{words.count(_statistics(report, 'writer', 'writer').get('rows'))} rows since the writer's start",
         "database": _database_words(database),
+        "memory": f"{words.size(_memory(report))} in the actors' processes; shared: "
+        f"{words.size(arena.get('arena_bytes'))} for readers, {words.size(journal['front_bytes'])} before the disk",
         "runtime": report.runtime_dir,
         "state": report.state_dir,
         "http": f"{report.http}/metrics, {report.http}/health" if report.http else "off",
@@ -170,6 +174,11 @@ def _facts(report: StatusReport) -> dict[str, str]:
     if journal["blocked"]:
         facts["journal"] += f"; blocked: {journal['blocked']}"
     return facts
+
+
+def _memory(report: StatusReport) -> int | None:
+    known = [actor.memory_bytes for actor in report.actors if actor.memory_bytes is not None]
+    return sum(known) if known else None
 
 
 def _database_words(database: Mapping[str, Any]) -> str:
@@ -197,6 +206,7 @@ def _journal(report: StatusReport) -> dict[str, Any]:
         "lag_bytes": max(0, durable - committed) if known else None,
         "disk_bytes": journal.get("disk_bytes"),
         "budget_bytes": None if budget is None else int(Bytes.parse(budget)),
+        "front_bytes": journal.get("front_bytes"),
         "blocked": journal.get("blocked"),
     }
 

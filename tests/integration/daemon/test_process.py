@@ -39,6 +39,7 @@ async def test_an_endless_line_is_cut_in_the_tail() -> None:
 async def test_its_end_is_told_in_words(code: str, words: str) -> None:
     process = await ended(code)
     assert process.ending == words
+    assert process.memory_bytes() is None
     process.signal(signal.SIGTERM)  # to one that is gone: nothing happens
 
 

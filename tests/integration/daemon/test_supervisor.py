@@ -61,6 +61,7 @@ def test_what_runs_can_be_seen_from_outside(start: type_start) -> None:
     assert [(actor.name, actor.state) for actor in report.actors] == [
         (name, "live") for name in ("ingest", "writer", "storage", "query-1", "feed-BINANCE")
     ]
+    assert all(actor.memory_bytes is not None and actor.memory_bytes > 1 << 20 for actor in report.actors)
     # the DSN of the embedded server reaches the actors
     assert report.actors[0].statistics["numbers"] == {"symbols": 1, "url": "postgresql://dummy"}
 

@@ -17,17 +17,27 @@ from marketd.ops.cli import EXIT_NOT_WELL, main
 from marketd.ops.standing import InstrumentLine, Standing
 
 NOW = 1_723_161_240_000_000_000
-INGEST = {
+INGEST: dict[str, dict[str, Any]] = {
     "ingest": {"records": 1200, "refused": 3, "unacknowledged": 0},
     "journal": {"end": 5000, "durable": 4096, "disk_bytes": 128 << 20, "budget_bytes": "16GiB", "blocked": None},
+    "arena": {"arena_bytes": 24 << 20},
 }
-WRITER = {"writer": {"committed_offset": 3072}, "database": {"state": "up", "size": 1, "reconnects": 0}}
+INGEST["journal"]["front_bytes"] = 64 << 20
+WRITER = {"writer": {"committed_offset": 3072, "rows": 1234}, "database": {"state": "up", "size": 1, "reconnects": 0}}
 
 
 def report(**changes: Any) -> StatusReport:
     actors = [
-        ActorReport(name="ingest", state="live", pid=11, uptime_seconds=75, heard_seconds=0.2, statistics=INGEST),
-        ActorReport(name="writer", state="live", pid=12, restarts=2, statistics=WRITER),
+        ActorReport(
+            name="ingest",
+            state="live",
+            pid=11,
+            uptime_seconds=75,
+            heard_seconds=0.2,
+            memory_bytes=60 << 20,
+            statistics=INGEST,
+        ),
+        ActorReport(name="writer", state="live", pid=12, restarts=2, memory_bytes=40 << 20, statistics=WRITER),
     ]
     values: dict[str, Any] = {
         "instance": "default",
@@ -56,6 +66,9 @@ def test_the_page_tells_what_runs_and_how_far_it_is() -> None:
     assert "ingest  live    11  1 min 15 s         0" in shown
     assert "durable 4,096, committed 3,072, lag 1.0 KiB; 128 MiB on disk of 16.0 GiB" in shown
     assert "1,200 accepted, 3 refused" in shown
+    assert "1,234 rows since the writer's start" in shown
+    assert re.search(r"^ingest .* 60\.0 MiB$", shown, re.MULTILINE)
+    assert "100 MiB in the actors' processes; shared: 24.0 MiB for readers, 64.0 MiB before the disk" in shown
     event = "2024-08-08T23:53:59.950000Z"
     assert f"BTCUSDT.BINANCE  LIVE      61000.5  live  61000.4  61000.5  {event}  50.0 ms    1,200" in shown
 
@@ -90,6 +103,7 @@ def test_json_has_offsets_and_instruments() -> None:
         "lag_bytes": 1024,
         "disk_bytes": 128 << 20,
         "budget_bytes": 16 << 30,
+        "front_bytes": 64 << 20,
         "blocked": None,
     }
     assert plain["uptime_seconds"] == 60
