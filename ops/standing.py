@@ -196,7 +196,6 @@ def _journal(report: StatusReport) -> dict[str, Any]:
     writer = _statistics(report, "writer", "writer")
     durable = journal.get("durable", writer.get("durable_offset"))
     committed = writer.get("committed_offset")
-    budget = journal.get("budget_bytes")  # a setting, and so perhaps written as one: "16GiB"
     known = durable is not None and committed is not None
     return {
         "end": journal.get("end"),
@@ -205,10 +204,15 @@ def _journal(report: StatusReport) -> dict[str, Any]:
         # the two actors were heard at different moments: the writer may seem to be ahead
         "lag_bytes": max(0, durable - committed) if known else None,
         "disk_bytes": journal.get("disk_bytes"),
-        "budget_bytes": None if budget is None else int(Bytes.parse(budget)),
-        "front_bytes": journal.get("front_bytes"),
+        "budget_bytes": _setting(journal.get("budget_bytes")),
+        "front_bytes": _setting(journal.get("front_bytes")),
         "blocked": journal.get("blocked"),
     }
+
+
+def _setting(size: str | int | None) -> int | None:
+    """Bytes of what is a setting, and so perhaps written as one: "16GiB"."""
+    return None if size is None else int(Bytes.parse(size))
 
 
 def _statistics(report: StatusReport, actor: str, name: str) -> Mapping[str, Any]:

@@ -22,7 +22,7 @@ INGEST: dict[str, dict[str, Any]] = {
     "journal": {"end": 5000, "durable": 4096, "disk_bytes": 128 << 20, "budget_bytes": "16GiB", "blocked": None},
     "arena": {"arena_bytes": 24 << 20},
 }
-INGEST["journal"]["front_bytes"] = 64 << 20
+INGEST["journal"]["front_bytes"] = "64MiB"
 WRITER = {"writer": {"committed_offset": 3072, "rows": 1234}, "database": {"state": "up", "size": 1, "reconnects": 0}}
 
 
