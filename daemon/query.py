@@ -18,8 +18,9 @@ import numpy as np
 
 from marketd import __version__
 from marketd.daemon.answers import Rendered, Result, render
+from marketd.daemon.query_levels import Older, older_bars
 from marketd.daemon.query_streams import asked_of, read_stream
-from marketd.daemon.query_tail import CANDLE_KIND, Tail, candle_rings
+from marketd.daemon.query_tail import CANDLE_EMPTY, CANDLE_KIND, Tail, candle_rings
 from marketd.daemon.rebuild import rebuilt_bars
 from marketd.daemon.settings import Config
 from marketd.ipc import presence, protocol
@@ -36,7 +37,9 @@ from marketd.market.rows import codec
 from marketd.market.times import NS_PER_SECOND, parse_timeframe, timeframe_name
 from marketd.sql.connections import DatabaseConnectionManager
 from marketd.sql.errors import DatabaseError
+from marketd.sql.levels import has_levels
 from marketd.sql.read import (
+    SECOND,
     CopiedRows,
     Span,
     read_bars,
@@ -65,6 +68,7 @@ class QueryService:
         self._instruments: list[Instrument] = []
         self._instruments_until = 0.0
         self._arenas: dict[str, ArenaReader] = {}
+        self._has_levels: bool | None = None  # what a schema was made with it keeps
         self._timeframes = sorted(parse_timeframe(name) for name in config.timeframes)
 
     def reload(self, config: Config) -> None:
@@ -191,14 +195,32 @@ class QueryService:
         delta_ns = timeframe * NS_PER_SECOND
         span = Span(_ceiled(request.start, delta_ns), _ceiled(request.end, delta_ns))
         limit = None if request.limit is None else (request.limit + 1) * (timeframe // base)
-        copied = await _stored_bars(connection, instrument, base, span, request, limit)
-        parts = _merged(copied, tail.bars(base, span, request.bar_source), request.bar_source, limit)
+        beyond = tail.bars(base, span, request.bar_source)
+        older = Older(CANDLE_EMPTY, span)
+        if base == SECOND and request.known_at is None and await self._has_longer_bars(connection):
+            older = await older_bars(
+                connection,
+                instrument.id,
+                timeframe,
+                span,
+                bar_source=request.bar_source,
+                limit=request.limit,
+                beyond=beyond,
+            )
+        copied = await _stored_bars(connection, instrument, base, older.span, request, limit)
+        parts = _merged(copied, beyond, request.bar_source, limit)
         if not len(parts):
-            return parts
+            return finish_bars(older.bars, BEST, request.limit)
         # the newest may still be forming: its parts come one by one
         until_ns = max(int(parts["ts"][-1]) + base * NS_PER_SECOND, tail.newest_ns - self._config.grace)
         bars = aggregate(parts, timeframe)
-        return finish_bars(bars[bars["ts"] + delta_ns <= until_ns], BEST, request.limit)
+        bars = np.concatenate([older.bars, bars[bars["ts"] + delta_ns <= until_ns]])
+        return finish_bars(bars, BEST, request.limit)
+
+    async def _has_longer_bars(self, connection: Connection) -> bool:
+        if self._has_levels is None:
+            self._has_levels = await has_levels(connection)
+        return self._has_levels
 
     def _base_timeframe(self, timeframe: int) -> int:
         """The stored timeframe that bars of `timeframe` come from: itself, or the largest that divides it."""

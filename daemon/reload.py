@@ -25,6 +25,7 @@ RELOADABLE = (
     "writer.batch_rows",
     "writer.batch_age",
     "retention.*",
+    "storage.*",
     "query.max_queue",
     "validation.max_skew",
     "log.level",

@@ -18,6 +18,7 @@ from marketd.market.instruments import VENUES
 from marketd.market.records import FIRST_SERIES_ID, Kind, series_kind
 from marketd.market.times import NS_PER_SECOND, parse_timeframe
 from marketd.sql.server_settings import merge_settings, parse_listen
+from marketd.sql.widths import WIDTHS
 
 if TYPE_CHECKING:
     from marketd.daemon.settings import Config, Venue
@@ -26,7 +27,10 @@ MIN_SEGMENT_BYTES = 1 << 20
 PAGE_BYTES = 4096
 MIN_BOOK_INTERVAL_NS = 1_000_000
 MAX_BAND_BPS = 5_000
-MIN_RETENTION_NS = 86_400 * NS_PER_SECOND
+DAY_NS = 86_400 * NS_PER_SECOND
+MIN_RETENTION_NS = DAY_NS
+MIN_SECONDS_NS = 5 * DAY_NS  # a refresh of bars of a day looks two whole days back, from a day ago, and one to spare
+MIN_COMPRESS_AFTER_NS = 3600 * NS_PER_SECOND
 LAST_SERIES_ID = 0xFFFF  # a kind's number is 16 bits wide in the journal
 MAX_SERIES = 1000
 _INSTANCE = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
@@ -54,6 +58,7 @@ def check(config: Config) -> None:
     _check_book(config)
     _check_journal(config)
     _check_retention(config)
+    _check_storage(config)
     _check_bounds(config)
     _check_listen("http.listen", config.http.listen)
     parse_listen(config.embedded.listen)
@@ -194,6 +199,27 @@ def _check_retention(config: Config) -> None:
     for name, duration in (kept | {f"series.{name}": each for name, each in retention.series.items()}).items():
         if 0 < duration < MIN_RETENTION_NS:
             fail(f"retention.{name}", f"{duration} is too short; rows go by the day: write 1d or more, or 0 for ever")
+    if 0 < retention.candles_1s < MIN_SECONDS_NS:
+        fail(
+            "retention.candles_1s",
+            f"{retention.candles_1s} is too short; bars of a day are made of them, days later: write 5d or more, or 0",
+        )
+
+
+def _check_storage(config: Config) -> None:
+    storage = config.storage
+    tables = {*WIDTHS, *(f"series_{name}" for name in config.streams)}
+    for setting, named in (("compress", storage.compress), ("chunks", storage.chunks)):
+        for table in named:
+            if table not in tables:
+                fail(f"storage.{setting}.{table}", f"no such table; there are {', '.join(sorted(tables))}")
+    ages = {"compress_after": storage.compress_after}
+    for name, age in (ages | {f"compress.{table}": each for table, each in storage.compress.items()}).items():
+        if 0 < age < MIN_COMPRESS_AFTER_NS:
+            fail(f"storage.{name}", f"{age} is too short; late rows come for hours: write 1h or more, or 0 for never")
+    for table, width in storage.chunks.items():
+        if width <= 0 or width % DAY_NS:
+            fail(f"storage.chunks.{table}", f"{width} is no number of whole days; write 1d, 7d, …")
 
 
 def _check_bounds(config: Config) -> None:

@@ -158,6 +158,14 @@ class Retention(Table, frozen=True, kw_only=True):
         return {table: kept for table, kept in (built_in | series).items() if kept}
 
 
+class Storage(Table, frozen=True, kw_only=True):
+    """How rows are kept: when they become columns, and how they are cut."""
+
+    compress_after: Nanoseconds = _duration("3d")
+    compress: dict[str, Nanoseconds] = {}
+    chunks: dict[str, Nanoseconds] = {}
+
+
 class Query(Table, frozen=True, kw_only=True):
     processes: Annotated[int, Meta(ge=1, le=64)] = 1
     max_queue: Positive = 256
@@ -220,6 +228,7 @@ class Config(Table, frozen=True, kw_only=True):
     embedded: Embedded = Embedded()
     writer: Writer = Writer()
     retention: Retention = Retention()
+    storage: Storage = Storage()
     query: Query = Query()
     http: Http = Http()
     validation: Validation = Validation()

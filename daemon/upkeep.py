@@ -7,6 +7,9 @@ the next time.
 from __future__ import annotations
 
 from marketd.daemon.background import Work
+from marketd.daemon.job_watch import JobWatch
+from marketd.daemon.level_keeper import LevelKeeper
+from marketd.daemon.policy_keeper import PolicyKeeper
 from marketd.daemon.retention import RetentionKeeper
 from marketd.daemon.settings import Config
 from marketd.sql.connections import DatabaseConnectionManager
@@ -14,4 +17,9 @@ from marketd.sql.connections import DatabaseConnectionManager
 
 def upkeep(database: DatabaseConnectionManager, config: Config) -> list[Work]:
     """All works. Those of one profile alone return at once on the other."""
-    return [RetentionKeeper(database, config)]
+    return [
+        PolicyKeeper(database, config),
+        RetentionKeeper(database, config),
+        LevelKeeper(database),
+        JobWatch(database),
+    ]

@@ -19,6 +19,7 @@ def judge(daemon_state: str, actors: Sequence[ActorReport], database_problem: st
     """`ok | degraded | failed`, and a sentence for each thing that is not well."""
     problems = [f"{actor.name} is {actor.state}" for actor in actors if actor.state != "live"]
     problems += [problem for actor in actors if (problem := _database_problem(actor) or _journal_problem(actor))]
+    problems += [problem for actor in actors for problem in _works_problems(actor)]
     if database_problem:
         problems.append(database_problem)
     if daemon_state != "live":
@@ -42,6 +43,18 @@ def _journal_problem(actor: ActorReport) -> str:
     journal = actor.statistics.get("journal")
     blocked = journal.get("blocked") if isinstance(journal, dict) else None
     return f"{actor.name}'s journal: {blocked}" if blocked else ""
+
+
+def _works_problems(actor: ActorReport) -> list[str]:
+    """Background works that fail, and wait to be begun again."""
+    works = actor.statistics.get("works")
+    if not isinstance(works, dict):
+        return []
+    return [
+        f"{actor.name}'s {name}: {work.get('last_error')}"
+        for name, work in works.items()
+        if isinstance(work, dict) and work.get("state") == "waiting"
+    ]
 
 
 def _serves(actors: Iterable[ActorReport], role: str) -> bool:

@@ -78,6 +78,9 @@ class DatabaseConnectionManager:
             "idle_in_transaction_session_timeout": _milliseconds(idle_in_transaction_seconds),
             "default_transaction_read_only": "on" if read_only else "off",
             "jit": "off",
+            # TimescaleDB's bound on rows of compressed chunks that a transaction may touch (53400): how much that is, a
+            # batch says. Unknown to others, and no harm there.
+            "timescaledb.max_tuples_decompressed_per_dml_transaction": "0",
             **(settings or {}),
         }
         self._pool: asyncpg.Pool[Any] | None = None

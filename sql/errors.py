@@ -49,6 +49,10 @@ class SchemaBusy(DatabaseError):
     """Another marketd is changing the schema; waiting helps."""
 
 
+class JobsFail(DatabaseError):
+    """Jobs that TimescaleDB runs for us fail."""
+
+
 class SeriesRefused(SchemaError):
     """The declared series does not fit the table that stores it."""
 

@@ -80,6 +80,10 @@ class PartitionKeeper:
         self._cuts: dict[str, Partitioning] = {}
         self._known: dict[str, set[int]] = {}
 
+    @property
+    def profile(self) -> Profile:
+        return self._profile
+
     async def ensure(self, conn: asyncpg.Connection[Any], table: str, ts_min_ns: int, ts_max_ns: int) -> list[str]:
         """As `ensure_partitions`, but refused inside of a transaction; nothing to do on hypertables."""
         if self._profile is Profile.TIMESCALE:

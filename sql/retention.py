@@ -3,6 +3,9 @@
 A piece goes when all of its time lies before a moment and it was made before it, too: what was stored lately, such as
 an import of old records, is not old. Each piece is dropped in a transaction of its own that waits only briefly for
 readers; what cannot be had goes the next time.
+
+Before bars of a second go, the longer ones that TimescaleDB makes of them (sql/levels.py) are summed up; they are kept
+from then on.
 """
 
 from __future__ import annotations
@@ -13,7 +16,9 @@ from typing import Any, NamedTuple
 
 import asyncpg
 
+from marketd.sql.levels import SECONDS_TABLE, Window, has_levels, is_due, keep_levels, refresh_all_of
 from marketd.sql.partitions import MADE, Partitioning, read_partitioning
+from marketd.sql.policies import refreshes_reach
 
 LOCK_TIMEOUT = "2s"  # while it waits for a reader, whoever comes later waits behind it
 _WAITED_TOO_LONG = asyncpg.LockNotAvailableError
@@ -30,7 +35,7 @@ class Piece(NamedTuple):
 
 
 class Dropped(NamedTuple):
-    """Names of the pieces that are gone, and of those that were in use."""
+    """Names of the pieces that are gone, and of those that were in use or still needed."""
 
     gone: list[str]
     in_use: list[str]
@@ -55,14 +60,22 @@ async def drop_old_pieces(conn: asyncpg.Connection[Any], table: str, before: dat
             continue
         try:
             await _drop(conn, table, piece)
-        except _WAITED_TOO_LONG:
+        except (_WAITED_TOO_LONG, _StillNeeded):
             dropped.in_use.append(piece.name)
         else:
             dropped.gone.append(piece.name)
     return dropped
 
 
+class _StillNeeded(Exception):
+    """Longer bars are not made of it yet, or would be made again without it."""
+
+
 async def _drop(conn: asyncpg.Connection[Any], table: str, piece: Piece) -> None:
+    window = Window(piece.start, piece.end)
+    has_longer = table == SECONDS_TABLE and await has_levels(conn)
+    if has_longer:
+        await refresh_all_of(conn, window)
     async with conn.transaction():
         await conn.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
         if (await read_partitioning(conn, table)).native:
@@ -76,6 +89,11 @@ async def _drop(conn: asyncpg.Connection[Any], table: str, piece: Piece) -> None
                 piece.end,
                 piece.start,
             )
+        if has_longer:
+            # asked under the lock of the drop: whoever stored a late bar meanwhile has committed its note, too
+            if await is_due(conn, window) or await refreshes_reach(conn, piece.end):
+                raise _StillNeeded
+            await keep_levels(conn, window)
 
 
 async def _partitions(conn: asyncpg.Connection[Any], cut: Partitioning) -> list[Piece]:

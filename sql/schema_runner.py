@@ -22,7 +22,7 @@ from marketd.sql.schema_files import SchemaFile, bootstrap_sql, load_schema_file
 
 logger = logging.getLogger(__name__)
 
-_LOCK_KEY = 0x6D61726B65746401  # "marketd" and a number: the schema
+LOCK_KEY = 0x6D61726B65746401  # "marketd" and a number: the schema
 _LOCK_POLL_SECONDS = 0.1
 # Long work is in order here, and no reader's query may come in its way for ever either.
 _SESSION = "SET search_path = marketd, public; SET statement_timeout = 0; SET lock_timeout = '30s'"
@@ -150,14 +150,14 @@ class SchemaRunner:
     async def _lock(self, deadline: float, budget_seconds: float) -> None:
         # trying, not waiting: a wait inside of the server would hold a snapshot, and count against
         # lock_timeout
-        while not await self._conn.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK_KEY):
+        while not await self._conn.fetchval("SELECT pg_try_advisory_lock($1)", LOCK_KEY):
             if time.monotonic() >= deadline:
                 raise SchemaBusy(f"another marketd has been changing the schema for over {budget_seconds:g} s")
             await asyncio.sleep(_LOCK_POLL_SECONDS)
 
     async def _unlock(self) -> None:
         if not self._conn.is_closed():  # its end has freed the lock
-            await self._conn.execute("SELECT pg_advisory_unlock($1)", _LOCK_KEY)
+            await self._conn.execute("SELECT pg_advisory_unlock($1)", LOCK_KEY)
             await self._conn.execute("RESET search_path; RESET statement_timeout; RESET lock_timeout")
 
 

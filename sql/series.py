@@ -124,6 +124,10 @@ async def _create(conn: asyncpg.Connection[Any], table: str, fields: Mapping[str
             f"marketd.{table}",
             _WIDTH_DAYS,
         )
+        await conn.execute(
+            f"ALTER TABLE marketd.{table} SET (timescaledb.enable_columnstore,"
+            " timescaledb.segmentby = 'instrument_id', timescaledb.orderby = 'ts_event DESC, seq DESC')"
+        )
     await conn.execute(f"CREATE UNIQUE INDEX {table}_key ON marketd.{table} (instrument_id, ts_event DESC, seq)")
     await conn.execute(
         "INSERT INTO marketd.partitioned_tables (table_name, time_column, width)"

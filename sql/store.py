@@ -7,6 +7,7 @@ is staged and merged. A unique violation (23505) means merge, not failure.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
@@ -16,11 +17,13 @@ import asyncpg
 import numpy as np
 import numpy.typing as npt
 
-from marketd.market.records import CANDLE, TRADE, CandleFlag, Kind, Records
+from marketd.market.records import CANDLE, TRADE, CandleFlag, Kind, Records, Source
 from marketd.market.rows import codec
-from marketd.market.times import ABSENT
+from marketd.market.times import ABSENT, NS_PER_SECOND
 from marketd.sql.copy import copy_in
+from marketd.sql.levels import SECONDS_TABLE, note_late
 from marketd.sql.partitions import PartitionKeeper
+from marketd.sql.profiles import Profile
 from marketd.sql.statements import statements
 
 Connection = Any  # asyncpg's Connection or the pool's proxy of one
@@ -28,11 +31,14 @@ Ids = npt.NDArray[np.int32]
 
 _STORE = statements("store")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_SECOND_TABLE, _CANDLE_TABLE = "candles_1s", "candles"
+_CANDLE_TABLE = "candles"
+LATE_NS = (
+    60 * NS_PER_SECOND
+)  # the database decides by its own clock (note_late), and is only asked about what may be late
 # what the statements on bars have in place of a timeframe column, which candles_1s does not need
 _BAR_NAMES = {
-    _SECOND_TABLE: {
-        "table": _SECOND_TABLE,
+    SECONDS_TABLE: {
+        "table": SECONDS_TABLE,
         "timeframe": "1",
         "c_timeframe": "1",
         "s_timeframe": "1",
@@ -101,7 +107,7 @@ def split_rows(kind: Kind, instruments: Ids, records: Records) -> list[TableRows
     seconds = records["timeframe"] == 1
     revised = (records["flags"] & CandleFlag.REVISED) != 0
     rows = []
-    for table, of_table in ((_SECOND_TABLE, seconds), (_CANDLE_TABLE, ~seconds)):
+    for table, of_table in ((SECONDS_TABLE, seconds), (_CANDLE_TABLE, ~seconds)):
         # one merge for the table as soon as one bar revises: the fresh bar it revises may be in the same batch
         if of_table.any():
             fresh = not revised[of_table].any()
@@ -137,7 +143,20 @@ async def commit(connection: Connection, work: Commit, partitions: PartitionKeep
         await _write_descriptions(connection, work)
         for rows in work.rows:
             await _write_rows(connection, rows)
+        if partitions.profile is Profile.TIMESCALE:
+            # last of all: what is not noted as late must be committed before a refresh can come to it
+            for rows in work.rows:
+                await _note_late(connection, rows)
     return work.offset
+
+
+async def _note_late(connection: Connection, rows: TableRows) -> None:
+    """Late own bars of a second: longer bars that were made without them are due again."""
+    if rows.table != SECONDS_TABLE:
+        return
+    late = rows.records["ts"][(rows.records["source"] == Source.OWN) & (rows.records["ts"] < time.time_ns() - LATE_NS)]
+    if len(late):
+        await note_late(connection, to_datetime(int(late.min())), to_datetime(int(late.max())))
 
 
 async def _write_rows(connection: Connection, rows: TableRows) -> None:

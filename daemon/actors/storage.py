@@ -18,7 +18,7 @@ from marketd.daemon.upkeep import upkeep
 from marketd.sql.connections import DatabaseConnectionManager
 
 PATIENCE_SECONDS = 24 * 3600.0  # a database that is away at the start is waited for
-MAX_CONNECTIONS = 3  # works that wait for each other's connection are late, no more
+MAX_CONNECTIONS = 4  # works that wait for each other's connection are late, no more
 
 
 class StorageActor(AsyncActor):
