@@ -17,7 +17,7 @@ from marketd.market.instruments import Instrument
 from marketd.market.records import BY_NAME, empty
 from marketd.ops.cli import EXIT_NOT_WELL, EXIT_USAGE, main
 from marketd.sql.partitions import PartitionKeeper
-from marketd.sql.profiles import detect_profile
+from marketd.sql.profiles import Profile, detect_profile
 from marketd.sql.store import Commit, StoredQuarantine, commit
 
 MINUTE_NS = 60_000_000_000
@@ -88,6 +88,25 @@ def test_a_schema_is_planned_applied_and_then_current(empty_database: str, capsy
     status = ask_json(capsys, empty_database, "schema", "status", "--set", STREAM)
     assert (status["pending"], status["series"]["stored"], status["problem"]) == ([], ["funding"], None)
     assert ask_json(capsys, empty_database, "schema", "apply")["applied"] == []
+
+
+@pytest.mark.parametrize("server", [Profile.TIMESCALE], indirect=True, ids=str)
+def test_policies_are_planned_and_applied_with_the_schema(database: str, capsys: pytest.CaptureFixture[str]) -> None:
+    later = ("--set", "storage.compress_after=7d")
+    assert ask(database, "schema", "plan") == EXIT_NOT_WELL
+    assert "compression of trades: after 3 days, 0:00:00 (now never)" in capsys.readouterr().out
+    ask(database, "schema", "apply")
+    assert "policy:  compression of trades: after 3 days, 0:00:00" in capsys.readouterr().out
+    assert ask(database, "schema", "plan") == 0
+    capsys.readouterr()
+    planned = ask_json(capsys, database, "schema", "plan", *later)["policies"]
+    assert {
+        "what": "compression of trades",
+        "before": "after 3 days, 0:00:00",
+        "after": "after 7 days, 0:00:00",
+    } in planned
+    assert ask_json(capsys, database, "schema", "apply", *later)["policies"]
+    assert ask_json(capsys, database, "schema", "apply", *later)["policies"] == []
 
 
 def test_a_schema_of_a_newer_marketd_is_a_problem(database: str, capsys: pytest.CaptureFixture[str]) -> None:
