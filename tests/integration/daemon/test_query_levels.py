@@ -109,7 +109,7 @@ async def assert_same(desk: Desk, *timeframes: int, source: str = "own") -> None
 async def test_longer_bars_come_from_the_database_and_equal_the_bars_of_seconds(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    desk.take(*((at, at + 1, 100 + at % 37) for at in range(0, 9000, 41)))
+    desk.take(*((at, at + 1, 100 + at % 37) for at in range(0, 3500, 17)))
     await desk.commit()
     await assert_same(desk, 60, 300, 1800, 3600)
     await desk.keeper.round()
