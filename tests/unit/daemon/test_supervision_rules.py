@@ -104,3 +104,9 @@ def test_a_journal_that_has_no_room_is_told_and_degrades() -> None:
 
 def test_a_daemon_that_has_not_started_has_failed_to_serve() -> None:
     assert judge("starting", [], "") == ("failed", ["the daemon is starting"])
+
+
+def test_a_background_work_that_goes_on_failing_is_a_problem_by_name() -> None:
+    works = {"jobs": {"state": "waiting", "last_error": "job 7 fails"}, "levels": {"state": "running"}}
+    reports = [*actors()[1:], ActorReport(name="storage", state="live", statistics={"works": works})]
+    assert judge("live", reports, "")[1] == ["storage's jobs: job 7 fails"]
