@@ -20,6 +20,7 @@ BENCHMARKS = {
     "ingest": ("bench_ingest", "trades on disk and committed a second, beside a bare COPY"),
     "feeds": ("bench_feeds", "messages a second of one core, of each venue's adapter, beside cryptofeed"),
     "live": ("bench_live", "from an exchange's socket to the arena, at real speed and ten times that; memory"),
+    "blocks": ("bench_blocks", "bytes a row as rows, packed and as Parquet; a day of bars out of its block"),
     "read": ("bench_read", "a day of one-second bars from PostgreSQL to numpy, beside asyncpg and a bare COPY"),
 }
 

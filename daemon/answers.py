@@ -1,7 +1,7 @@
 """How an answer's records leave: as they are (`records`, `copy`) or for clients that are not ours (`json`, `arrow`).
 
 `records` is the kind's dtype, `copy` PostgreSQL's binary COPY, newest row first and every source, where the rows came
-straight from the database. `json` and `arrow` are columns in real numbers.
+straight from the database's tables (packed blocks are `records`). `json` and `arrow` are columns in real numbers.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Rendered(NamedTuple):
 def render(result: Result, instrument: Instrument, wanted: Format) -> Rendered:
     """The result in the format a client asked for. InvalidArgument when this daemon cannot make it."""
     name, kind, copied = result.name, result.kind, result.copied
-    if copied is not None and wanted == "copy":
+    if copied is not None and copied.joined is None and wanted == "copy":
         count = codec(copied.table, kind).count(copied.data)
         part = ResultPart(
             name=name, kind=kind.name, count=count, encoding="copy", table=copied.table, depth=_depth(kind)
@@ -67,7 +67,7 @@ def _decoded(result: Result) -> Records:
     if result.records is not None:
         return result.records
     assert result.copied is not None  # one of the two is set
-    records = codec(result.copied.table, result.kind).decode(result.copied.data)[1]
+    records = result.copied.records()
     if result.kind.dtype is CANDLE:
         return finish_bars(records, result.bar_source, result.limit)
     return finish_rows(records, result.limit)

@@ -33,7 +33,6 @@ from marketd.market.bars import BEST, finish_bars, newest_versions, source_numbe
 from marketd.market.errors import InvalidArgument, MarketdError, NotYetStored, UnknownInstrument
 from marketd.market.instruments import IDS_PER_DAEMON, Instrument, resolve
 from marketd.market.records import KindTable, Records
-from marketd.market.rows import codec
 from marketd.market.times import NS_PER_SECOND, parse_timeframe, timeframe_name
 from marketd.sql.connections import DatabaseConnectionManager
 from marketd.sql.errors import DatabaseError
@@ -330,7 +329,7 @@ async def _stored_bars(
 
 def _merged(copied: CopiedRows, beyond: Records, bar_source: str, limit: int | None) -> Records:
     """The database's bars and the arena's, as a reader gets them."""
-    bars = codec(copied.table, CANDLE_KIND).decode(copied.data)[1]
+    bars = copied.records()
     if len(beyond):
         bars = newest_versions(np.concatenate([bars, beyond]))
     return finish_bars(bars, bar_source, limit)

@@ -18,7 +18,6 @@ from marketd.market.book_means import book_means, join_means, means_kind
 from marketd.market.errors import InvalidArgument
 from marketd.market.instruments import Instrument
 from marketd.market.records import CANDLE, COVERAGE, Kind, KindTable, Records
-from marketd.market.rows import codec
 from marketd.market.times import NS_PER_SECOND, NS_PER_US, timeframe_name
 from marketd.sql.read import Span, read_coverage, read_rows
 from marketd.sql.read_books import read_book_means, read_versions
@@ -97,7 +96,7 @@ async def read_stream(connection: Connection, instrument: Instrument, asked: Ask
         )
         if not len(beyond):
             return Result(asked.name, asked.kind, copied, None, limit=asked.limit)
-        records = codec(copied.table, asked.kind).decode(copied.data)[1]
+        records = copied.records()
     records = joined(records, beyond)
     if _has_versions(asked.kind):
         records = newest_versions(records, asked.kind.time)
@@ -150,7 +149,7 @@ async def _unstored(connection: Connection, instrument: Instrument, asked: Asked
     stored = [np.zeros(0, "<i8")]
     for stretch in _stretches(beyond["ts_event"]):
         copied = await read_rows(connection, instrument.id, asked.kind, stretch, known_at=asked.known_at)
-        stored.append(codec(copied.table, asked.kind).decode(copied.data)[1]["seq"])
+        stored.append(copied.records()["seq"])
     return beyond[~np.isin(beyond["seq"], np.concatenate(stored))]
 
 

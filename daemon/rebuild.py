@@ -14,7 +14,6 @@ from marketd.market.candles import bars_from_trades
 from marketd.market.errors import RangeError
 from marketd.market.instruments import Instrument
 from marketd.market.records import BY_NAME, CANDLE, CandleFlag, Records
-from marketd.market.rows import codec
 from marketd.market.times import NS_PER_SECOND
 from marketd.sql.read import Span, read_bars, read_rows
 from marketd.sql.store import Connection
@@ -36,10 +35,8 @@ async def _rebuilt(connection: Connection, instrument: Instrument, ledger: Ledge
     was fetched.
     """
     span = Span(ts, ts + timeframe * NS_PER_SECOND)
-    copied = await read_rows(connection, instrument.id, BY_NAME["trade"], span)
-    trades = codec(copied.table, copied.kind).decode(copied.data)[1]
-    stored = await read_bars(connection, instrument.id, timeframe, span, bar_source="own")
-    before = codec(stored.table, stored.kind).decode(stored.data)[1]
+    trades = (await read_rows(connection, instrument.id, BY_NAME["trade"], span)).records()
+    before = (await read_bars(connection, instrument.id, timeframe, span, bar_source="own")).records()
     if len(before) and len(trades) < before["trade_count"][0]:
         return np.empty(0, CANDLE)
     partial = len(before) == 0 or bool(before["flags"][0] & CandleFlag.PARTIAL)

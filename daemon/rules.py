@@ -31,6 +31,7 @@ DAY_NS = 86_400 * NS_PER_SECOND
 MIN_RETENTION_NS = DAY_NS
 MIN_SECONDS_NS = 5 * DAY_NS  # a refresh of bars of a day looks two whole days back, from a day ago, and one to spare
 MIN_COMPRESS_AFTER_NS = 3600 * NS_PER_SECOND
+MIN_PACK_AFTER_NS = 3600 * NS_PER_SECOND  # as in sql/packed_tables.py, where readers and the writer rely on it
 LAST_SERIES_ID = 0xFFFF  # a kind's number is 16 bits wide in the journal
 MAX_SERIES = 1000
 _INSTANCE = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
@@ -220,6 +221,11 @@ def _check_storage(config: Config) -> None:
     for table, width in storage.chunks.items():
         if width <= 0 or width % DAY_NS:
             fail(f"storage.chunks.{table}", f"{width} is no number of whole days; write 1d, 7d, …")
+    if storage.pack_after < MIN_PACK_AFTER_NS:
+        fail(
+            "storage.pack_after",
+            f"{storage.pack_after} is too short; what is so young still changes: write 1h or more",
+        )
 
 
 def _check_bounds(config: Config) -> None:

@@ -159,11 +159,14 @@ class Retention(Table, frozen=True, kw_only=True):
 
 
 class Storage(Table, frozen=True, kw_only=True):
-    """How rows are kept: when they become columns, and how they are cut."""
+    """How rows are kept: when they become columns (TimescaleDB) or blocks (elsewhere), and how they are cut."""
 
     compress_after: Nanoseconds = _duration("3d")
     compress: dict[str, Nanoseconds] = {}
     chunks: dict[str, Nanoseconds] = {}
+    pack: bool = True
+    pack_after: Nanoseconds = _duration("1d")
+    block_rows: Annotated[int, Meta(ge=1000, le=1_000_000)] = 90_000
 
 
 class Query(Table, frozen=True, kw_only=True):

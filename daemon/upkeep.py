@@ -10,6 +10,7 @@ from marketd.daemon.background import Work
 from marketd.daemon.job_watch import JobWatch
 from marketd.daemon.level_keeper import LevelKeeper
 from marketd.daemon.policy_keeper import PolicyKeeper
+from marketd.daemon.packing import BlockPacker
 from marketd.daemon.retention import RetentionKeeper
 from marketd.daemon.settings import Config
 from marketd.sql.connections import DatabaseConnectionManager
@@ -22,4 +23,5 @@ def upkeep(database: DatabaseConnectionManager, config: Config) -> list[Work]:
         RetentionKeeper(database, config),
         LevelKeeper(database),
         JobWatch(database),
+        BlockPacker(database, config),
     ]

@@ -110,3 +110,7 @@ class NotStored(MarketdError):
 
 class ProtocolError(MarketdError):
     """The message is not one of the protocol's."""
+
+
+class BlockDamaged(MarketdError):
+    """A packed block cannot be read: it is damaged, or a newer marketd wrote it."""

@@ -107,6 +107,16 @@ class TableCodec:
             return len(rows) // self._row.itemsize
         return sum(len(part) // self._of_depth(depth)._row.itemsize for depth, part in self._stretches(rows))
 
+    def last_time(self, data: bytes | memoryview) -> int | None:
+        """The venue's time of the last row of a COPY stream, ns; None when it has no row."""
+        rows = self._rows_of(memoryview(data).cast("B"))
+        if not len(rows):
+            return None
+        time = self.kind.time
+        if not self._are_alike(rows):
+            return int(self.decode(data)[1][time][-1])
+        return int(_from_postgres_us(np.frombuffer(rows, dtype=self._row)[-1:][time])[0])
+
     def _decode_rows(self, rows: Records) -> tuple[npt.NDArray[np.int32], Records]:
         records = np.zeros(len(rows), dtype=self.kind.dtype)
         for column in self._columns:

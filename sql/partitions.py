@@ -84,6 +84,11 @@ class PartitionKeeper:
     def profile(self) -> Profile:
         return self._profile
 
+    @property
+    def packs(self) -> bool:
+        """May rows of closed stretches be packed (`sql/packing.py`)?"""
+        return self._profile is Profile.POSTGRES
+
     async def ensure(self, conn: asyncpg.Connection[Any], table: str, ts_min_ns: int, ts_max_ns: int) -> list[str]:
         """As `ensure_partitions`, but refused inside of a transaction; nothing to do on hypertables."""
         if self._profile is Profile.TIMESCALE:

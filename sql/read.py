@@ -1,20 +1,25 @@
 """The reading side of the database: named statements, bound by instrument and time, answered as binary COPY.
 
 `Reader` methods take an open connection and give the COPY bytes as they come: rows newest first, in the layout of
-`marketd.market.rows.codec(table, kind)`. Decoding is left to whoever wants numbers, often the client.
+`marketd.market.rows.codec(table, kind)`. Decoding is left to whoever wants numbers, often the client. Where a part of
+an answer is packed (`sql/read_packed.py`) the answer is records.
 """
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
+import numpy as np
+
 from marketd.market.bars import SOURCES_PER_BAR, source_number
 from marketd.market.instruments import Instrument
-from marketd.market.records import BY_NAME, Kind
+from marketd.market.records import BY_NAME, Kind, Records
 from marketd.market.rows import codec
 from marketd.sql.copy import copy_out
+from marketd.sql.packed_tables import PACKED_TABLES, joined, newest_of_each_time
+from marketd.sql.read_packed import PackedSpan, read_packed
 from marketd.sql.statements import statements
 from marketd.sql.store import Connection, to_datetime
 
@@ -24,6 +29,7 @@ _CANDLE = BY_NAME["candle"]
 MIN_TIME_NS, MAX_TIME_NS = 0, 2**63 - 1
 END_OF_TIME = datetime(2262, 1, 1, tzinfo=UTC)
 NO_LIMIT = 2**62
+_MICROSECOND = timedelta(microseconds=1)
 SECOND = 1
 
 
@@ -36,11 +42,16 @@ class Stored(NamedTuple):
 
 
 class CopiedRows(NamedTuple):
-    """Rows as PostgreSQL copied them out."""
+    """Rows as PostgreSQL copied them out; where some were packed, `joined` has all of them."""
 
     table: str
     kind: Kind
     data: bytes
+    joined: Records | None = None
+
+    def records(self) -> Records:
+        """All of them, in the dtype of the kind."""
+        return codec(self.table, self.kind).decode(self.data)[1] if self.joined is None else self.joined
 
 
 class Span(NamedTuple):
@@ -87,7 +98,9 @@ async def read_bars(
     rows = NO_LIMIT if limit is None else limit * (SOURCES_PER_BAR if source is None else 1)
     args: list[Any] = [instrument_id, *span.bounds(), rows]
     if known_at is not None:
-        return await _bars_as_known(connection, table, timeframe, args, known_at, source)
+        copied = await _bars_as_known(connection, table, timeframe, args, known_at, source)
+        bars = PackedSpan(table, _CANDLE, instrument_id, *span.bounds(), to_datetime(known_at))
+        return await with_packed(connection, copied, bars, rows, source=source)
     name = "bars_1s" if timeframe == SECOND else "bars"
     if timeframe != SECOND:
         args.append(timeframe)
@@ -95,7 +108,8 @@ async def read_bars(
         name += "_of_source"
         args.append(source)
     data = await copy_out(connection, _READ[name].format(columns=columns), *args)
-    return CopiedRows(table, _CANDLE, data)
+    bars = PackedSpan(table, _CANDLE, instrument_id, *span.bounds(), END_OF_TIME)
+    return await with_packed(connection, CopiedRows(table, _CANDLE, data), bars, rows, source=source)
 
 
 async def _bars_as_known(
@@ -135,7 +149,39 @@ async def read_rows(
     statement = _READ["rows_newest" if newest else "rows_oldest"].format(columns=columns, table=table)
     known = END_OF_TIME if known_at is None else to_datetime(known_at)
     rows = NO_LIMIT if limit is None else limit
-    return CopiedRows(table, kind, await copy_out(connection, statement, instrument_id, *span.bounds(), rows, known))
+    data = await copy_out(connection, statement, instrument_id, *span.bounds(), rows, known)
+    packed = PackedSpan(table, kind, instrument_id, *span.bounds(), known, newest)
+    return await with_packed(connection, CopiedRows(table, kind, data), packed, rows)
+
+
+async def with_packed(
+    connection: Connection,
+    copied: CopiedRows,
+    span: PackedSpan,
+    limit: int,
+    *,
+    source: int | None = None,
+    of_each_time: bool = False,
+) -> CopiedRows:
+    """The rows of a span, `limit` of them or all, and what is packed of it: again the newest (or oldest) `limit`."""
+    if span.table not in PACKED_TABLES:
+        return copied
+    table_codec = codec(copied.table, copied.kind)
+    if limit < NO_LIMIT and table_codec.count(copied.data) >= limit:
+        # what lies beyond the last of them is not wanted
+        edge = to_datetime(table_codec.last_time(copied.data) or 0)
+        span = span._replace(start=edge) if span.newest else span._replace(end=edge + _MICROSECOND)
+    packed = await read_packed(connection, span, limit, source=source, of_each_time=of_each_time)
+    if packed is None:
+        return copied
+    time = span.kind.time
+    records = joined(packed, copied.records(), time)
+    if of_each_time:
+        records = newest_of_each_time(records, time)
+    if len(records) > limit:
+        ordered = records[np.lexsort((records["seq"], records[time]))]
+        records = ordered[-limit:] if span.newest else ordered[:limit]
+    return copied._replace(joined=records)
 
 
 async def read_coverage(

@@ -5,18 +5,21 @@ As in `marketd.sql.read`; the snapshots and changes themselves are read by `read
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from marketd.market.book_means import KIND_NAME, MEANS, Sums, means_kind, set_means
+from marketd.market.book_means import KIND_NAME, MEANS, Sums, book_means, join_means, means_kind, set_means
 from marketd.market.instruments import Instrument
-from marketd.market.records import Kind, Records
-from marketd.market.rows import INSTRUMENT_COLUMN, codec
+from marketd.market.records import Kind, Records, book_kind
+from marketd.market.rows import BOOK_TABLE, INSTRUMENT_COLUMN, codec
 from marketd.market.times import NS_PER_SECOND, parse_time_ns
 from marketd.sql.copy import copy_out
-from marketd.sql.read import END_OF_TIME, NO_LIMIT, CopiedRows, Span, columns_of
+from marketd.sql.packed_tables import NO_TIMEFRAME, is_among
+from marketd.sql.read import END_OF_TIME, NO_LIMIT, CopiedRows, Span, columns_of, with_packed
+from marketd.sql.read_packed import PackedSpan, packed_records
 from marketd.sql.statements import statements
 from marketd.sql.store import Connection, to_datetime
 
@@ -63,7 +66,9 @@ async def read_versions(
     args: list[Any] = [instrument_id, *span.bounds(), NO_LIMIT if limit is None else limit, known]
     if timeframe is not None:
         args.append(timeframe)
-    return CopiedRows(table, kind, await copy_out(connection, statement, *args))
+    copied = CopiedRows(table, kind, await copy_out(connection, statement, *args))
+    packed = PackedSpan(table, kind, instrument_id, *span.bounds(), known, newest, timeframe or NO_TIMEFRAME)
+    return await with_packed(connection, copied, packed, args[3], of_each_time=True)
 
 
 async def read_book_means(
@@ -79,12 +84,34 @@ async def read_book_means(
 ) -> Records:
     """`market.book_means.book_means` of the stored snapshots: intervals of `timeframe` seconds, the oldest first.
 
-    `span` begins and ends between intervals. With a limit the newest (or oldest) intervals: from where the newest
-    snapshot is, stretches of growing length are looked at, until there are enough.
+    `span` begins and ends between intervals. With a limit the newest (or oldest) intervals.
     """
     start, end = span.bounds()
     known = END_OF_TIME if known_at is None else to_datetime(known_at)
     question = _Question(instrument, depth, timeframe, known, newest)
+    found = await _row_means(connection, question, start, end, limit)
+    if limit is not None and len(found) >= limit:
+        # what is packed beyond the last of them is not wanted
+        if newest:
+            start = to_datetime(int(found["ts"][0]))
+        else:
+            end = to_datetime(int(found["ts"][-1])) + timedelta(seconds=timeframe)
+    packed = await _packed_means(connection, question, start, end, limit)
+    if not len(packed):
+        return found
+    found = join_means(found, packed, **question.scales)
+    if limit is None:
+        return found
+    return found[max(0, len(found) - limit) :] if newest else found[:limit]
+
+
+async def _row_means(
+    connection: Connection, question: _Question, start: datetime, end: datetime, limit: int | None
+) -> Records:
+    """Of what lies in rows: from where the newest snapshot is, stretches of growing length are looked at, until there
+    are enough.
+    """
+    timeframe, newest = question.timeframe, question.newest
     if limit is None:
         return await _means(connection, question, start, end, NO_LIMIT)
     found: list[Records] = []
@@ -104,7 +131,35 @@ async def read_book_means(
         found.append(await _means(connection, question, first, last, limit))
         limit -= len(found[-1])
         intervals = min(4 * intervals, _MAX_INTERVALS)
-    return np.concatenate([np.zeros(0, means_kind(depth).dtype), *(found[::-1] if newest else found)])
+    return np.concatenate([np.zeros(0, means_kind(question.depth).dtype), *(found[::-1] if newest else found)])
+
+
+async def _packed_means(
+    connection: Connection, question: _Question, start: datetime, end: datetime, limit: int | None
+) -> Records:
+    """Of what is packed: at least the newest (or oldest) `limit` intervals, whole ones; computed here."""
+    kind = book_kind(question.depth)
+    span = PackedSpan(BOOK_TABLE, kind, question.instrument.id, start, end, question.known, question.newest)
+    found = np.zeros(0, means_kind(question.depth).dtype)
+    async with aclosing(packed_records(connection, span)) as blocks:
+        async for books in blocks:
+            books = await _not_in_rows(connection, question, books)
+            found = join_means(found, book_means(books, question.timeframe, **question.scales), **question.scales)
+            if limit is not None and len(found) > limit:  # the last of them may go on in the next block
+                break
+    return found
+
+
+async def _not_in_rows(connection: Connection, question: _Question, books: Records) -> Records:
+    """Without those that lie in the table as well, and were counted there."""
+    first, last = to_datetime(int(books["ts_event"].min())), to_datetime(int(books["ts_event"].max()))
+    rows = await connection.fetch(_BOOKS["snapshots_between"], question.instrument.id, first, last)
+    if not rows:
+        return books
+    stored = np.array(
+        [(parse_time_ns(row["ts_event"]), row["seq"]) for row in rows], [("ts_event", "<i8"), ("seq", "<i8")]
+    )
+    return books[~is_among(books, stored, ("ts_event", "seq"))]
 
 
 class _Question(NamedTuple):
@@ -113,6 +168,10 @@ class _Question(NamedTuple):
     timeframe: int
     known: datetime
     newest: bool
+
+    @property
+    def scales(self) -> dict[str, int]:
+        return {"price_scale": self.instrument.price_scale, "size_scale": self.instrument.size_scale}
 
 
 async def _edge(connection: Connection, question: _Question, start: datetime, end: datetime) -> datetime | None:

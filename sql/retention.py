@@ -1,4 +1,4 @@
-"""Dropping what is too old: whole pieces (chunks, partitions) of the tables that are cut by time.
+"""Dropping what is too old: whole pieces (chunks, partitions, packed blocks) of the tables that are cut by time.
 
 A piece goes when all of its time lies before a moment and it was made before it, too: what was stored lately, such as
 an import of old records, is not old. Each piece is dropped in a transaction of its own that waits only briefly for
@@ -19,6 +19,7 @@ import asyncpg
 from marketd.sql.levels import SECONDS_TABLE, Window, has_levels, is_due, keep_levels, refresh_all_of
 from marketd.sql.partitions import MADE, Partitioning, read_partitioning
 from marketd.sql.policies import refreshes_reach
+from marketd.sql.statements import statements
 
 LOCK_TIMEOUT = "2s"  # while it waits for a reader, whoever comes later waits behind it
 _WAITED_TOO_LONG = asyncpg.LockNotAvailableError
@@ -53,7 +54,7 @@ async def pieces_of_table(conn: asyncpg.Connection[Any], table: str) -> list[Pie
 
 
 async def drop_old_pieces(conn: asyncpg.Connection[Any], table: str, before: datetime) -> Dropped:
-    """Drop the pieces of `table` that end at `before` or earlier, and were made before it."""
+    """Drop the pieces of `table`, and its packed blocks, that end at `before` or earlier, and were made before it."""
     dropped = Dropped([], [])
     for piece in await pieces_of_table(conn, table):
         if piece.end > before or piece.made >= before:
@@ -64,6 +65,9 @@ async def drop_old_pieces(conn: asyncpg.Connection[Any], table: str, before: dat
             dropped.in_use.append(piece.name)
         else:
             dropped.gone.append(piece.name)
+    # what was packed of them went from the pieces long ago (sql/packing.py)
+    rows = await conn.fetch(statements("packed")["drop_old"], table, before)
+    dropped.gone.extend(row["name"] for row in rows)
     return dropped
 
 

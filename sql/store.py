@@ -2,7 +2,8 @@
 
 `commit` is exactly once: the offset that a restarted writer reads is committed with the rows, so that recovery is
 the ordinary start. New rows go in by plain binary COPY; what may already be there (revised bars, repairs, imports)
-is staged and merged. A unique violation (23505) means merge, not failure.
+is staged and merged. A unique violation (23505) means merge, not failure. What is packed already is brought back before
+(`sql/packed_writes.py`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from marketd.market.rows import codec
 from marketd.market.times import ABSENT, NS_PER_SECOND
 from marketd.sql.copy import copy_in
 from marketd.sql.levels import SECONDS_TABLE, note_late
+from marketd.sql.packed_writes import bring_back
 from marketd.sql.partitions import PartitionKeeper
 from marketd.sql.profiles import Profile
 from marketd.sql.statements import statements
@@ -141,8 +143,9 @@ async def commit(connection: Connection, work: Commit, partitions: PartitionKeep
         if moved.endswith(" 0"):
             return await read_committed(connection, work.journal) or 0
         await _write_descriptions(connection, work)
-        for rows in work.rows:
-            await _write_rows(connection, rows)
+        packed = await bring_back(connection, work.rows) if partitions.packs else set()
+        for place, rows in enumerate(work.rows):
+            await _write_rows(connection, rows, fresh=rows.fresh and place not in packed)
         if partitions.profile is Profile.TIMESCALE:
             # last of all: what is not noted as late must be committed before a refresh can come to it
             for rows in work.rows:
@@ -159,10 +162,10 @@ async def _note_late(connection: Connection, rows: TableRows) -> None:
         await note_late(connection, to_datetime(int(late.min())), to_datetime(int(late.max())))
 
 
-async def _write_rows(connection: Connection, rows: TableRows) -> None:
+async def _write_rows(connection: Connection, rows: TableRows, *, fresh: bool) -> None:
     table_codec = codec(rows.table, rows.kind)
     data = table_codec.encode(rows.instruments, rows.records)
-    if rows.fresh:
+    if fresh:
         try:
             async with connection.transaction():
                 await copy_in(connection, rows.table, table_codec.columns, data)

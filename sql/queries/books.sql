@@ -52,3 +52,7 @@ ORDER BY ts_event DESC, seq DESC LIMIT 1;
 SELECT ts_event FROM book_snapshots
 WHERE instrument_id = $1 AND ts_event >= $2 AND ts_event < $3 AND ts_known <= $4 AND state = 2
 ORDER BY ts_event, seq LIMIT 1;
+
+-- name: snapshots_between
+-- Which snapshots lie in the table, where others are packed: $2 the first time, $3 the last one.
+SELECT ts_event, seq FROM book_snapshots WHERE instrument_id = $1 AND ts_event >= $2 AND ts_event <= $3;

@@ -1,0 +1,232 @@
+"""Packing closed stretches: rows of one instrument out of their table and into a block, in one transaction.
+
+What a `DELETE … RETURNING` takes away is what is packed, so that nothing can come in between; the block is decoded
+again and compared before it is stored; block and removal are committed together. Killed at any point, the database
+rolls back to rows. A stretch that is packed already and has rows (late ones, new versions) is packed anew with them.
+
+A partition without rows is dropped, which is what gives its space back. `VACUUM` finds out whether it may: it cuts a
+table to nothing only once no transaction can still see a row of it, which `TRUNCATE` would not ask.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+import asyncpg
+import numpy as np
+import numpy.typing as npt
+
+from marketd.market.blocks import Block, pack
+from marketd.market.book_rows import depth_of, refit
+from marketd.market.errors import BlockDamaged
+from marketd.market.records import CANDLE, Kind, Records, book_kind
+from marketd.market.rows import BOOK_TABLE, codec
+from marketd.sql.copy import copy_out
+from marketd.sql.packed_tables import NO_TIMEFRAME, PackedTable, from_ns, joined, to_ns
+from marketd.sql.read import columns_of
+from marketd.sql.retention import Piece
+from marketd.sql.statements import statements
+from marketd.sql.store import Connection
+
+_PACKED = statements("packed")
+# Memory, and what a reader of a few rows must decode: a day of one-second bars is a block.
+BLOCK_ROWS = 90_000
+BLOCK_BYTES = 64 << 20  # as records; deep books reach it first
+DROP_LOCK_TIMEOUT = "100ms"  # dropping a partition keeps all readers of the table waiting for as long
+ROW_LOCK_TIMEOUT = "2s"
+
+
+class Place(NamedTuple):
+    """What is packed apart from everything else: one instrument of a table (and one timeframe of its buckets)."""
+
+    packed: PackedTable
+    instrument_id: int
+    timeframe: int = NO_TIMEFRAME
+
+    @property
+    def key(self) -> tuple[str, int, int]:
+        return self.packed.table, self.instrument_id, self.timeframe
+
+    def statement(self, name: str, **names: Any) -> str:
+        return _PACKED[name].format(**self.packed.names, **names)
+
+    def args(self, start: datetime, end: datetime) -> tuple[Any, ...]:
+        return (self.instrument_id, start, end, *([self.timeframe] if self.packed.names["and_timeframe"] else []))
+
+
+class Stretch(NamedTuple):
+    """A stretch of time, and the block that it has been packed into before; that block's start is the stretch's."""
+
+    start: datetime
+    end: datetime
+    block: Any = None
+
+
+class Packed(NamedTuple):
+    """What one transaction did: rows that went, blocks and bytes that came; up to where the stretch reached."""
+
+    rows: int
+    blocks: int
+    bytes: int
+    end: datetime
+
+
+async def instruments_in(conn: Connection, piece: Piece) -> list[int]:
+    """Whose rows lie in a partition."""
+    rows = await conn.fetch(_PACKED["instruments_in"].format(piece=f"marketd.{piece.name}"))
+    return [row["instrument_id"] for row in rows]
+
+
+async def pack_next(
+    conn: Connection, place: Place, start: datetime, end: datetime, block_rows: int = BLOCK_ROWS
+) -> Packed | None:
+    """Pack the oldest rows of start <= time < end, a day at most, into one block, or anew with the block that they
+    belong to. None: there are none, or somebody else is at work there.
+    """
+    async with conn.transaction():
+        await conn.execute(f"SET LOCAL lock_timeout = '{ROW_LOCK_TIMEOUT}'")
+        if not await conn.fetchval(_PACKED["try_lock"], place.packed.table, place.instrument_id):
+            return None
+        oldest = await conn.fetchval(place.statement("oldest_row"), *place.args(start, end))
+        if oldest is None:
+            return None
+        stretch = await _stretch_of(conn, place, oldest, (start, end), block_rows)
+        rows = await _take_rows(conn, place, stretch)
+        records = await asyncio.to_thread(_in_order, stretch.block, rows, place.packed)
+        blocks = await asyncio.to_thread(_packed, stretch, records, place.packed, block_rows)
+        if stretch.block is not None:
+            await conn.execute(_PACKED["remove_block"], *place.key, stretch.start)
+        now = await conn.fetchval("SELECT now()")
+        stored_at = now if stretch.block is None else stretch.block["stored_at"]
+        for block in blocks:
+            await conn.execute(_PACKED["insert_block"], *place.key, *block[:-1], stored_at, block.data)
+    return Packed(len(rows), len(blocks), sum(len(block.data) for block in blocks), stretch.end)
+
+
+async def drop_empty(conn: Connection, table: str, piece: Piece) -> bool:
+    """Drop a partition that has no row any more; False: it has, or somebody may still see one, or holds it."""
+    if await conn.fetchval(f"SELECT EXISTS (SELECT FROM marketd.{piece.name})"):
+        return False
+    await conn.execute(f"VACUUM marketd.{piece.name}")
+    try:
+        async with conn.transaction():
+            await conn.execute(f"SET LOCAL lock_timeout = '{DROP_LOCK_TIMEOUT}'")
+            # in the order in which readers lock: the table, then its partition
+            await conn.execute(f"LOCK TABLE ONLY marketd.{table} IN ACCESS EXCLUSIVE MODE")
+            if await conn.fetchval("SELECT pg_relation_size(to_regclass($1))", f"marketd.{piece.name}"):
+                return False
+            await conn.execute(f"DROP TABLE IF EXISTS marketd.{piece.name}")
+    except asyncpg.LockNotAvailableError:
+        return False
+    return True
+
+
+# ---- what is packed -----------------------------------------------------------------------------------
+
+
+async def _stretch_of(
+    conn: Connection, place: Place, oldest: datetime, within: tuple[datetime, datetime], block_rows: int
+) -> Stretch:
+    """Where the block is to begin and end that holds the oldest row."""
+    block = await conn.fetchrow(_PACKED["block_at"], *place.key, oldest)
+    if block is not None:
+        return Stretch(block["ts_start"], block["ts_end"], block)
+    between = await conn.fetchrow(_PACKED["neighbours"], *place.key, oldest, *within)
+    args = place.args(between["ts_start"], between["ts_end"])
+    rows = _rows_at_once(await _kind_of(conn, place, args), block_rows)
+    cut = await conn.fetchval(place.statement("row_after", rows=rows), *args)
+    if cut == oldest:  # that many at one time
+        args = place.args(oldest, between["ts_end"])
+        cut = await conn.fetchval(place.statement("next_row"), *args)
+    return Stretch(between["ts_start"], cut or between["ts_end"])
+
+
+def _rows_at_once(kind: Kind, block_rows: int) -> int:
+    return max(1, min(block_rows, BLOCK_BYTES // kind.dtype.itemsize))
+
+
+async def _kind_of(conn: Connection, place: Place, args: tuple[Any, ...]) -> Kind:
+    """The kind; of books as deep as the deepest."""
+    if place.packed.table != BOOK_TABLE:
+        return place.packed.kind
+    depth = await conn.fetchval(place.statement("depth"), *args[:3])
+    return book_kind(depth or 1)
+
+
+async def _take_rows(conn: Connection, place: Place, stretch: Stretch) -> Records:
+    """The rows of the stretch, which are gone from the table when the transaction commits."""
+    args = place.args(stretch.start, stretch.end)
+    kind = await _kind_of(conn, place, args)
+    table_codec = codec(place.packed.table, kind)
+    columns = columns_of(place.packed.table, kind)
+    data = await copy_out(conn, place.statement("take_rows", columns=columns), *args)
+    return (await asyncio.to_thread(table_codec.decode, data))[1]
+
+
+def _in_order(block: Any, rows: Records, packed: PackedTable) -> Records:
+    """The rows and what is packed already, each once, in the order that packs best: of bars, source by source."""
+    records = rows
+    if block is not None:
+        before = Block(block["data"]).records()
+        if packed.table == BOOK_TABLE:
+            depth = max(depth_of(before), depth_of(rows))
+            before, records = refit(before, depth), refit(rows, depth)
+        records = joined(before, records, packed.time)
+    keys = [records["seq"], records[packed.time]] + ([records["source"]] if records.dtype == CANDLE else [])
+    ordered: Records = records[np.lexsort(keys)]
+    return ordered
+
+
+class _NewBlock(NamedTuple):
+    """In the order of the columns of packed_blocks."""
+
+    start: datetime
+    end: datetime
+    first: datetime
+    last: datetime
+    known_first: datetime
+    known_last: datetime
+    row_count: int
+    data: bytes
+
+
+def _packed(stretch: Stretch, records: Records, packed: PackedTable, block_rows: int) -> list[_NewBlock]:
+    """The blocks of a stretch, decoded again and compared. BlockDamaged when one is not what was packed."""
+    blocks = []
+    time = packed.time
+    at_once = _rows_at_once(packed.kind._replace(dtype=records.dtype), block_rows)
+    for start, end, part in _cut(stretch, records, time, at_once):
+        data = pack(part)
+        if Block(data).records().tobytes() != part.tobytes():
+            raise BlockDamaged(f"{len(part)} records of {packed.table} were packed wrongly: they stay rows")
+        blocks.append(_NewBlock(start, end, *_bounds(part[time]), *_bounds(part["ts_known"]), len(part), data))
+    return blocks
+
+
+def _bounds(times: npt.NDArray[np.int64]) -> tuple[datetime, datetime]:
+    return from_ns(int(times.min())), from_ns(int(times.max()))
+
+
+def _cut(stretch: Stretch, records: Records, time: str, at_once: int) -> Iterator[tuple[datetime, datetime, Records]]:
+    """A stretch that has become much too large for one block, in parts of about the right size; else all of it."""
+    start = stretch.start
+    if len(records) > 2 * at_once:
+        times = np.sort(records[time])
+        for cut_ns in np.unique(times[at_once:-1:at_once]).tolist():
+            cut = from_ns(cut_ns)
+            part = records[(records[time] >= to_ns(start)) & (records[time] < cut_ns)]
+            if len(part):
+                yield start, cut, part
+                start = cut
+    yield start, stretch.end, records[records[time] >= to_ns(start)]
+
+
+def days_of(piece: Piece, until: datetime) -> Iterator[tuple[datetime, datetime]]:
+    """The whole days of a piece that end at `until` or earlier."""
+    start = piece.start
+    while start < piece.end and start + timedelta(days=1) <= until:
+        yield start, start + timedelta(days=1)
+        start += timedelta(days=1)

@@ -1,0 +1,107 @@
+-- Statements about packed blocks. $1 table, $2 instrument, $3 timeframe (0 where a table has none), $4 start, $5 end.
+-- Stretches are at most a day long, so that whoever looks for those that touch a span begins a day before it.
+-- `{table}` and `{time}` are filled in from the table of kinds, never from input.
+
+-- name: newest_blocks
+-- Blocks that touch a span and have something that was known at $6, the newest first; $7 how many.
+SELECT ts_start, ts_end, known_last, data FROM packed_blocks
+WHERE table_name = $1 AND instrument_id = $2 AND timeframe = $3
+  AND ts_start < $5 AND ts_start > $4::timestamptz - interval '1 day' AND ts_end > $4 AND ts_last >= $4
+  AND known_first <= $6
+ORDER BY ts_start DESC LIMIT $7;
+
+-- name: oldest_blocks
+SELECT ts_start, ts_end, known_last, data FROM packed_blocks
+WHERE table_name = $1 AND instrument_id = $2 AND timeframe = $3
+  AND ts_start < $5 AND ts_start > $4::timestamptz - interval '1 day' AND ts_end > $4 AND ts_last >= $4
+  AND known_first <= $6
+ORDER BY ts_start LIMIT $7;
+
+-- name: share_locks
+-- Of a writer: until its transaction ends nothing of these tables ($1) and instruments ($2) is packed. Always in the same
+-- order, though shared locks do not wait for each other.
+SELECT pg_advisory_xact_lock_shared(hashtext('marketd packed ' || table_name), instrument_id)
+FROM (SELECT DISTINCT table_name, instrument_id FROM unnest($1::text[], $2::int[]) AS touched (table_name, instrument_id)
+      ORDER BY 1, 2) touched;
+
+-- name: touched_blocks
+-- Where records are packed already: $1 tables, $2 instruments, $3 and $4 the oldest and newest times of their records.
+SELECT place::int, b.table_name, b.instrument_id, b.timeframe, b.ts_start
+FROM unnest($1::text[], $2::int[], $3::timestamptz[], $4::timestamptz[])
+         WITH ORDINALITY AS touched (table_name, instrument_id, first, last, place)
+JOIN packed_blocks b ON b.table_name = touched.table_name AND b.instrument_id = touched.instrument_id
+    AND b.ts_start <= touched.last AND b.ts_start > touched.first - interval '1 day' AND b.ts_end > touched.first
+    AND b.ts_last >= touched.first AND b.ts_first <= touched.last;
+
+-- name: block_data
+SELECT data FROM packed_blocks
+WHERE table_name = $1 AND instrument_id = $2 AND timeframe = $3 AND ts_start = $4;
+
+-- name: bring_back
+-- Rows of a block beside it, as if they had never been packed; those that were brought back before stay.
+INSERT INTO {table} SELECT * FROM stage_{table} ON CONFLICT DO NOTHING;
+
+-- name: try_lock
+-- Of a packer: false while a writer, or another packer, is at the same instrument of the table.
+SELECT pg_try_advisory_xact_lock(hashtext('marketd packed ' || $1), $2::int);
+
+-- name: instruments_in
+-- Who has rows in a piece: from one to the next by the index.
+WITH RECURSIVE found (instrument_id) AS (
+    (SELECT instrument_id FROM {piece} ORDER BY 1 LIMIT 1)
+    UNION ALL
+    SELECT (SELECT p.instrument_id FROM {piece} p WHERE p.instrument_id > found.instrument_id ORDER BY 1 LIMIT 1)
+    FROM found WHERE found.instrument_id IS NOT NULL
+)
+SELECT instrument_id FROM found WHERE instrument_id IS NOT NULL;
+
+-- name: oldest_row
+-- $1 instrument, $2 start, $3 end; of buckets $4 is the timeframe.
+SELECT min({time}) FROM {table} WHERE instrument_id = $1 {and_timeframe} AND {time} >= $2 AND {time} < $3;
+
+-- name: row_after
+-- The time of the row that {rows} others come before: where a block may end.
+SELECT {time} FROM {table}
+WHERE instrument_id = $1 {and_timeframe} AND {time} >= $2 AND {time} < $3
+ORDER BY {time} OFFSET {rows} LIMIT 1;
+
+-- name: next_row
+-- The first time after $2.
+SELECT min({time}) FROM {table} WHERE instrument_id = $1 {and_timeframe} AND {time} > $2 AND {time} < $3;
+
+-- name: depth
+-- Levels a side of the deepest book.
+SELECT max(cardinality(bid_price)) FROM {table} WHERE instrument_id = $1 AND {time} >= $2 AND {time} < $3;
+
+-- name: block_at
+-- The block whose stretch holds the moment $4.
+SELECT ts_start, ts_end, stored_at, data FROM packed_blocks
+WHERE table_name = $1 AND instrument_id = $2 AND timeframe = $3
+  AND ts_start <= $4 AND ts_start > $4::timestamptz - interval '1 day' AND ts_end > $4;
+
+-- name: neighbours
+-- Between which blocks the moment $4 lies that is in none: the end of the one before and the start of the one after, within
+-- $5 and $6.
+SELECT greatest($5::timestamptz, (SELECT max(ts_end) FROM packed_blocks
+                                  WHERE table_name = $1 AND instrument_id = $2 AND timeframe = $3
+                                    AND ts_start > $5::timestamptz - interval '1 day' AND ts_end <= $4)) AS ts_start,
+       least($6::timestamptz, (SELECT min(ts_start) FROM packed_blocks
+                               WHERE table_name = $1 AND instrument_id = $2 AND timeframe = $3
+                                 AND ts_start > $4 AND ts_start < $6)) AS ts_end;
+
+-- name: take_rows
+-- What is taken away is what comes out: nobody's row can be lost in between.
+DELETE FROM {table} WHERE instrument_id = $1 {and_timeframe} AND {time} >= $2 AND {time} < $3 RETURNING {columns};
+
+-- name: remove_block
+DELETE FROM packed_blocks WHERE table_name = $1 AND instrument_id = $2 AND timeframe = $3 AND ts_start = $4;
+
+-- name: insert_block
+INSERT INTO packed_blocks (table_name, instrument_id, timeframe, ts_start, ts_end, ts_first, ts_last, known_first,
+                           known_last, row_count, stored_at, data)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12);
+
+-- name: drop_old
+-- Blocks of $1 that end at $2 or earlier, and were packed first before it.
+DELETE FROM packed_blocks WHERE table_name = $1 AND ts_end <= $2 AND stored_at < $2
+RETURNING table_name || ' ' || instrument_id || ' ' || ts_start AS name;

@@ -1,0 +1,159 @@
+"""Packed blocks: every bit of every kind of record comes back, and damage is told by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from marketd.market.block_columns import PREDICTIONS
+from marketd.market.block_streams import decode, encode
+from marketd.market.blocks import Block, pack
+from marketd.market.errors import BlockDamaged, InvalidArgument
+from marketd.market.records import BY_NAME, Records, book_dtype, empty, series_kind
+from marketd.market.times import ABSENT
+
+SECOND = 1_000_000_000
+START = 1_723_161_600 * SECOND
+FUNDING = series_kind(64, "funding", {"rate": "f8", "mark": "price"})
+DTYPES = [
+    *(BY_NAME[name].dtype for name in ("trade", "candle", "buckets", "imbalance", "book_delta", "activity_bar")),
+    book_dtype(1),
+    book_dtype(3),
+    FUNDING.dtype,
+]
+EDGES = [ABSENT, ABSENT + 1, -1, 0, 1, 2**63 - 1]
+
+
+def day_of_bars(count: int = 86_400) -> Records:
+    """Bars of one second as a market makes them."""
+    random = np.random.default_rng(7)
+    bars = np.zeros(count, BY_NAME["candle"].dtype)
+    bars["ts"] = START + np.arange(count) * SECOND
+    bars["ts_known"] = bars["ts"] + SECOND + 250_000_000 + random.integers(0, 2000, count) * 1000
+    bars["seq"] = np.cumsum(random.integers(1, 20, count))
+    bars["close"] = 6_000_000 + np.cumsum(random.normal(0, 12, count)).astype(int)
+    bars["open"] = np.roll(bars["close"], 1) + random.integers(-1, 2, count)
+    bars["high"] = np.maximum(bars["open"], bars["close"]) + random.integers(0, 5, count)
+    bars["low"] = np.minimum(bars["open"], bars["close"]) - random.integers(0, 5, count)
+    bars["volume"] = random.lognormal(10, 1.5, count).astype(int)
+    bars["buy_volume"] = (bars["volume"] * random.random(count)).astype(int)
+    bars["quote_volume"] = bars["close"] * bars["volume"] // 100_000
+    bars["trade_count"], bars["timeframe"], bars["source"] = 1 + random.poisson(12, count), 1, 1
+    return bars
+
+
+@st.composite
+def any_records(draw: st.DrawFn) -> Records:
+    """Any bits at all, columns of edge cases, and columns that grow or stand still."""
+    dtype = draw(st.sampled_from(DTYPES))
+    count = draw(st.integers(1, 12))
+    records = np.frombuffer(draw(st.binary(min_size=dtype.itemsize * count, max_size=dtype.itemsize * count)), dtype)
+    records = records.copy()
+    for name in dtype.names or ():
+        how = draw(st.sampled_from(["any", "edges", "grid", "same", "absent"]))
+        shape = records[name].shape
+        if how == "edges" and records[name].dtype == np.int64:
+            records[name] = draw(arrays.arrays(np.int64, shape, elements=st.sampled_from(EDGES)))
+        elif how == "grid":
+            values = draw(st.integers(0, 1000)) + 10 * np.arange(int(np.prod(shape))).reshape(shape)
+            records[name] = values.astype(records[name].dtype)
+        elif how == "same":
+            records[name] = records[name].reshape(-1)[0]
+        elif how == "absent":
+            records[name] = empty(BY_NAME["trade"]._replace(dtype=dtype), 1)[name][0]
+    return records
+
+
+@given(any_records())
+def test_every_bit_of_any_records_comes_back(records: Records) -> None:
+    block = Block(pack(records))
+    assert block.dtype == records.dtype
+    assert block.records().tobytes() == records.tobytes()
+
+
+@given(any_records(), st.data())
+def test_some_columns_can_be_read_alone(records: Records, data: st.DataObject) -> None:
+    names = data.draw(st.lists(st.sampled_from(records.dtype.names or ()), min_size=1, unique=True))
+    found = Block(pack(records)).records(names)
+    for name in names:
+        assert found[name].tobytes() == records[name].tobytes()
+
+
+@given(arrays.arrays(np.int64, st.integers(1, 40), elements=st.one_of(st.sampled_from(EDGES), st.integers(-300, 300))))
+def test_every_integer_of_a_stream_comes_back(values: Any) -> None:
+    encoded = encode(values)
+    data = memoryview(b"".join(encoded.parts))
+    at = 0
+
+    def take(count: int) -> memoryview:
+        nonlocal at
+        at += count
+        return data[at - count : at]
+
+    assert decode(encoded.meta, len(values), take).tolist() == values.tolist()
+    assert at == len(data)
+
+
+def test_a_day_of_bars_takes_an_eighth_of_its_records() -> None:
+    bars = day_of_bars()
+    data = pack(bars)
+    assert Block(data).records().tobytes() == bars.tobytes()
+    assert len(data) / len(bars) < 12  # 96 as records, some 150 as rows
+
+
+def test_what_follows_from_other_columns_costs_next_to_nothing() -> None:
+    bars = day_of_bars(10_000)
+    whole = len(pack(bars))
+    bars["quote_volume"] = np.random.default_rng(1).integers(0, 2**40, len(bars))
+    assert len(pack(bars)) > whole + 4 * len(bars)
+
+
+def test_no_column_follows_from_itself() -> None:
+    def followed(name: str) -> set[str]:
+        names = {other for prediction in PREDICTIONS.get(name, ()) for other in prediction[1:]}
+        return names.union(*(followed(other) for other in names))
+
+    assert not [name for name in PREDICTIONS if name in followed(name)]
+
+
+def test_levels_that_move_with_the_price_cost_next_to_nothing() -> None:
+    """A book whose best price moves by a level: every size is at another level, and all of them were told before."""
+    count, depth = 500, 10
+    books = np.zeros(count, book_dtype(depth))
+    rests = np.random.default_rng(3).integers(1, 2**40, 200)
+    best = 100 + np.arange(count) % 7
+    for side, sign in (("bid", -1), ("ask", 1)):
+        prices = best[:, None] + sign * np.arange(depth) + sign
+        books[f"{side}_price"], books[f"{side}_size"] = prices * 50, rests[prices]
+    data = pack(books)
+    assert Block(data).records().tobytes() == books.tobytes()
+    assert len(data) < 6 * count  # 40 numbers in each
+
+
+@pytest.mark.parametrize("place", [0, 4, 9, 13, 40, -1])
+def test_a_damaged_block_is_refused_by_name(place: int) -> None:
+    data = bytearray(pack(day_of_bars(100)))
+    data[place] ^= 0x10
+    with pytest.raises(BlockDamaged):
+        Block(bytes(data))
+
+
+@pytest.mark.parametrize("length", [0, 5, 20, 300])
+def test_a_cut_block_is_refused_by_name(length: int) -> None:
+    with pytest.raises(BlockDamaged):
+        Block(pack(day_of_bars(100))[:length])
+
+
+def test_a_column_that_a_block_has_not_is_refused_by_name() -> None:
+    with pytest.raises(BlockDamaged, match="rate"):
+        Block(pack(day_of_bars(3))).column("rate")
+
+
+def test_a_block_of_nothing_is_refused() -> None:
+    with pytest.raises(InvalidArgument):
+        pack(day_of_bars(0))
