@@ -5,7 +5,7 @@ Reads of shared memory take microseconds and are made where they are asked for, 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import TypeVar
 
 from marketd.client import requests
@@ -17,11 +17,13 @@ from marketd.client.connection import AsyncRequester
 from marketd.client.endpoints import Url
 from marketd.client.frames import Frame
 from marketd.client.grid import Fill
+from marketd.client.latest import latest_ohlcv
+from marketd.client.paging import DEFAULT_PAGE, BarPager, RowPager, async_pages
 from marketd.client.provider import DEFAULT_TIMEOUT_SECONDS, ProviderBase
 from marketd.client.subscription import AsyncSubscription
 from marketd.ipc.protocol import HealthReport
 from marketd.market.instruments import Instrument
-from marketd.market.times import type_time
+from marketd.market.times import parse_timeframe, type_time
 
 T = TypeVar("T")
 
@@ -51,6 +53,14 @@ class AsyncUnifiedDataProvider(ProviderBase, BookCalls[Awaitable[OrderBookDataFr
     async def get_latest(self, stream: str, symbol: str | None, limit: int = 1) -> Frame:
         """The newest `limit` records of any stream; symbol None: of one that belongs to no instrument."""
         return await self._finish(self._latest_rows(stream, symbol, limit))
+
+    async def query_latest_ohlcv(
+        self, symbols: Sequence[str] | None = None, timeframe: str | int = "1m", bar_source: BarSource = "best"
+    ) -> dict[str, Frame]:
+        """The newest closed bar of all instruments (or of `symbols`), by canonical name, in one request; an instrument
+        without a bar is not in it.
+        """
+        return await self._run(latest_ohlcv(symbols, timeframe, bar_source))
 
     async def query_ohlcv_data(
         self,
@@ -94,6 +104,37 @@ class AsyncUnifiedDataProvider(ProviderBase, BookCalls[Awaitable[OrderBookDataFr
     ) -> Frame:
         """Records of any stream; see `UnifiedDataProvider.query`."""
         return await self._run(self._rows(stream, symbol, start, end, limit, timeframe))
+
+    def iter_trades(
+        self, symbol: str, start: type_time = None, end: type_time = None, page: int = DEFAULT_PAGE
+    ) -> AsyncIterator[Frame]:
+        """Trades with start <= time < end, oldest first, in frames of at most `page`: `async for frame in …`."""
+        return self.iter_query("trade", symbol, start, end, page)
+
+    def iter_query(
+        self,
+        stream: str,
+        symbol: str | None,
+        start: type_time = None,
+        end: type_time = None,
+        page: int = DEFAULT_PAGE,
+        timeframe: str | int | None = None,
+    ) -> AsyncIterator[Frame]:
+        """Records of any stream, as `iter_trades`. `timeout` holds for each page."""
+        seconds = None if timeframe is None else parse_timeframe(timeframe)
+        return async_pages(RowPager(self._catalogue, stream, symbol, start, end, page, seconds), self._run)
+
+    def iter_ohlcv_data(
+        self,
+        symbol: str,
+        timeframe: str | int,
+        start: type_time,
+        end: type_time = None,
+        page: int = DEFAULT_PAGE,
+        bar_source: BarSource = "best",
+    ) -> AsyncIterator[Frame]:
+        """Closed bars with start <= time < end (None: now), oldest first, in frames of at most `page`."""
+        return async_pages(BarPager(self._catalogue, symbol, timeframe, start, end, page, bar_source), self._run)
 
     def subscribe(
         self, kind: str, symbol: str, timeframe: str | int | None = None, since: type_time = None

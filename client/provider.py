@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 from marketd.client import requests
@@ -26,6 +26,8 @@ from marketd.client.endpoints import Endpoints, Url, locate
 from marketd.client.frames import Frame
 from marketd.client.further import ASK_FURTHER
 from marketd.client.grid import Fill
+from marketd.client.latest import latest_ohlcv
+from marketd.client.paging import DEFAULT_PAGE, BarPager, RowPager, pages
 from marketd.client.stream import Follower
 from marketd.client.subscription import Subscription
 from marketd.ipc.protocol import HealthReport
@@ -135,6 +137,14 @@ class UnifiedDataProvider(ProviderBase, BookCalls[OrderBookDataFrame, Frame]):
         """The newest `limit` records of any stream; symbol None: of one that belongs to no instrument."""
         return self._finish(self._latest_rows(stream, symbol, limit))
 
+    def query_latest_ohlcv(
+        self, symbols: Sequence[str] | None = None, timeframe: str | int = "1m", bar_source: BarSource = "best"
+    ) -> dict[str, Frame]:
+        """The newest closed bar of all instruments (or of `symbols`), by canonical name, in one request; an instrument
+        without a bar is not in it.
+        """
+        return self._run(latest_ohlcv(symbols, timeframe, bar_source))
+
     def query_ohlcv_data(
         self,
         symbol: str,
@@ -184,6 +194,37 @@ class UnifiedDataProvider(ProviderBase, BookCalls[OrderBookDataFrame, Frame]):
         timeframe: of `buckets` (`"1s"` or `"1m"`); of `book`, one row an interval.
         """
         return self._run(self._rows(stream, symbol, start, end, limit, timeframe))
+
+    def iter_trades(
+        self, symbol: str, start: type_time = None, end: type_time = None, page: int = DEFAULT_PAGE
+    ) -> Iterator[Frame]:
+        """Trades with start <= time < end, oldest first, in frames of at most `page`."""
+        return self.iter_query("trade", symbol, start, end, page)
+
+    def iter_query(
+        self,
+        stream: str,
+        symbol: str | None,
+        start: type_time = None,
+        end: type_time = None,
+        page: int = DEFAULT_PAGE,
+        timeframe: str | int | None = None,
+    ) -> Iterator[Frame]:
+        """Records of any stream, as `iter_trades`. `timeout` holds for each page."""
+        seconds = None if timeframe is None else parse_timeframe(timeframe)
+        return pages(RowPager(self._catalogue, stream, symbol, start, end, page, seconds), self._run)
+
+    def iter_ohlcv_data(
+        self,
+        symbol: str,
+        timeframe: str | int,
+        start: type_time,
+        end: type_time = None,
+        page: int = DEFAULT_PAGE,
+        bar_source: BarSource = "best",
+    ) -> Iterator[Frame]:
+        """Closed bars with start <= time < end (None: now), oldest first, in frames of at most `page`."""
+        return pages(BarPager(self._catalogue, symbol, timeframe, start, end, page, bar_source), self._run)
 
     def subscribe(
         self, kind: str, symbol: str, timeframe: str | int | None = None, since: type_time = None

@@ -26,7 +26,7 @@ from marketd.market import book_rows
 from marketd.market.bars import SOURCES_PER_BAR, finish_bars
 from marketd.market.book_means import KIND_NAME as MEANS
 from marketd.market.book_means import means_kind
-from marketd.market.errors import InvalidArgument, ProtocolError
+from marketd.market.errors import AnswerTooLarge, InvalidArgument, ProtocolError
 from marketd.market.instruments import GLOBAL_NAME, Instrument
 from marketd.market.records import BOOK_DEPTH, BY_NAME, Kind, Records, book_kind
 from marketd.market.rows import codec
@@ -113,7 +113,7 @@ class _Pages:
         """A page: the answer to a request for `asked` records."""
         self.done = len(records) < asked
         if len(self._edge):
-            records = records[~np.isin(_identities(records), _identities(self._edge))]
+            records = records[~np.isin(identities(records), identities(self._edge))]
         if self._missing is not None:
             records = records[max(0, len(records) - self._missing) :]
             self._missing -= len(records)
@@ -133,7 +133,7 @@ class _Pages:
         return joined(self._pages[::-1])
 
 
-def _identities(records: Records) -> Records:
+def identities(records: Records) -> Records:
     """What tells two records of one instrument and stream apart: time and number."""
     names = records.dtype.names or ()
     found = np.empty(len(records), dtype=[("time", "<i8"), ("seq", "<i8")])
@@ -178,12 +178,12 @@ def bars(
     check_limit(limit)
     check_source(bar_source)
     kind = _CANDLE
-    progress = _Progress()
+    progress, page = _Progress(), page_of(kind)
     pages = {seconds: _Pages(limit, kind) for seconds in wanted.values()}
     ends: dict[int, int | None] = dict.fromkeys(pages, span.end)
     while rest := [seconds for seconds in pages if not pages[seconds].done]:
         group = [seconds for seconds in rest if ends[seconds] == ends[rest[0]]]
-        asked = max(pages[seconds].want(max(1, page_of(kind) // len(group))) for seconds in group)
+        asked = max(pages[seconds].want(max(1, page // len(group))) for seconds in group)
         request = Bars(
             symbol=symbol,
             timeframes=group,
@@ -193,7 +193,11 @@ def bars(
             bar_source=bar_source,
             format="copy",
         )
-        answer, reply = yield from ask(Call("query", request), Answer)
+        try:
+            answer, reply = yield from ask(Call("query", request), Answer)
+        except AnswerTooLarge:
+            page = _smaller(page)  # bars that are made of many smaller ones
+            continue
         progress.add(answer, reply.latency_ns)
         found = yield from decode_answer(catalogue, answer, reply.payloads)
         for seconds in group:
@@ -313,6 +317,13 @@ def health(catalogue: Catalogue) -> Plan[HealthReport]:
     """Plan: what the daemon says of itself."""
     report, _ = yield from ask(Call("query", Health()), HealthReport)
     return report
+
+
+def _smaller(page: int) -> int:
+    """A page of half the size, after one was too large for the daemon; with nothing left to halve, its error again."""
+    if page < 2:
+        raise AnswerTooLarge
+    return page // 2
 
 
 def _part(found: dict[str, Records], name: str) -> Any:

@@ -6,15 +6,16 @@ straight from the database's tables (packed blocks are `records`). `json` and `a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 
-from marketd.ipc.protocol import Format, ResultPart
+from marketd.ipc.protocol import MAX_PAYLOAD_BYTES, Format, ResultPart
 from marketd.market.activity_specs import real_thresholds
 from marketd.market.bars import finish_bars
-from marketd.market.errors import InvalidArgument
+from marketd.market.errors import AnswerTooLarge, InvalidArgument
 from marketd.market.fixed import to_real
 from marketd.market.instruments import Instrument
 from marketd.market.records import ACTIVITY_BAR, CANDLE, Kind, Records
@@ -55,6 +56,17 @@ def render(result: Result, instrument: Instrument, wanted: Format) -> Rendered:
     data = _to_json(columns) if wanted == "json" else _to_arrow(columns)
     part = ResultPart(name=name, kind=kind.name, count=len(records), encoding=wanted, depth=_depth(kind))
     return Rendered(part, data)
+
+
+def check_size(payloads: Sequence[Any]) -> None:
+    """AnswerTooLarge for what is more than one message may carry."""
+    size = sum(memoryview(payload).nbytes for payload in payloads)
+    if size > MAX_PAYLOAD_BYTES:
+        raise AnswerTooLarge(
+            f"limit: the answer has {size} bytes, a message at most {MAX_PAYLOAD_BYTES}; ask for a shorter stretch, or "
+            "in pages: with a limit, each ending at the oldest time of the one before",
+            field="limit",
+        )
 
 
 def _depth(kind: Kind) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from marketd.daemon.storage_watch import last_look
 from marketd.ipc.arena import ArenaState
 from marketd.ipc.arena_reader import ArenaReader
 from marketd.ipc.protocol import HealthReport
@@ -31,11 +32,14 @@ def health_report(request_id: int, runtime_dir: Path, database: ConnectionStatis
     problems = _problems(instruments, database, lag_bytes)
     if stale:
         problems.append("ingest does not beat: it is stopped, or gone and about to be replaced")
+    storage = last_look(runtime_dir)
+    problems += storage.get("problems", [])
     status = "failed" if stale else "degraded" if problems else "ok"
     report = {
         "problems": problems,
         "database": database._asdict(),
         "lag_bytes": lag_bytes,
+        "storage": storage,
         "instruments": instruments,
     }
     return HealthReport(id=request_id, status=status, report=report)

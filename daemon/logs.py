@@ -35,6 +35,8 @@ def set_level(level: str) -> None:
     logging.getLogger().setLevel(level)
     # asyncio tells at DEBUG which selector it uses; at WARNING what we must know
     logging.getLogger("asyncio").setLevel(max(logging.WARNING, logging.getLogger().level))
+    # its pool tells the traceback of each try to reach a server that is away, of which we tell once and in words
+    logging.getLogger("asyncpg.pool").setLevel(max(logging.ERROR, logging.getLogger().level))
 
 
 def extras(record: logging.LogRecord) -> dict[str, Any]:

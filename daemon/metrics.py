@@ -53,10 +53,11 @@ COUNTERS: Mapping[str, frozenset[str]] = {
             "segments_removed", "segments_removed_early",
         }
     ),
-    "query": frozenset({"requests"}),
+    "query": frozenset({"requests", "abandoned"}),
     "query_database": _DATABASE,
+    "query_replica": frozenset({"answers", "passed_over"}),
+    "writer": frozenset({"transactions", "rows", "refused"}),
     "storage_database": _DATABASE,
-    "writer": frozenset({"transactions", "rows"}),
     "writer_database": _DATABASE,
 }  # fmt: skip
 HIDDEN: Mapping[str, frozenset[str]] = {"query": frozenset({"failures"})}  # a counter with labels has it

@@ -17,8 +17,10 @@ from uuid import UUID
 import numpy as np
 
 from marketd import __version__
-from marketd.daemon.answers import Rendered, Result, render
+from marketd.daemon.answers import Rendered, Result, check_size, render
+from marketd.daemon.query_latest import latest_answer, latest_bars
 from marketd.daemon.query_levels import Older, older_bars
+from marketd.daemon.query_servers import Lacking, Servers
 from marketd.daemon.query_streams import asked_of, read_stream
 from marketd.daemon.query_tail import CANDLE_EMPTY, CANDLE_KIND, Tail, candle_rings
 from marketd.daemon.rebuild import rebuilt_bars
@@ -27,7 +29,17 @@ from marketd.ipc import presence, protocol
 from marketd.ipc.arena_reader import ArenaReader
 from marketd.ipc.journal_reader import JournalReader
 from marketd.ipc.paths import arena_path
-from marketd.ipc.protocol import Answer, Bars, Describe, Description, Meta, RebuildBars, Rows, Stream
+from marketd.ipc.protocol import (
+    Answer,
+    Bars,
+    Describe,
+    Description,
+    LatestBars,
+    Meta,
+    RebuildBars,
+    Rows,
+    Stream,
+)
 from marketd.market.aggregate import aggregate
 from marketd.market.bars import BEST, finish_bars, newest_versions, source_number
 from marketd.market.errors import InvalidArgument, MarketdError, NotYetStored, UnknownInstrument
@@ -37,19 +49,22 @@ from marketd.market.times import NS_PER_SECOND, parse_timeframe, timeframe_name
 from marketd.sql.connections import DatabaseConnectionManager
 from marketd.sql.errors import DatabaseError
 from marketd.sql.levels import has_levels
+from marketd.sql.picture import one_picture
 from marketd.sql.read import (
     SECOND,
     CopiedRows,
     Span,
+    Stored,
     read_bars,
     read_instruments,
     read_stored,
 )
+from marketd.sql.replica import ReadReplica
 from marketd.sql.store import Connection
+from marketd.sql.windows import newest_in_windows
 
-# all statements of an answer see the same state of the database, and nothing that is committed between them
-ONE_PICTURE: dict[str, Any] = {"isolation": "repeatable_read", "readonly": True}
 PATIENT_SHARE = 0.8  # of a request's timeout: how long is waited for the writer, so that the answer says why
+MAX_SECONDS = 600.0  # however long a caller would wait: a place in the queue is not held for ever
 WAIT_SECONDS = 0.05
 SILENT_NS = NS_PER_SECOND  # a writer's heart beats ten times as often
 INSTRUMENTS_SECONDS = 1.0  # how old the list of instruments may be
@@ -58,9 +73,15 @@ LOOK_AGAIN_SECONDS = 0.05  # and how old it is at least when a symbol that is no
 
 class QueryService:
     def __init__(
-        self, database: DatabaseConnectionManager, config: Config, kinds: KindTable, runtime_dir: Path
+        self,
+        database: DatabaseConnectionManager,
+        config: Config,
+        kinds: KindTable,
+        runtime_dir: Path,
+        replica: ReadReplica | None = None,
     ) -> None:
         self._database = database
+        self._servers = Servers(database, replica, statement_seconds=config.database.statement_timeout.seconds)
         self._config = config
         self._kinds = kinds
         self._runtime_dir = runtime_dir
@@ -79,6 +100,7 @@ class QueryService:
         handlers: dict[type, Callable[[Any], Awaitable[tuple[protocol.Message, list[Any]]]]] = {
             Describe: self._describe,
             Bars: self._bars,
+            LatestBars: self._latest_bars,
             Rows: self._rows,
             RebuildBars: self._rebuild_bars,
         }
@@ -146,23 +168,56 @@ class QueryService:
         instrument = await self._resolve(request.symbol)
         bases = {self._base_timeframe(timeframe) for timeframe in request.timeframes}
         rings = [ring for base in bases for ring in candle_rings(base, request.bar_source)]
-        deadline = time.monotonic() + request.timeout_ms / 1000 * PATIENT_SHARE
-        while True:
-            async with self._database.acquire() as connection, connection.transaction(**ONE_PICTURE):
-                tail = await self._tail(connection, instrument, request.known_at, rings)
-                if not tail.has_replaced:
-                    results = [
-                        await self._timeframe(connection, instrument, timeframe, request, tail)
-                        for timeframe in request.timeframes
-                    ]
-                    return self._answer(instrument, results, request.format, tail, started)
-            if time.monotonic() + WAIT_SECONDS > deadline:
+        deadline = _deadline_of(request)
+        patience = deadline - request.timeout_ms / 1000 * (1 - PATIENT_SHARE)
+
+        async def read(connection: Connection, is_replica: bool) -> tuple[list[Result], Tail] | None:
+            tail = await self._tail(connection, instrument, request.known_at, rings)
+            if is_replica and tail.lacks_stored:
+                raise Lacking
+            if tail.has_replaced:
+                return None
+            results = [
+                await self._timeframe(connection, instrument, timeframe, request, tail)
+                for timeframe in request.timeframes
+            ]
+            return results, tail
+
+        while (found := await self._servers.read(read, deadline)) is None:
+            if time.monotonic() + WAIT_SECONDS > patience:
                 raise NotYetStored(
                     "known_at: the database has not committed yet the versions of bars that were known at that moment, "
                     "and shared memory has newer ones already; ask again, with a longer timeout",
                     field="known_at",
                 )
             await asyncio.sleep(WAIT_SECONDS)
+        results, tail = found
+        return self._answer(instrument, results, request.format, tail, started)
+
+    async def _latest_bars(self, request: LatestBars) -> tuple[protocol.Message, list[Any]]:
+        started = time.perf_counter_ns()
+        if request.timeframe not in self._timeframes:
+            names = ", ".join(map(timeframe_name, self._timeframes))
+            raise InvalidArgument(
+                f"timeframe: {timeframe_name(request.timeframe)} is not stored; {names} are", field="timeframe"
+            )
+        if request.symbols is None:
+            wanted = [instrument for instrument in await self.instruments() if not instrument.removed]
+        else:
+            wanted = list({i.id: i for i in [await self._resolve(symbol) for symbol in request.symbols]}.values())
+        rings = candle_rings(request.timeframe, request.bar_source)
+
+        async def read(connection: Connection, is_replica: bool) -> tuple[dict[int, Records], dict[int, Tail]]:
+            stored: dict[bytes, Stored | None] = {}
+            tails = {i.id: await self._tail(connection, i, None, rings, stored) for i in wanted}
+            if is_replica and any(tail.lacks_stored for tail in tails.values()):
+                raise Lacking
+            return await latest_bars(connection, tails, request.timeframe, request.bar_source), tails
+
+        found, tails = await self._servers.read(read, _deadline_of(request))
+        answer, bars = latest_answer(wanted, found, tails, request.timeframe)
+        answer.meta.latency_ns = time.perf_counter_ns() - started
+        return answer, [bars.view(np.uint8).data]
 
     async def _timeframe(
         self, connection: Connection, instrument: Instrument, timeframe: int, request: Bars, tail: Tail
@@ -240,16 +295,21 @@ class QueryService:
         _check_span(request.start, request.end, request.limit)
         asked = asked_of(request, self._kinds, self._config.validation.max_skew)
         instrument = await self._resolve(request.symbol)
-        async with self._database.acquire() as connection, connection.transaction(**ONE_PICTURE):
+
+        async def read(connection: Connection, is_replica: bool) -> tuple[Result, Tail]:
             tail = await self._tail(connection, instrument, request.known_at, [asked.ring])
-            result = await read_stream(connection, instrument, asked, tail)
+            if is_replica and tail.lacks_stored:
+                raise Lacking
+            return await read_stream(connection, instrument, asked, tail), tail
+
+        result, tail = await self._servers.read(read, _deadline_of(request))
         return self._answer(instrument, [result], request.format, tail, started)
 
     # ---- for ingest ---------------------------------------------------------------------------
 
     async def _rebuild_bars(self, request: RebuildBars) -> tuple[protocol.Message, list[Any]]:
         started = time.perf_counter_ns()
-        async with self._database.acquire() as connection, connection.transaction(**ONE_PICTURE):
+        async with one_picture(self._database, _deadline_of(request)) as connection:
             known = {i.id: i for i in await read_instruments(connection)}
             instrument = known.get(request.instrument)
             if instrument is None:
@@ -261,8 +321,14 @@ class QueryService:
     # ---- both ---------------------------------------------------------------------------------
 
     async def _tail(
-        self, connection: Connection, instrument: Instrument, known_at: int | None, rings: Sequence[str]
+        self,
+        connection: Connection,
+        instrument: Instrument,
+        known_at: int | None,
+        rings: Sequence[str],
+        known: dict[bytes, Stored | None] | None = None,
     ) -> Tail:
+        """`known`: what was read already of how far journals are stored, and where it is kept for the next."""
         path = arena_path(self._runtime_dir, instrument.name)
         arena: ArenaReader | None = None
         # not fed any more, or the daemon's shared memory is gone: the database answers alone
@@ -270,8 +336,10 @@ class QueryService:
             found = self._arena_at(path)
             arena = found if found.identity.instrument_id == instrument.id else None
         journal = self._journal_of(instrument) if arena is None else arena.identity.journal
-        stored = None if journal is None else await read_stored(connection, UUID(bytes=journal))
-        return Tail(arena, stored, known_at, rings)
+        known = {} if known is None else known
+        if journal is not None and journal not in known:
+            known[journal] = await read_stored(connection, UUID(bytes=journal))
+        return Tail(arena, None if journal is None else known[journal], known_at, rings)
 
     def _journal_of(self, instrument: Instrument) -> bytes | None:
         """The journal that an instrument without an arena came through; None for one of another daemon."""
@@ -301,6 +369,7 @@ class QueryService:
         self, instrument: Instrument, results: list[Result], wanted: protocol.Format, tail: Tail, started: int
     ) -> tuple[protocol.Message, list[Any]]:
         rendered: list[Rendered] = [render(result, instrument, wanted) for result in results]
+        check_size([data for _, data in rendered])
         meta = Meta(
             served_from="database+arena" if tail.used else "database",
             watermark=tail.watermark,
@@ -316,15 +385,18 @@ class QueryService:
 async def _stored_bars(
     connection: Connection, instrument: Instrument, timeframe: int, span: Span, request: Bars, limit: int | None
 ) -> CopiedRows:
-    return await read_bars(
-        connection,
-        instrument.id,
-        timeframe,
-        span,
-        limit=limit,
-        bar_source=request.bar_source,
-        known_at=request.known_at,
-    )
+    async def read(window: Span) -> CopiedRows:
+        return await read_bars(
+            connection,
+            instrument.id,
+            timeframe,
+            window,
+            limit=limit,
+            bar_source=request.bar_source,
+            known_at=request.known_at,
+        )
+
+    return await newest_in_windows(read, span, limit, 0 if limit is None else limit * timeframe * NS_PER_SECOND)
 
 
 def _merged(copied: CopiedRows, beyond: Records, bar_source: str, limit: int | None) -> Records:
@@ -337,6 +409,10 @@ def _merged(copied: CopiedRows, beyond: Records, bar_source: str, limit: int | N
 
 def _ceiled(ts_ns: int | None, delta_ns: int) -> int | None:
     return None if ts_ns is None else -(-ts_ns // delta_ns) * delta_ns
+
+
+def _deadline_of(request: protocol.Request) -> float:
+    return time.monotonic() + min(request.timeout_ms / 1000, MAX_SECONDS)
 
 
 def _check_span(start: int | None, end: int | None, limit: int | None) -> None:

@@ -15,19 +15,21 @@ from marketd.daemon.ledger import coverage_records
 from marketd.daemon.query_tail import Tail
 from marketd.ipc.protocol import Rows
 from marketd.market.book_means import book_means, join_means, means_kind
-from marketd.market.errors import InvalidArgument
+from marketd.market.errors import AnswerTooLarge, InvalidArgument
 from marketd.market.instruments import Instrument
 from marketd.market.records import CANDLE, COVERAGE, Kind, KindTable, Records
 from marketd.market.times import NS_PER_SECOND, NS_PER_US, timeframe_name
-from marketd.sql.read import Span, read_coverage, read_rows
+from marketd.sql.read import CopiedRows, Span, read_coverage, read_rows
 from marketd.sql.read_books import read_book_means, read_versions
 from marketd.sql.store import Connection
+from marketd.sql.windows import newest_in_windows
 
 BUCKET_TIMEFRAMES = (1, 60)
 MAX_BOOK_TIMEFRAME = 86_400
 # A record's event time may lie after the moment it was known by what clocks differ; asking no further for what was
 # known at t spares reading all that came since. More than any sound `validation.max_skew`.
 KNOWN_AHEAD_NS = 3600 * NS_PER_SECOND
+MAX_LEDGER_ROWS = 250_000  # of an answer without a limit; the ledger is read row by row
 NEAR_NS = 10 * NS_PER_SECOND  # records so far apart are looked for in one stretch
 
 
@@ -87,13 +89,9 @@ async def read_stream(connection: Connection, instrument: Instrument, asked: Ask
         return await _book_means(connection, instrument, asked, asked.timeframe, tail)
     beyond = tail.rows(asked.kind, asked.span, asked.ring)
     if asked.kind.dtype == COVERAGE:
-        records = coverage_records(await read_coverage(connection, instrument.id, asked.span, **asked.options))
+        records = await _ledger(connection, instrument, asked)
     else:
-        copied = await (
-            read_versions(connection, instrument.id, asked.kind, asked.span, timeframe=asked.timeframe, **asked.options)
-            if _has_versions(asked.kind)
-            else read_rows(connection, instrument.id, asked.kind, asked.span, **asked.options)
-        )
+        copied = await _copied(connection, instrument, asked)
         if not len(beyond):
             return Result(asked.name, asked.kind, copied, None, limit=asked.limit)
         records = copied.records()
@@ -101,6 +99,27 @@ async def read_stream(connection: Connection, instrument: Instrument, asked: Ask
     if _has_versions(asked.kind):
         records = newest_versions(records, asked.kind.time)
     return Result(asked.name, asked.kind, None, finish_rows(records, asked.limit, newest=asked.newest))
+
+
+async def _copied(connection: Connection, instrument: Instrument, asked: Asked) -> CopiedRows:
+    async def read(window: Span) -> CopiedRows:
+        if _has_versions(asked.kind):
+            options = asked.options | {"timeframe": asked.timeframe}
+            return await read_versions(connection, instrument.id, asked.kind, window, **options)
+        return await read_rows(connection, instrument.id, asked.kind, window, **asked.options)
+
+    return await newest_in_windows(read, asked.span, asked.limit if asked.newest else None)
+
+
+async def _ledger(connection: Connection, instrument: Instrument, asked: Asked) -> Records:
+    options = asked.options | {"limit": asked.limit or MAX_LEDGER_ROWS + 1}
+    rows = await read_coverage(connection, instrument.id, asked.span, **options)
+    if asked.limit is None and len(rows) > MAX_LEDGER_ROWS:
+        raise AnswerTooLarge(
+            f"limit: the ledger has more than {MAX_LEDGER_ROWS} rows there; ask for a shorter stretch, or with a limit",
+            field="limit",
+        )
+    return coverage_records(rows)
 
 
 def _has_versions(kind: Kind) -> bool:

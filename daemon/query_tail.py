@@ -63,6 +63,13 @@ class Tail:
         )
 
     @property
+    def lacks_stored(self) -> bool:
+        """Is something that ingest had journaled neither stored, in this view of the database, nor in shared memory any
+        more? Or was asked for by a moment that this view has not reached, and there is no shared memory beyond it."""
+        behind = self._known_at is not None and self._known_at > self._stored_ns
+        return self._has_hole or self.has_replaced or (behind and self._cut is None)
+
+    @property
     def watermark(self) -> int | None:
         """Every record with ts_known up to here is in the answer (if asked for); None when nothing live was ever
         stored.

@@ -58,6 +58,7 @@ def check(config: Config) -> None:
     _check_activity_bars(config)
     _check_book(config)
     _check_journal(config)
+    _check_database(config)
     _check_retention(config)
     _check_storage(config)
     _check_bounds(config)
@@ -189,6 +190,13 @@ def _check_journal(config: Config) -> None:
         fail("journal.front", f"{journal.front} is too small or no multiple of 4KiB; write 1MiB or more")
     if journal.durability == "interval":
         _check_positive("journal", {"interval": journal.interval})
+
+
+def _check_database(config: Config) -> None:
+    database = config.database
+    if database.replica_url and not database.url:
+        fail("database.replica_url", "the embedded PostgreSQL has no standby; name its primary in database.url, too")
+    _check_positive("database", {"replica_max_lag": database.replica_max_lag})
 
 
 def _check_retention(config: Config) -> None:

@@ -122,6 +122,8 @@ class Database(Table, frozen=True, kw_only=True):
     pool_min: Annotated[int, Meta(ge=0)] = 1
     pool_max: Positive = 4
     statement_timeout: Nanoseconds = _duration("30s")
+    replica_url: str = ""
+    replica_max_lag: Nanoseconds = _duration("2s")
 
 
 class Embedded(Table, frozen=True, kw_only=True):

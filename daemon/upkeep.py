@@ -9,10 +9,11 @@ from __future__ import annotations
 from marketd.daemon.background import Work
 from marketd.daemon.job_watch import JobWatch
 from marketd.daemon.level_keeper import LevelKeeper
-from marketd.daemon.policy_keeper import PolicyKeeper
 from marketd.daemon.packing import BlockPacker
+from marketd.daemon.policy_keeper import PolicyKeeper
 from marketd.daemon.retention import RetentionKeeper
 from marketd.daemon.settings import Config
+from marketd.daemon.storage_watch import FILE_NAME, SizesWatch
 from marketd.sql.connections import DatabaseConnectionManager
 
 
@@ -24,4 +25,5 @@ def upkeep(database: DatabaseConnectionManager, config: Config) -> list[Work]:
         LevelKeeper(database),
         JobWatch(database),
         BlockPacker(database, config),
+        SizesWatch(database, config.runtime_path / FILE_NAME),
     ]

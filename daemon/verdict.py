@@ -7,11 +7,13 @@ failed    an essential actor (ingest, every query actor) does not answer, or the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from marketd.daemon import plan
 from marketd.ipc.protocol import ActorReport
 
+SLOW_SECONDS = 30.0  # a transaction of a healthy writer takes one or two
 _SERVING = ("live", "warming")
 
 
@@ -20,6 +22,7 @@ def judge(daemon_state: str, actors: Sequence[ActorReport], database_problem: st
     problems = [f"{actor.name} is {actor.state}" for actor in actors if actor.state != "live"]
     problems += [problem for actor in actors if (problem := _database_problem(actor) or _journal_problem(actor))]
     problems += [problem for actor in actors for problem in _works_problems(actor)]
+    problems += [problem for actor in actors for problem in _storage_problems(actor)]
     if database_problem:
         problems.append(database_problem)
     if daemon_state != "live":
@@ -31,11 +34,24 @@ def judge(daemon_state: str, actors: Sequence[ActorReport], database_problem: st
 
 
 def _database_problem(actor: ActorReport) -> str:
-    """What an actor says of its connections, when they are away."""
-    database = actor.statistics.get("database")
-    if not isinstance(database, dict) or database.get("state") != "down":
-        return ""
-    return f"{actor.name} has no database: {database.get('last_error')}"
+    """What an actor waits for; else what its connections, or those to its replica, wait for."""
+    writer, database, replica = (_part(actor, name) for name in ("writer", "database", "replica"))
+    if writer.get("trouble"):
+        return f"{actor.name} waits: {writer['trouble']}"
+    if database.get("trouble") or database.get("state") == "down":
+        return f"{actor.name} has no database: {database.get('trouble') or database.get('last_error')}"
+    if writer.get("running_seconds", 0) > SLOW_SECONDS:
+        return (
+            f"{actor.name}'s transaction runs for {writer['running_seconds']:.0f} s: the database, or its disk, is slow"
+        )
+    if replica.get("state", "used") != "used":
+        return f"{actor.name}'s read replica is {replica['state']}: the primary answers all queries"
+    return ""
+
+
+def _part(actor: ActorReport, name: str) -> Mapping[str, Any]:
+    found = actor.statistics.get(name)
+    return found if isinstance(found, dict) else {}
 
 
 def _journal_problem(actor: ActorReport) -> str:
@@ -55,6 +71,12 @@ def _works_problems(actor: ActorReport) -> list[str]:
         for name, work in works.items()
         if isinstance(work, dict) and work.get("state") == "waiting"
     ]
+
+
+def _storage_problems(actor: ActorReport) -> list[str]:
+    """What the watch over the database's disk says, where an actor has one."""
+    sizes = actor.statistics.get("sizes")
+    return list(sizes.get("problems", [])) if isinstance(sizes, dict) else []
 
 
 def _serves(actors: Iterable[ActorReport], role: str) -> bool:

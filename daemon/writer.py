@@ -14,8 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 from uuid import UUID
 
-import asyncpg
-
+from marketd.daemon import metrics
 from marketd.daemon.journal_rows import commit_of
 from marketd.daemon.pieces import MAX_PIECES, pieces_of
 from marketd.ipc.journal_errors import JournalMismatch
@@ -23,14 +22,14 @@ from marketd.ipc.journal_reader import JournalReader
 from marketd.market.records import KindTable
 from marketd.sql.connections import DatabaseConnectionManager
 from marketd.sql.partitions import PartitionKeeper
-from marketd.sql.retry import RetryableDBOperation
-from marketd.sql.store import Commit, commit, read_committed
+from marketd.sql.retry import DRIVER_ERRORS, RetryableDBOperation, can_be_waited_for
+from marketd.sql.sieve import Sifted, commit_sifted
+from marketd.sql.store import Commit, Connection, commit, read_committed
+from marketd.sql.troubles import Trouble, is_about_records, is_missing_piece
 
 _log = logging.getLogger(__name__)
+_WAITS = metrics.gauge("writer_waits", "1 while the writer waits for this trouble of the database to end", ["trouble"])
 
-# no partition for a row; or the partition itself went while its row was on the way
-_PIECE_IS_GONE = (asyncpg.CheckViolationError, asyncpg.UndefinedTableError)
-_WAITED_FOR_A_LOCK = frozenset({"55P03"})  # a killed writer's transaction may still hold the journal's row
 PATIENCE_SECONDS = 30 * 86_400.0  # a database that is away is waited for; the journal holds the records meanwhile
 
 
@@ -40,8 +39,19 @@ class WriterStatistics(NamedTuple):
     lag_bytes: int
     transactions: int
     rows: int
+    refused: int  # records that PostgreSQL refused, now in quarantine
     last_commit_seconds: float
     last_commit_monotonic_ns: int
+    running_seconds: float  # of the transaction under way, with all its tries; 0 between them
+    trouble: str  # what it waits for, and the way out; "" while all is well
+
+
+class _Batch(NamedTuple):
+    """What one transaction is to write."""
+
+    work: Commit
+    frames: int
+    suspected: bool  # PostgreSQL refused records of it before
 
 
 class Writer:
@@ -69,9 +79,12 @@ class Writer:
         self._durable = 0
         self._more = asyncio.Event()
         self._offset = 0
-        self._transactions = self._rows = 0
+        self._suspects_end = 0  # between the offset and here lies a record that PostgreSQL refused
+        self._transactions = self._rows = self._refused = 0
         self._last_seconds = 0.0
         self._last_at = time.monotonic_ns()
+        self._began = 0.0
+        self._retry = self._patiently("read the committed offset")
 
     def set_batch(self, batch_bytes: int, batch_age_seconds: float) -> None:
         """From now on transactions of about so many bytes of journal, and so long a wait for company."""
@@ -95,7 +108,7 @@ class Writer:
             async with self._database.acquire() as connection:
                 return await read_committed(connection, self._journal)
 
-        known = await RetryableDBOperation("read the committed offset", budget_seconds=PATIENCE_SECONDS).run(read)
+        known = await self._retry.run(read)
         oldest = self._reader.oldest
         if known is None and oldest > 0:
             raise JournalMismatch(
@@ -105,7 +118,8 @@ class Writer:
             )
         self._offset = oldest if known is None else known
         self._reader.read(self._offset, max_bytes=1)  # refuses by name an offset that the journal does not have
-        self._partitions = PartitionKeeper(await self._database.profile())
+        self._partitions = PartitionKeeper(await self._retry.run(self._database.profile))
+        self._retry = self._patiently("commit journal rows")
         _log.info(
             "the database has the %s journal up to offset %d",
             self._lane,
@@ -142,28 +156,57 @@ class Writer:
             )
 
     async def step(self) -> None:
-        """One transaction."""
-        work = await asyncio.to_thread(self._read)
-        if work is None:
+        """One transaction; or, when PostgreSQL refuses a record of it, one step of the search for that record."""
+        batch = await asyncio.to_thread(self._read)
+        if batch is None:
             return
-        started = time.monotonic()
+        started = self._began = time.monotonic()
+        try:
+            sifted = await self._retry.run(lambda: self._write(batch))
+        except DRIVER_ERRORS as error:
+            if not is_about_records(error):
+                raise
+            self._suspect(batch, error)
+            return
+        finally:
+            self._began = 0.0
+        await self._note(batch, sifted, time.monotonic() - started)
 
-        async def write() -> int:
-            async with self._database.acquire() as connection:
-                try:
-                    return await commit(connection, work, self._partitions)
-                except _PIECE_IS_GONE as error:
-                    _log.warning(
-                        "a piece of a table was dropped behind our back (%s): looking again which there are",
-                        error,
-                        extra={"action": "pieces_forgotten"},
-                    )
-                    self._partitions.forget()
-                    return await commit(connection, work, self._partitions)
+    async def _write(self, batch: _Batch) -> Sifted:
+        async with self._database.acquire() as connection:
+            try:
+                return await self._commit(connection, batch)
+            except DRIVER_ERRORS as error:
+                if not is_missing_piece(error):
+                    raise
+                _log.warning(
+                    "a piece of a table was dropped behind our back (%s): looking again which there are",
+                    error,
+                    extra={"action": "pieces_forgotten"},
+                )
+                self._partitions.forget()
+                return await self._commit(connection, batch)
 
-        retry = RetryableDBOperation("commit journal rows", budget_seconds=PATIENCE_SECONDS, also=_WAITED_FOR_A_LOCK)
-        self._offset = await retry.run(write)
-        if self._offset != work.offset:
+    async def _commit(self, connection: Connection, batch: _Batch) -> Sifted:
+        if batch.suspected and batch.frames == 1:
+            return await commit_sifted(connection, batch.work, self._partitions)
+        return Sifted(await commit(connection, batch.work, self._partitions), [])
+
+    def _suspect(self, batch: _Batch, error: BaseException) -> None:
+        """The next step takes half of these frames; a single one is sifted record by record."""
+        self._suspects_end = batch.work.offset
+        _log.warning(
+            "PostgreSQL refuses a record between offsets %d and %d of the journal, which is looked for: %s",
+            batch.work.start,
+            batch.work.offset,
+            error,
+            extra={"action": "record_suspected", "offset": batch.work.start, "frames": batch.frames},
+        )
+
+    async def _note(self, batch: _Batch, sifted: Sifted, seconds: float) -> None:
+        work = batch.work
+        self._offset = sifted.offset
+        if sifted.offset != work.offset:
             _log.warning(
                 "the database has the journal up to %d, and not up to %d as was thought: going on from there",
                 self._offset,
@@ -171,22 +214,48 @@ class Writer:
                 extra={"action": "writer_moved", "offset": self._offset},
             )
             return
+        if batch.suspected and (batch.frames == 1 or self._offset >= self._suspects_end):
+            self._suspects_end = 0
+        self._note_refused(sifted)
         self._transactions += 1
         self._rows += sum(len(rows.records) for rows in work.rows)
-        self._last_seconds = time.monotonic() - started
+        self._last_seconds = seconds
         self._last_at = time.monotonic_ns()
         await self._committed(self._offset)
 
-    def _read(self) -> Commit | None:
-        frames = self._reader.read(self._offset, self._durable, self._batch_bytes)
+    def _note_refused(self, sifted: Sifted) -> None:
+        if not sifted.refused:
+            return
+        self._refused += len(sifted.refused)
+        first = sifted.refused[0]
+        _log.error(
+            "PostgreSQL refused %d records of the frame at %d, which are in quarantine; the first, a %s: %s",
+            len(sifted.refused),
+            first.offset,
+            first.kind,
+            first.detail,
+            extra={"action": "records_refused", "offset": first.offset, "records": len(sifted.refused)},
+        )
+
+    def _read(self) -> _Batch | None:
+        suspected = self._suspects_end > self._offset
+        until = min(self._suspects_end, self._durable) if suspected else self._durable
+        frames = self._reader.read(self._offset, until, self._batch_bytes)
         if not frames:
             return None
+        if suspected and len(frames) > 1:
+            frames = frames[: len(frames) // 2]  # all of them were tried together already
         work = commit_of(frames, self._kinds, self._journal, self._lane)
         while len(frames) > 1 and pieces_of(work.rows) > MAX_PIECES:
             # scattered over years: a transaction of so many tables would find no room for its locks
             frames = frames[: len(frames) // 2]
             work = commit_of(frames, self._kinds, self._journal, self._lane)
-        return work
+        return _Batch(work, len(frames), suspected)
+
+    def _patiently(self, name: str) -> RetryableDBOperation:
+        return RetryableDBOperation(
+            name, budget_seconds=PATIENCE_SECONDS, waits_for=can_be_waited_for, told=_show_trouble
+        )
 
     def statistics(self) -> WriterStatistics:
         return WriterStatistics(
@@ -195,6 +264,15 @@ class Writer:
             lag_bytes=max(0, self._durable - self._offset),
             transactions=self._transactions,
             rows=self._rows,
+            refused=self._refused,
             last_commit_seconds=self._last_seconds,
             last_commit_monotonic_ns=self._last_at,
+            running_seconds=time.monotonic() - self._began if self._began else 0.0,
+            trouble=self._retry.waits,
         )
+
+
+def _show_trouble(trouble: Trouble | None) -> None:
+    _WAITS.clear()
+    if trouble is not None:
+        _WAITS.labels(trouble.name).set(1)

@@ -190,6 +190,14 @@ class Bars(Request, kw_only=True):
     format: Format = "records"
 
 
+class LatestBars(Request, kw_only=True):
+    """The newest closed bar of a timeframe (s) of each instrument: of all that are there, or of those named."""
+
+    symbols: Annotated[list[Name], msgspec.Meta(max_length=10_000)] | None = None
+    timeframe: Seconds
+    bar_source: Literal["best", "own", "venue", "import"] = "best"
+
+
 class Rows(Request, kw_only=True, omit_defaults=True):
     """Records of a stream (`trade`, `book`, `coverage`, a declared series, …) with start <= time < end (ns).
 
@@ -254,6 +262,14 @@ class Answer(Message, kw_only=True):
     meta: Meta
 
 
+class LatestAnswer(Message, kw_only=True):
+    """To LatestBars: the instruments that have a bar, and one part with a record for each, in their order."""
+
+    instruments: list[Instrument]
+    parts: list[ResultPart]
+    meta: Meta
+
+
 # ---- the supervisor <-> actors ------------------------------------------------------------------
 
 
@@ -290,8 +306,8 @@ class Failure(Message, kw_only=True):
 
 ToIngest = Declare | Ingest | Follow | Committed
 FromIngest = Declared | Outcome | Durable | Failure
-ToQuery = Describe | Bars | Rows | Health | RebuildBars
-FromQuery = Description | Answer | HealthReport | Failure
+ToQuery = Describe | Bars | LatestBars | Rows | Health | RebuildBars
+FromQuery = Description | Answer | LatestAnswer | HealthReport | Failure
 Control = Ping | Reload | Stop
 FromControl = Pong | Done | Failure
 

@@ -108,6 +108,10 @@ class NotStored(MarketdError):
     """Records that the answer needs were not stored, or are not stored any more."""
 
 
+class AnswerTooLarge(MarketdError):
+    """The answer is larger than one message may be; ask in pages."""
+
+
 class ProtocolError(MarketdError):
     """The message is not one of the protocol's."""
 

@@ -40,6 +40,7 @@ VERBS = (
     "journal",
     "quarantine",
     "schema",
+    "storage",
     "config",
     "doctor",
 )

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 from marketd.daemon import config as configuration
 from marketd.daemon.settings import Config
-from marketd.ops.databases import without_password
 from marketd.ops.options import load_config
+from marketd.sql.dsn import without_password
 
 DEFAULT = "default"
-_SECRET = "database.url"
+_SECRETS = ("database.url", "database.replica_url")
 
 
 class Value(NamedTuple):
@@ -64,7 +64,7 @@ def nested(values: list[Value]) -> dict[str, Any]:
 
 def shown(path: str, value: Any) -> Any:
     """A value as it may be shown."""
-    return without_password(value) if path == _SECRET and isinstance(value, str) else value
+    return without_password(value) if path in _SECRETS and isinstance(value, str) else value
 
 
 def differences(old: Config, new: Config) -> list[tuple[str, Any, Any]]:

@@ -15,8 +15,9 @@ from marketd.ipc import paths
 from marketd.ipc.presence import read_presence
 from marketd.market.errors import ConfigError, MarketdError, NotRunning, ProtocolError
 from marketd.ops.checks import Finding
-from marketd.ops.databases import run_in_database, running_embedded_dsn, without_password
+from marketd.ops.databases import run_in_database, running_embedded_dsn
 from marketd.ops.extras import MissingDaemonExtra, needs_daemon_extra
+from marketd.sql.dsn import without_password
 from marketd.sql.errors import NoInstallation
 from marketd.sql.installations import Installation, choose_installation, find_installations
 from marketd.sql.state_directory import StateDirectory

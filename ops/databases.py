@@ -15,11 +15,12 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from marketd.daemon.settings import Config
 from marketd.market.errors import MarketdError, NotRunning
 from marketd.ops.extras import needs_daemon_extra
+from marketd.sql.dsn import without_password
 from marketd.sql.state_directory import StateDirectory
 
 T = TypeVar("T")
@@ -92,6 +93,22 @@ def run_in_database(dsn: str, work: Callable[[Any], Awaitable[T]]) -> T:
     return asyncio.run(_run(dsn, work))
 
 
+def run_database_work(dsn: str, work: Callable[[], Awaitable[T]]) -> T:
+    """What `work()` gives, which makes connections of its own; what the server says against it is a DatabaseError."""
+
+    async def worked() -> T:
+        with needs_daemon_extra():
+            import asyncpg
+
+            from marketd.sql.errors import DatabaseError
+        try:
+            return await work()
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            raise DatabaseError(f"PostgreSQL at {without_password(dsn)} refused it: {error}") from error
+
+    return asyncio.run(worked())
+
+
 async def _run(dsn: str, work: Callable[[Any], Awaitable[T]]) -> T:
     with needs_daemon_extra():
         import asyncpg
@@ -116,12 +133,3 @@ async def _run(dsn: str, work: Callable[[Any], Awaitable[T]]) -> T:
         raise DatabaseError(f"PostgreSQL refused it: {error}") from None
     finally:
         await connection.close()
-
-
-def without_password(dsn: str) -> str:
-    """A DSN as it may be shown."""
-    parts = urlsplit(dsn)
-    query = "&".join(item for item in parts.query.split("&") if not item.startswith("password="))
-    login, at, host = parts.netloc.rpartition("@")
-    user = login.partition(":")[0]
-    return parts._replace(netloc=f"{user}{at}{host}", query=query).geturl()

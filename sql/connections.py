@@ -18,9 +18,17 @@ import asyncpg
 
 from marketd.market.errors import InvalidArgument
 from marketd.sql.errors import DatabaseError, DatabaseUnavailable
+from marketd.sql.hosts import wanted_server
 from marketd.sql.installations import MIN_POSTGRES
 from marketd.sql.profiles import Profile, ServerFacts, describe_server, profile_for
-from marketd.sql.retry import DRIVER_ERRORS, RetryableDBOperation, is_connection_loss, is_retryable
+from marketd.sql.retry import (
+    DRIVER_ERRORS,
+    RetryableDBOperation,
+    can_be_waited_for,
+    is_connection_loss,
+    is_retryable,
+)
+from marketd.sql.troubles import needs_new_session, trouble_of
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +48,7 @@ class ConnectionStatistics(NamedTuple):
     last_error: str
     down_seconds: float  # since when it is away; 0 while it is up
     last_ping_seconds: float
+    trouble: str  # why it is away, and the way out; "" while it is up
 
 
 class DatabaseConnectionManager:
@@ -66,6 +75,7 @@ class DatabaseConnectionManager:
         if connect_timeout_seconds <= 0 or health_interval_seconds <= 0:
             raise InvalidArgument("connect_timeout_seconds and health_interval_seconds must be above 0")
         self._dsn = dsn
+        self._target = wanted_server(dsn, read_only=read_only)
         self._sizes = (min_size, max_size)
         self._connect_timeout = connect_timeout_seconds
         self._health_interval = health_interval_seconds
@@ -88,7 +98,7 @@ class DatabaseConnectionManager:
         self._up = asyncio.Event()
         self._down_since = 0.0
         self._acquires = self._failures = self._reconnects = 0
-        self._last_error = ""
+        self._last_error = self._trouble = ""
         self._last_ping = 0.0
         self._facts: ServerFacts | None = None
 
@@ -103,13 +113,15 @@ class DatabaseConnectionManager:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def open(self, timeout_seconds: float = 30.0) -> None:
+    async def open(self, timeout_seconds: float = 30.0, *, patient: bool = False) -> None:
         """Connect, repeating until the server answers or the time is up (RetryBudgetExceeded); a refused
-        password or a missing database is an error at once, and so is a server that is too old."""
+        password or a missing database is an error at once, and so is a server that is too old. `patient`: these are
+        waited for, too, as by an actor, which must not die of what an operator can mend."""
         if self._pool is not None:
             return
         name = f"connect as {self._session['application_name']}"
-        await RetryableDBOperation(name, budget_seconds=timeout_seconds).run(self._connect)
+        waits_for = can_be_waited_for if patient else None
+        await RetryableDBOperation(name, budget_seconds=timeout_seconds, waits_for=waits_for).run(self._connect)
         self._note_up()
         self._health = asyncio.create_task(self._watch(), name=f"health check of {self!r}")
 
@@ -149,6 +161,9 @@ class DatabaseConnectionManager:
         try:
             yield conn
         except Exception as error:
+            if needs_new_session(error):
+                # after an upgrade or a failover underneath: all sessions are of yesterday, not this one alone
+                await self._renew(error)
             if not _is_lost(conn) and not is_connection_loss(error):
                 raise
             self._note_failure(error)
@@ -207,8 +222,9 @@ class DatabaseConnectionManager:
             self._failures,
             self._reconnects,
             self._last_error,
-            time.monotonic() - self._down_since if state == "down" else 0.0,
+            time.monotonic() - self._down_since if state == "down" and self._down_since else 0.0,
             self._last_ping,
+            self._trouble if state != "up" else "",
         )
 
     async def _connect(self) -> None:
@@ -219,6 +235,7 @@ class DatabaseConnectionManager:
             max_size=maximum,
             timeout=self._connect_timeout,
             server_settings=self._session,
+            target_session_attrs=cast(Any, self._target),  # its word will do; the stubs know the enum only
         )
         try:
             await pool
@@ -227,10 +244,19 @@ class DatabaseConnectionManager:
         except BaseException as error:
             pool.terminate()
             if isinstance(error, Exception):
-                self._failures += 1
-                self._last_error = _words(error)
+                self._note_failure(error)
             raise
         self._pool = pool
+
+    async def _renew(self, error: BaseException) -> None:
+        if self._pool is None:
+            return
+        await self._pool.expire_connections()
+        logger.warning(
+            "connections are made anew: %s",
+            _words(error),
+            extra={"action": "db_renewed", "application_name": self._session["application_name"]},
+        )
 
     async def _take(self, pool: asyncpg.Pool[Any], budget: float) -> type_connection:
         try:
@@ -271,14 +297,21 @@ class DatabaseConnectionManager:
 
     def _note_failure(self, error: BaseException, *, away: bool = True) -> None:
         self._failures += 1
+        trouble = trouble_of(error)
         self._last_error = _words(error)
+        self._trouble = f"{trouble.name}: {trouble.advice} ({self._last_error})"
         if away and self._up.is_set():
             self._up.clear()
             self._down_since = time.monotonic()
             logger.warning(
-                "PostgreSQL is away: %s",
+                "PostgreSQL is away: %s; %s",
                 self._last_error,
-                extra={"action": "db_down", "application_name": self._session["application_name"]},
+                trouble.advice,
+                extra={
+                    "action": "db_down",
+                    "application_name": self._session["application_name"],
+                    "trouble": trouble.name,
+                },
             )
 
     def _note_up(self) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import struct
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, cast
 
 import asyncpg
 
-from marketd.market.errors import InvalidArgument
-from marketd.sql.errors import AnswerTooLarge
+from marketd.market.errors import AnswerTooLarge, InvalidArgument
 from marketd.sql.literals import bind
 
 type_buffer = bytes | bytearray | memoryview
@@ -18,6 +20,38 @@ HEADER = SIGNATURE + struct.pack("!II", 0, 0)  # flags, length of the extension
 TRAILER = struct.pack("!h", -1)
 # One message of the protocol: large enough to cost nothing, small enough for the flow control to work with.
 _MESSAGE_BYTES = 256 * 1024
+
+
+class _Room:
+    """How many bytes all reads of one answer may still bring."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = self._left = max_bytes
+
+    def take(self, size: int) -> None:
+        self._left -= size
+        if self._left < 0:
+            raise AnswerTooLarge(
+                f"limit: the answer is larger than the {self._max_bytes} bytes that are read for one; ask for a "
+                "shorter stretch, or in pages: with a limit, each ending at the oldest time of the one before",
+                field="limit",
+            )
+
+
+_room: ContextVar[_Room | None] = ContextVar("room", default=None)
+
+
+@contextmanager
+def answer_room(max_bytes: int) -> Iterator[None]:
+    """All that `copy_out` reads within counts together; AnswerTooLarge beyond `max_bytes`, before it is in memory.
+
+    Of the context, and not an argument: an answer is made by many readers, of which none knows the others.
+    """
+    token = _room.set(_Room(max_bytes))
+    try:
+        yield
+    finally:
+        _room.reset(token)
 
 
 async def copy_in(
@@ -62,19 +96,35 @@ async def copy_out(
     """
     if max_bytes is not None and max_bytes < len(HEADER) + len(TRAILER):
         raise InvalidArgument(f"max_bytes = {max_bytes} has no room for an empty answer")
+    bounds = [bound for bound in (_room.get(), None if max_bytes is None else _Room(max_bytes)) if bound is not None]
     parts: list[bytes] = []
-    size = 0
+    refused: list[AnswerTooLarge] = []
 
     async def collect(part: bytes) -> None:
-        nonlocal size
-        size += len(part)
-        if max_bytes is not None and size > max_bytes:
-            raise AnswerTooLarge(
-                f"the answer is larger than {max_bytes} bytes; ask for a shorter stretch or fewer columns"
-            )
-        parts.append(part)
+        if refused:
+            return
+        try:
+            for bound in bounds:
+                bound.take(len(part))
+        except AnswerTooLarge as error:
+            refused.append(error)
+            # cancelled from outside, at its next wait: asyncpg's session hangs for good when its sink raises at the
+            # last part of an answer
+            asyncio.get_running_loop().call_soon(copying.cancel)
+        else:
+            parts.append(part)
 
-    await conn.copy_from_query(bind(query, *args), output=collect, format="binary", timeout=timeout_seconds)
+    query = bind(query, *args)
+    copying = asyncio.ensure_future(
+        conn.copy_from_query(query, output=collect, format="binary", timeout=timeout_seconds)
+    )
+    try:
+        await copying
+    except asyncio.CancelledError:
+        if not refused:
+            raise
+    if refused:
+        raise refused[0]
     return b"".join(parts)
 
 

@@ -21,8 +21,8 @@ class RetryBudgetExceeded(DatabaseError):
     """The operation kept failing until its time was up."""
 
 
-class AnswerTooLarge(DatabaseError):
-    """The answer is larger than the caller allowed."""
+class QuarantineRefuses(DatabaseError):
+    """PostgreSQL refuses a record, and the row of the quarantine that would keep it."""
 
 
 class ProfileError(DatabaseError):

@@ -16,6 +16,7 @@ import asyncpg
 from marketd.market.errors import InvalidArgument
 from marketd.sql.errors import PartitionRefused
 from marketd.sql.profiles import Profile
+from marketd.sql.rights import same_owner
 
 logger = logging.getLogger(__name__)
 
@@ -173,6 +174,7 @@ def _statements(cut: Partitioning, index: int) -> str:
         f"CREATE TABLE {name} (LIKE {parent} INCLUDING ALL,"
         # spares ATTACH the scan that would prove the bounds
         f" CONSTRAINT bounds CHECK ({cut.time_column} >= '{begin}' AND {cut.time_column} < '{end}'));"
+        f" {same_owner(name, parent)}"
         f" ALTER TABLE {parent} ATTACH PARTITION {name} FOR VALUES FROM ('{begin}') TO ('{end}');"
         f" ALTER TABLE {name} DROP CONSTRAINT bounds;"
         # PostgreSQL does not remember it, and what was stored a moment ago must not go for its age (sql/retention.py)

@@ -48,7 +48,10 @@ def _password(path: Path) -> str:
 
 async def _ensure_reader(conn: asyncpg.Connection[Any], password: str) -> None:
     if not await conn.fetchval("SELECT true FROM pg_roles WHERE rolname = $1", READER_ROLE):
-        await conn.execute(f"CREATE ROLE {READER_ROLE} LOGIN IN ROLE pg_read_all_data")
+        await conn.execute(f"CREATE ROLE {READER_ROLE} LOGIN")
+    # it reads what is in our schema (sql/rights.py); earlier versions let it read every database
+    if await conn.fetchval("SELECT pg_has_role($1, 'pg_read_all_data', 'MEMBER')", READER_ROLE):
+        await conn.execute(f"REVOKE pg_read_all_data FROM {READER_ROLE}")
     # ALTER ROLE takes no parameters; the server itself does the quoting
     statement = await conn.fetchval(f"SELECT format('ALTER ROLE {READER_ROLE} PASSWORD %L', $1::text)", password)
     await conn.execute(statement)

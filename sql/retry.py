@@ -16,7 +16,8 @@ from typing import NamedTuple, TypeVar
 import asyncpg
 
 from marketd.market.errors import InvalidArgument
-from marketd.sql.errors import DatabaseUnavailable, RetryBudgetExceeded
+from marketd.sql.errors import DatabaseError, DatabaseUnavailable, RetryBudgetExceeded
+from marketd.sql.troubles import Trouble, is_about_records, sqlstate_of, trouble_of
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ T = TypeVar("T")
 RETRYABLE_CLASSES = frozenset({"08", "40", "53", "57"})
 # the server ended the session: admin_shutdown, crash_shutdown, cannot_connect_now
 _SESSION_ENDED = frozenset({"57P01", "57P02", "57P03"})
+_NOTE_SECONDS = 60.0  # the same trouble is told once in so long: a server may be away for days
 _CLOSED_CONNECTION = "connection is closed"  # asyncpg's words; its class is shared with misuse of the API
 # What asyncpg raises when the database or the way to it fails. InternalClientError is among them: a FATAL that
 # arrives just when a statement is sent confuses its state, and the session is gone.
@@ -39,12 +41,6 @@ class RetryStatistics(NamedTuple):
     retries: int
     given_up: int
     last_error: str
-
-
-def sqlstate_of(error: BaseException) -> str:
-    """The five characters of an error of the server, or ""."""
-    state = getattr(error, "sqlstate", None)
-    return state if isinstance(state, str) else ""
 
 
 def is_retryable(error: BaseException, also: frozenset[str] = frozenset()) -> bool:
@@ -65,12 +61,19 @@ def is_connection_loss(error: BaseException) -> bool:
     return state[:2] == "08" or state in _SESSION_ENDED or isinstance(error, broken)
 
 
+def can_be_waited_for(error: BaseException) -> bool:
+    """Whether an operator, or time, can end the trouble: anything that the database or the way to it says, unless
+    it is about the records themselves. For work that must get done, such as the writer's."""
+    return isinstance(error, (*DRIVER_ERRORS, DatabaseError)) and not is_about_records(error)
+
+
 class RetryableDBOperation:
     """Runs a named operation until it succeeds, fails for good, or its budget is spent.
 
     Delays double from `first_delay_seconds` to `max_delay_seconds`, each shortened at random by up to half,
     so that many clients of a restarted server do not come back in step. `also` adds single SQLSTATEs, such
-    as 55P03.
+    as 55P03; `waits_for` decides instead of `is_retryable`. `told` hears of each trouble that is waited
+    for, and of its end.
     """
 
     def __init__(
@@ -81,6 +84,8 @@ class RetryableDBOperation:
         first_delay_seconds: float = 0.05,
         max_delay_seconds: float = 2.0,
         also: frozenset[str] = frozenset(),
+        waits_for: Callable[[BaseException], bool] | None = None,
+        told: Callable[[Trouble | None], None] = lambda _: None,
     ) -> None:
         if budget_seconds <= 0:
             raise InvalidArgument(f"{name}: a retry budget of {budget_seconds} s allows no attempt")
@@ -90,7 +95,10 @@ class RetryableDBOperation:
         self.budget_seconds = budget_seconds
         self._first_delay = first_delay_seconds
         self._max_delay = max_delay_seconds
-        self._also = also
+        self._waits_for = waits_for or (lambda error: is_retryable(error, also))
+        self._told = told
+        self._trouble: Trouble | None = None
+        self._noted_at = 0.0
         self._runs = self._attempts = self._given_up = 0
         self._last_error = ""
 
@@ -98,12 +106,25 @@ class RetryableDBOperation:
         retries = max(0, self._attempts - self._runs)
         return RetryStatistics(self._runs, self._attempts, retries, self._given_up, self._last_error)
 
+    @property
+    def waits(self) -> str:
+        """What the operation waits for now, and the way out; "" while it waits for nothing."""
+        trouble = self._trouble
+        return "" if trouble is None else f"{trouble.name}: {trouble.advice} ({self._last_error})"
+
     async def run(self, operation: Callable[[], Awaitable[T]]) -> T:
         """The operation's result. Its last error as it is when it may not be repeated; RetryBudgetExceeded
         naming the budget, with that error as its cause, when the time is up, be it in the middle of an
         attempt."""
         self._runs += 1
-        deadline = time.monotonic() + self.budget_seconds
+        try:
+            return await self._repeat(operation, time.monotonic() + self.budget_seconds)
+        finally:
+            if self._trouble is not None:
+                self._trouble = None
+                self._told(None)
+
+    async def _repeat(self, operation: Callable[[], Awaitable[T]], deadline: float) -> T:
         attempt = 0
         last: BaseException | None = None
         while True:
@@ -115,7 +136,7 @@ class RetryableDBOperation:
             except Exception as error:  # sorted by is_retryable; what is not comes out as it is
                 if budget.expired():
                     raise self._give_up(attempt, last or error) from (last or error)
-                if not is_retryable(error, self._also):
+                if not self._waits_for(error):
                     raise
                 last = error
             delay = self._delay(attempt)
@@ -129,14 +150,21 @@ class RetryableDBOperation:
         return longest * random.uniform(0.5, 1.0)
 
     def _note(self, attempt: int, delay: float, error: BaseException) -> None:
-        self._last_error = _describe(error)
+        trouble, before = trouble_of(error), self._trouble
+        self._last_error, self._trouble = _describe(error), trouble
+        now = time.monotonic()
+        if trouble is before and now - self._noted_at < _NOTE_SECONDS:
+            return
+        self._noted_at = now
+        self._told(trouble)
         logger.warning(
-            "%s: attempt %d failed and is repeated in %.2f s: %s",
+            "%s: attempt %d failed and is repeated in %.2f s: %s; %s",
             self.name,
             attempt,
             delay,
             self._last_error,
-            extra={"action": "db_retry", "operation": self.name, "attempt": attempt},
+            trouble.advice,
+            extra={"action": "db_retry", "operation": self.name, "attempt": attempt, "trouble": trouble.name},
         )
 
     def _give_up(self, attempts: int, error: BaseException) -> RetryBudgetExceeded:

@@ -18,6 +18,7 @@ import asyncpg
 from marketd.sql.errors import SchemaBehind, SchemaBusy, SchemaChanged, SchemaError, SchemaTooNew
 from marketd.sql.profiles import Profile, ServerFacts, describe_server, profile_for
 from marketd.sql.retry import is_retryable
+from marketd.sql.rights import settle_rights
 from marketd.sql.schema_files import SchemaFile, bootstrap_sql, load_schema_files
 
 logger = logging.getLogger(__name__)
@@ -83,6 +84,7 @@ class SchemaRunner:
                 await self._conn.execute(bootstrap_sql())
             for file in pending:
                 await self._apply_one(file, settled)
+            await settle_rights(self._conn)
         finally:
             await self._unlock()
         return pending

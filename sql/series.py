@@ -16,6 +16,7 @@ import asyncpg
 
 from marketd.sql.errors import SeriesRefused
 from marketd.sql.profiles import Profile, describe_server, profile_for
+from marketd.sql.rights import same_owner
 
 logger = logging.getLogger(__name__)
 
@@ -136,6 +137,7 @@ async def _create(conn: asyncpg.Connection[Any], table: str, fields: Mapping[str
         _WIDTH_DAYS,
     )
     await conn.execute(f"COMMENT ON TABLE marketd.{table} IS 'A declared series; see series_fields.'")
+    await conn.execute(same_owner(f"marketd.{table}", "marketd.series_fields"))
     await _comment(conn, table, _STAMP_COMMENTS)
     await _comment(conn, table, {field: _MEANINGS[kind] for field, kind in fields.items()})
     logger.info("table %s made", table, extra={"action": "series_created", "table": table})

@@ -129,43 +129,63 @@ async def commit(connection: Connection, work: Commit, partitions: PartitionKeep
     That is `work.offset`; or another one, and nothing was written, because the database is not at `work.start`: an
     earlier try of which the answer was lost, or a killed writer whose last transaction came through after all.
     """
+    await ensure_pieces(connection, work, partitions)
+    async with connection.transaction():
+        if not await claim(connection, work):
+            return await read_committed(connection, work.journal) or 0
+        await _write_descriptions(connection, work)
+        for rows in await meeting_blocks(connection, work, partitions):
+            await write_rows(connection, rows)
+        await note_late_seconds(connection, work, partitions)
+    return work.offset
+
+
+async def ensure_pieces(connection: Connection, work: Commit, partitions: PartitionKeeper) -> None:
+    """Make the partitions that the rows need; before the transaction begins."""
     for rows in work.rows:
         times = rows.records[rows.kind.time]
         first, last = int(times.min()), int(times.max())
         await partitions.ensure(connection, rows.table, first, last)
         if rows.kind.dtype is CANDLE:
             await partitions.ensure(connection, "candle_versions", first, last)
-    async with connection.transaction():
-        # first of all: the lock on the journal's row lets one transaction at a time write what comes after an offset
-        moved = await connection.execute(
-            _STORE["commit_offset"], work.journal, work.lane, work.offset, to_datetime(work.ts_known), work.start
-        )
-        if moved.endswith(" 0"):
-            return await read_committed(connection, work.journal) or 0
-        await _write_descriptions(connection, work)
-        packed = await bring_back(connection, work.rows) if partitions.packs else set()
-        for place, rows in enumerate(work.rows):
-            await _write_rows(connection, rows, fresh=rows.fresh and place not in packed)
-        if partitions.profile is Profile.TIMESCALE:
-            # last of all: what is not noted as late must be committed before a refresh can come to it
-            for rows in work.rows:
-                await _note_late(connection, rows)
-    return work.offset
 
 
-async def _note_late(connection: Connection, rows: TableRows) -> None:
-    """Late own bars of a second: longer bars that were made without them are due again."""
-    if rows.table != SECONDS_TABLE:
+async def claim(connection: Connection, work: Commit) -> bool:
+    """First of all in the transaction: the lock on the journal's row lets one at a time write what comes after an
+    offset. False when the database is not at `work.start`."""
+    known = to_datetime(work.ts_known)
+    moved = await connection.execute(_STORE["commit_offset"], work.journal, work.lane, work.offset, known, work.start)
+    return not moved.endswith(" 0")
+
+
+async def meeting_blocks(connection: Connection, work: Commit, partitions: PartitionKeeper) -> Sequence[TableRows]:
+    """Before the rows of `work` are written: those that meet packed stretches are merged, with what was packed."""
+    if not partitions.packs:
+        return work.rows
+    met = await bring_back(connection, work.rows)
+    return [rows._replace(fresh=rows.fresh and place not in met) for place, rows in enumerate(work.rows)]
+
+
+async def note_late_seconds(connection: Connection, work: Commit, partitions: PartitionKeeper) -> None:
+    """Late own bars of a second: longer bars that were made without them are due again.
+
+    Last of all in the transaction: what is not noted as late must be committed before a refresh can come to it.
+    """
+    if partitions.profile is not Profile.TIMESCALE:
         return
-    late = rows.records["ts"][(rows.records["source"] == Source.OWN) & (rows.records["ts"] < time.time_ns() - LATE_NS)]
-    if len(late):
-        await note_late(connection, to_datetime(int(late.min())), to_datetime(int(late.max())))
+    for rows in work.rows:
+        if rows.table != SECONDS_TABLE:
+            continue
+        ts = rows.records["ts"]
+        late = ts[(rows.records["source"] == Source.OWN) & (ts < time.time_ns() - LATE_NS)]
+        if len(late):
+            await note_late(connection, to_datetime(int(late.min())), to_datetime(int(late.max())))
 
 
-async def _write_rows(connection: Connection, rows: TableRows, *, fresh: bool) -> None:
+async def write_rows(connection: Connection, rows: TableRows) -> None:
     table_codec = codec(rows.table, rows.kind)
     data = table_codec.encode(rows.instruments, rows.records)
-    if fresh:
+    if rows.fresh:
         try:
             async with connection.transaction():
                 await copy_in(connection, rows.table, table_codec.columns, data)
@@ -195,17 +215,24 @@ async def _merge(connection: Connection, rows: TableRows) -> None:
 
 async def _write_descriptions(connection: Connection, work: Commit) -> None:
     if work.instruments is not None:
-        await connection.executemany(_STORE["upsert_instrument"], [_instrument_row(r) for r in work.instruments])
-    coverage = [
-        _coverage_row(int(instrument), record)
-        for instruments, records in work.coverage
-        for instrument, record in zip(instruments, records, strict=True)
-    ]
-    if coverage:
-        await connection.executemany(_STORE["insert_coverage"], coverage)
-    if work.quarantine:
-        rows = [_quarantine_row(work.journal, row) for row in work.quarantine]
-        await connection.executemany(_STORE["insert_quarantine"], rows)
+        await write_instruments(connection, work.instruments)
+    for instruments, records in work.coverage:
+        await write_coverage(connection, instruments, records)
+    await write_quarantine(connection, work.journal, work.quarantine)
+
+
+async def write_instruments(connection: Connection, records: Records) -> None:
+    await connection.executemany(_STORE["upsert_instrument"], [_instrument_row(record) for record in records])
+
+
+async def write_coverage(connection: Connection, instruments: Ids, records: Records) -> None:
+    rows = [_coverage_row(int(id_), record) for id_, record in zip(instruments, records, strict=True)]
+    await connection.executemany(_STORE["insert_coverage"], rows)
+
+
+async def write_quarantine(connection: Connection, journal: UUID, rows: Sequence[StoredQuarantine]) -> None:
+    if rows:
+        await connection.executemany(_STORE["insert_quarantine"], [_quarantine_row(journal, row) for row in rows])
 
 
 def _instrument_row(record: Any) -> tuple[Any, ...]:
@@ -241,6 +268,10 @@ def _end(ts_ns: int) -> datetime:
 
 
 def _quarantine_row(journal: UUID, row: StoredQuarantine) -> tuple[Any, ...]:
-    # PostgreSQL's text holds no NUL, and all four may be a sender's own words
-    texts = (text.replace("\x00", "�") for text in (row.kind, row.rule, row.detail, row.source))
+    # PostgreSQL's text holds neither NUL nor half a surrogate pair, and all four may be a sender's own words
+    texts = (_storable(text) for text in (row.kind, row.rule, row.detail, row.source))
     return (row.instrument, to_datetime(row.ts_known), journal, row.offset, row.item, *texts, row.payload)
+
+
+def _storable(text: str) -> str:
+    return text.replace("\x00", "�").encode(errors="replace").decode()

@@ -14,15 +14,17 @@ import zmq.asyncio
 
 from marketd.daemon import metrics
 from marketd.daemon.actor import AsyncActor
+from marketd.daemon.departures import Departures, connection_of
 from marketd.daemon.health_report import health_report
 from marketd.daemon.plan import which_of
-from marketd.daemon.query import QueryService
+from marketd.daemon.query import MAX_SECONDS, QueryService
 from marketd.daemon.settings import Config
 from marketd.ipc import paths, protocol, sockets
 from marketd.ipc.sockets import Received
 from marketd.market.errors import Busy, MarketdError, Timeout
 from marketd.sql.connections import DatabaseConnectionManager
 from marketd.sql.errors import DatabaseError
+from marketd.sql.replica import ReadReplica
 
 _log = logging.getLogger(__name__)
 
@@ -30,16 +32,15 @@ _LATENCY = metrics.histogram("query_seconds", "Time from a request's arrival to 
 _FAILURES = metrics.counter("query_failures_total", "Requests that got an error", ["code"])
 
 
+LOOK_SECONDS = 0.1  # how long somebody who left is worked for
 PATIENCE_SECONDS = 24 * 3600.0  # a database that is away at the start is waited for
-
-
-MAX_SECONDS = 600.0  # however long a caller would wait: a place in the queue is not held for ever
 
 
 class QueryStatistics(NamedTuple):
     requests: int
     failures: int
     in_flight: int
+    abandoned: int  # requests whose caller left before the answer
 
 
 def socket_name(actor: str) -> str:
@@ -51,48 +52,81 @@ class QueryActor(AsyncActor):
     async def start(self) -> None:
         config = self.config
         self._in_flight: set[asyncio.Task[None]] = set()
-        self._requests = self._failures = 0
+        self._requests = self._failures = self._abandoned = 0
         self._max_queue = config.query.max_queue
-        self._database = DatabaseConnectionManager(
-            config.database.url,
-            actor=self.name,
-            min_size=config.database.pool_min,
-            max_size=config.database.pool_max,
-            statement_timeout_seconds=config.database.statement_timeout.seconds,
-            read_only=True,
-        )
-        self._service = QueryService(self._database, config, config.kinds(), config.runtime_path)
+        self._database = self._connections(config.database.url, self.name)
+        self._replica = self._replica_of(config)
+        self._service = QueryService(self._database, config, config.kinds(), config.runtime_path, self._replica)
         self._socket = self.context.socket(zmq.ROUTER)
         sockets.configure(self._socket)
+        self._departures = Departures(self._socket)
         sockets.bind(self._socket, paths.socket_url(config.runtime_path, socket_name(self.name)))
         self._decoder = protocol.Decoder(protocol.ToQuery)
         metrics.publish("query_database", self._database.statistics)
         metrics.publish("query", self._statistics)
+        if self._replica is not None:
+            metrics.publish("query_replica", self._replica.statistics)
         # whoever asks before the database answers is told so, rather than left waiting
         self.become("warming")
 
+    def _replica_of(self, config: Config) -> ReadReplica | None:
+        database = config.database
+        if not database.replica_url:
+            return None
+        replica = self._connections(database.replica_url, f"{self.name}-replica")
+        return ReadReplica(self._database, replica, database.replica_max_lag.seconds)
+
+    def _connections(self, url: str, actor: str) -> DatabaseConnectionManager:
+        database = self.config.database
+        return DatabaseConnectionManager(
+            url,
+            actor=actor,
+            min_size=database.pool_min,
+            max_size=database.pool_max,
+            statement_timeout_seconds=database.statement_timeout.seconds,
+            read_only=True,
+        )
+
     async def run(self) -> None:
         serve = asyncio.create_task(self._serve(), name="serve requests")
-        connect = asyncio.create_task(self._connect(), name="connect to the database")
+        tasks = [
+            serve,
+            asyncio.create_task(self._connect(), name="connect to the database"),
+            asyncio.create_task(self._watch_departures(), name="watch who leaves"),
+        ]
+        if self._replica is not None:
+            tasks.append(asyncio.create_task(self._replica.run(PATIENCE_SECONDS), name="look after the replica"))
         stop = asyncio.create_task(self.stopping.wait(), name="stop")
-        pending = {serve, connect, stop}
+        pending: set[asyncio.Task[Any]] = {*tasks, stop}
         try:
             while serve in pending and stop in pending:
                 done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     task.result()
         finally:
-            for task in (serve, connect, stop):
+            for task in (*tasks, stop):
                 task.cancel()
-            await asyncio.gather(serve, connect, stop, return_exceptions=True)
+            await asyncio.gather(*tasks, stop, return_exceptions=True)
 
     async def _connect(self) -> None:
-        await self._database.open(PATIENCE_SECONDS)
+        await self._database.open(PATIENCE_SECONDS, patient=True)
         self.become("live")
+
+    async def _watch_departures(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            self._drop_departed()
+
+    def _drop_departed(self) -> None:
+        """What nobody waits for any more is not worth the database's time: its statement is cancelled with the task."""
+        for task in self._departures.departed():
+            self._abandoned += task.cancel()
 
     async def _serve(self) -> None:
         while True:
-            received = sockets.read_routed(await self._socket.recv_multipart(), self._decoder)
+            frames = await self._socket.recv_multipart(copy=False)
+            self._drop_departed()  # before its connection's number is noted, which may be that of one that has left
+            received = sockets.read_routed([frame.bytes for frame in frames], self._decoder)
             self._requests += 1
             if received.error is None and len(self._in_flight) >= self._max_queue:
                 received = received._replace(error=Busy())
@@ -102,6 +136,7 @@ class QueryActor(AsyncActor):
             task = asyncio.create_task(self._answer(received), name=f"answer {type(received.message).__name__}")
             self._in_flight.add(task)
             task.add_done_callback(self._in_flight.discard)
+            self._departures.note(connection_of(frames), task)
 
     async def _answer(self, received: Received) -> None:
         request = received.message
@@ -145,18 +180,22 @@ class QueryActor(AsyncActor):
             await asyncio.wait(self._in_flight)
 
     async def end(self) -> None:
+        self._departures.close()
         self._socket.close()
         self._service.close()
         await self._database.close()
+        if self._replica is not None:
+            await self._replica.database.close()
 
     async def reload(self, config: Config) -> None:
         self._max_queue = config.query.max_queue
         self._service.reload(config)
 
     def _statistics(self) -> QueryStatistics:
-        return QueryStatistics(self._requests, self._failures, len(self._in_flight))
+        return QueryStatistics(self._requests, self._failures, len(self._in_flight), self._abandoned)
 
     def statistics(self) -> Mapping[str, Any]:
         if not hasattr(self, "_service"):
             return {}
-        return {"query": self._statistics(), "database": self._database.statistics()}
+        found = {"query": self._statistics(), "database": self._database.statistics()}
+        return found if self._replica is None else {**found, "replica": self._replica.statistics()}

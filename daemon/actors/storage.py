@@ -14,6 +14,7 @@ from marketd.daemon import metrics
 from marketd.daemon.actor import AsyncActor
 from marketd.daemon.background import BackgroundWorks
 from marketd.daemon.settings import Config
+from marketd.daemon.storage_watch import last_look
 from marketd.daemon.upkeep import upkeep
 from marketd.sql.connections import DatabaseConnectionManager
 
@@ -61,4 +62,5 @@ class StorageActor(AsyncActor):
         if not hasattr(self, "_works"):
             return {}
         works = metrics.plain(self._works.statistics())
-        return {"database": self._database.statistics(), "works": works}
+        sizes = last_look(self.config.runtime_path)
+        return {"database": self._database.statistics(), "works": works, "sizes": sizes}

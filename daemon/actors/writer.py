@@ -66,7 +66,9 @@ class WriterActor(AsyncActor):
         self.become("live")
 
     async def _opened(self) -> bool:
-        opening = asyncio.create_task(self._database.open(CONNECT_SECONDS), name="connect to the database")
+        opening = asyncio.create_task(
+            self._database.open(CONNECT_SECONDS, patient=True), name="connect to the database"
+        )
         stop = asyncio.create_task(self.stopping.wait(), name="stop")
         try:
             await asyncio.wait({opening, stop}, return_when=asyncio.FIRST_COMPLETED)
@@ -161,8 +163,10 @@ class WriterActor(AsyncActor):
         await self._database.close()
 
     def statistics(self) -> Mapping[str, Any]:
-        if not hasattr(self, "_writer"):
+        if not hasattr(self, "_database"):
             return {}
+        if not hasattr(self, "_writer"):
+            return {"database": self._database.statistics()}
         return {"writer": self._writer.statistics(), "database": self._database.statistics()}
 
 

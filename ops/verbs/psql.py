@@ -18,12 +18,12 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 from marketd.daemon.settings import Config
 from marketd.market.errors import MarketdError
-from marketd.ops.databases import database_dsn, running_embedded_dsn, without_password
+from marketd.ops.databases import database_dsn, running_embedded_dsn
 from marketd.ops.options import add_config_options, load_config
+from marketd.sql.dsn import password_of, without_password
 from marketd.sql.installations import find_installations
 from marketd.sql.state_directory import StateDirectory
 
@@ -79,16 +79,10 @@ def command_for(psql: Path, dsn: str, arguments: list[str], environment: Mapping
     """The password goes by the environment: a command line is everybody's to read."""
     options = f"{environment.get('PGOPTIONS', '')} {_SEARCH_PATH}".strip()
     variables = {**environment, "PGOPTIONS": options}
-    password = _password(dsn)
+    password = password_of(dsn)
     if password:
         variables["PGPASSWORD"] = password
     return Command(str(psql), [str(psql), without_password(dsn), *arguments], variables)
-
-
-def _password(dsn: str) -> str:
-    parts = urlsplit(dsn)
-    named = dict(parse_qsl(parts.query)).get("password", "")
-    return unquote(parts.password) if parts.password else named
 
 
 def _wait_for(command: Command) -> int:

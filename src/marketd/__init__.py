@@ -33,6 +33,7 @@ _HOME = {
     **dict.fromkeys(
         (
             "AmbiguousSymbol",
+            "AnswerTooLarge",
             "BeyondCache",
             "Busy",
             "ConfigError",
@@ -68,6 +69,7 @@ __all__ = [  # noqa: RUF022 - by what they are for
     "Refusal",
     "MarketdError",
     "AmbiguousSymbol",
+    "AnswerTooLarge",
     "BeyondCache",
     "Busy",
     "ConfigError",
@@ -98,6 +100,7 @@ if TYPE_CHECKING:
     from marketd.ipc.protocol import Meta, Refusal
     from marketd.market.errors import (
         AmbiguousSymbol,
+        AnswerTooLarge,
         BeyondCache,
         Busy,
         ConfigError,

@@ -6,7 +6,7 @@ import io
 import itertools
 import shutil
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,79 +17,22 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from desk import CONFIG, Desk, decoded, fresh_desk, take_some
 from lane import BTC, CANDLES, FUNDING, KINDS, MS, SECOND, START, bars, make_kernel, observed, rates, trades
 from marketd.daemon.kernel import COVERAGE_KIND, KEPT_BARS, TICK_KIND, TRADE_KIND, Lot, coverage_record, tick_record
 from marketd.daemon.query import QueryService
-from marketd.daemon.settings import Config
-from marketd.daemon.writer import Writer
-from marketd.ipc.journal_reader import JournalReader
 from marketd.ipc.protocol import Bars, Describe, RebuildBars, Rows
 from marketd.market.bars import finish_bars
 from marketd.market.errors import InvalidArgument, NotYetStored, UnknownInstrument, UnknownStream
 from marketd.market.records import CandleFlag, Coverage, Records, Source
-from marketd.market.rows import codec
 from marketd.market.times import ABSENT
 from marketd.sql.connections import DatabaseConnectionManager
 from marketd.sql.profiles import Profile
 from marketd.sql.series import ensure_series_table
-from small_daemon import SmallDaemon, expected_ring
+from small_daemon import expected_ring
 
 # what differs between the profiles is below the statements, which test_sql_read.py tries on both
 pytestmark = pytest.mark.parametrize("server", [Profile.POSTGRES], indirect=True, ids=str)
-
-CONFIG = Config(instance="test", timeframes=("1s", "1m"), aliases={"bitcoin": BTC.name}, default_venue="BINANCE")
-_numbers = itertools.count(1)
-
-
-class Desk:
-    """A daemon, its database, and the service between them. `commit` is the writer, up to the n-th lot."""
-
-    def __init__(self, daemon: SmallDaemon, database: DatabaseConnectionManager) -> None:
-        self.daemon, self.database = daemon, database
-        config = msgspec.structs.replace(CONFIG, state_dir=str(daemon.state))
-        self.service = QueryService(database, config, KINDS, daemon.runtime)
-
-    def close(self) -> None:
-        self.service.close()
-        self.daemon.stop()
-
-    async def commit(self, lots: int) -> None:
-        async with self.writer() as writer:
-            writer.on_durable(self.daemon.lots[lots - 1][1])
-            await writer.drain()
-
-    @asynccontextmanager
-    async def writer(self) -> AsyncIterator[Writer]:
-        async def told(_: int) -> None:
-            pass
-
-        assert self.daemon.journal.wait_durable(self.daemon.journal.end, 10)
-        with JournalReader(self.daemon.state / "journal") as reader:
-            writer = Writer(
-                self.database, reader, KINDS, lane="live", batch_bytes=1, batch_age_seconds=0, committed=told
-            )
-            await writer.start()
-            yield writer
-
-    async def ask(self, request: Any) -> tuple[Any, list[Any]]:
-        return await self.service.answer(request)
-
-    async def rows(self, stream: str = "trade", **options: Any) -> Records:
-        answer, frames = await self.ask(Rows(symbol=BTC.name, stream=stream, **options))
-        return decoded(answer.parts[0], frames[0])
-
-    async def bars(self, timeframe: int = 60, **options: Any) -> Records:
-        answer, frames = await self.ask(Bars(symbol=BTC.name, timeframes=[timeframe], **options))
-        return decoded(answer.parts[0], frames[0])
-
-
-def decoded(part: Any, data: Any) -> Records:
-    kind = KINDS.by_name(part.kind)
-    if part.encoding == "copy":
-        return codec(part.table, kind).decode(data)[1]
-    records = np.frombuffer(data, dtype=kind.dtype)
-    assert len(records) == part.count
-    return records
 
 
 @pytest.fixture
@@ -100,42 +43,11 @@ async def database(database: str) -> AsyncIterator[DatabaseConnectionManager]:
         yield manager
 
 
-async def fresh_desk(database: DatabaseConnectionManager, state: Path, runtime: Path) -> Desk:
-    """With nothing in it, whatever an earlier example left."""
-    shutil.rmtree(runtime / "arena", ignore_errors=True)
-    (runtime / "front").unlink(missing_ok=True)
-    async with database.acquire() as conn:
-        for table in (
-            "trades",
-            "candles",
-            "candles_1s",
-            "candle_versions",
-            "coverage",
-            "instruments",
-            "series_funding",
-        ):
-            await conn.execute(f"DELETE FROM {table}")
-        await conn.execute("DELETE FROM journal_commits")
-    daemon = SmallDaemon(state / f"state{next(_numbers)}", runtime)
-    daemon.declare(BTC)
-    return Desk(daemon, database)
-
-
 @pytest.fixture
 async def desk(database: DatabaseConnectionManager, tmp_path: Path, runtime_dir: Path) -> AsyncIterator[Desk]:
     desk = await fresh_desk(database, tmp_path, runtime_dir)
     yield desk
     desk.close()
-
-
-def take_some(desk: Desk, first: int, *, price: int = 100) -> Lot:
-    """Three trades a minute apart, a bar of the venue, an event of the ledger, a value of a series."""
-    return desk.daemon.take(
-        (COVERAGE_KIND, observed(0 if first == 0 else first * 60_000)),
-        (TRADE_KIND, trades([((first + n) * 60_000, first + n + 1, price + n, 5) for n in range(3)])),
-        (CANDLES, bars([first % 7])),
-        (FUNDING, rates([(first * 1000, 0.5)])),
-    )
 
 
 def same(found: Records, expected: Records) -> bool:

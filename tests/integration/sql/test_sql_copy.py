@@ -15,12 +15,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from marketd.market.errors import InvalidArgument
+from marketd.market.errors import AnswerTooLarge, InvalidArgument
 from marketd.market.records import BY_NAME, TRADE
 from marketd.market.rows import codec
 from marketd.sql.connections import type_connection
 from marketd.sql.copy import HEADER, TRAILER, copy_in, copy_out
-from marketd.sql.errors import AnswerTooLarge
 from marketd.sql.literals import bind, literal, ns_to_datetime
 from marketd.sql.partitions import ensure_partitions
 

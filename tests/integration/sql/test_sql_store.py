@@ -16,16 +16,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from journaled import KNOWN, Journaled, count, drained, stamped, stored
 from lane import BTC, CANDLES, FUNDING, KINDS, MS, SECOND, START, bars, frame_of, make_kernel, observed, rates, trades
 from marketd.daemon.journal_rows import commit_of
-from marketd.daemon.kernel import COVERAGE_KIND, TRADE_KIND, Kernel, coverage_record
-from marketd.daemon.writer import Writer
-from marketd.ipc.journal import Journal
+from marketd.daemon.kernel import TRADE_KIND, coverage_record
 from marketd.ipc.journal_errors import JournalMismatch
 from marketd.ipc.journal_reader import JournalReader
-from marketd.ipc.journal_settings import MIN_BYTES
 from marketd.market.records import BY_NAME, CandleFlag, Coverage, Records
-from marketd.market.rows import codec
 from marketd.market.times import ABSENT
 from marketd.sql.connections import DatabaseConnectionManager, type_connection
 from marketd.sql.partitions import PartitionKeeper
@@ -33,7 +30,6 @@ from marketd.sql.profiles import detect_profile
 from marketd.sql.series import ensure_series_table
 from marketd.sql.store import Commit, StoredQuarantine, commit, read_committed, split_rows
 
-KNOWN = START + 3600 * SECOND
 NO_ROWS: Any = ([], None, [], [])
 _ids = itertools.count(1000)
 _same_database = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -43,12 +39,6 @@ _same_database = settings(max_examples=25, suppress_health_check=[HealthCheck.fu
 async def partitions(conn: type_connection) -> PartitionKeeper:
     await ensure_series_table(conn, "funding", dict(FUNDING.fields))
     return PartitionKeeper(await detect_profile(conn))
-
-
-def stamped(records: Records, seq: int, known: int = KNOWN) -> Records:
-    records["seq"] = np.arange(seq, seq + len(records))
-    records["ts_known"] = known
-    return records
 
 
 def table_rows(kind: Any, records: Records, instrument: int = BTC.id) -> Any:
@@ -67,21 +57,6 @@ class Lane:
         work = Commit(self.journal, "live", self.offset + 8, KNOWN, rows, None, [], [], self.offset)
         assert await commit(self.conn, work, self.partitions) == self.offset + 8
         self.offset += 8
-
-
-async def stored(conn: type_connection, table: str, kind: Any, instrument: int = BTC.id) -> Records:
-    names = ", ".join(f'"{name}"' for name in codec(table, kind).columns)
-    rows = await conn.fetch(f"SELECT {names} FROM {table} WHERE instrument_id = $1 ORDER BY 2, 3, seq", instrument)
-    records = np.zeros(len(rows), dtype=kind.dtype)
-    for index, row in enumerate(rows):
-        for name in codec(table, kind).columns[1:]:
-            value = row[name]
-            records[name][index] = round(value.timestamp() * 10**6) * 1000 if hasattr(value, "timestamp") else value
-    return records
-
-
-async def count(conn: type_connection, table: str) -> int:
-    return int(await conn.fetchval(f"SELECT count(*) FROM {table}"))
 
 
 # ---- one transaction --------------------------------------------------------------------------------
@@ -423,62 +398,11 @@ class Killed(BaseException):
     """The process ends here."""
 
 
-class Journaled:
-    """A kernel and its journal on disk."""
-
-    def __init__(self, directory: Path) -> None:
-        self.kernel: Kernel = make_kernel()
-        self.directory = directory
-        self.journal = Journal.open(
-            directory,
-            checkpoint=self.kernel.checkpoint,
-            front_bytes=MIN_BYTES,
-            segment_bytes=MIN_BYTES,
-            budget_bytes=64 * MIN_BYTES,
-        )
-        self.readers: list[JournalReader] = []
-        self.told: list[int] = []
-
-    def take(self, first: int, count: int = 3) -> int:
-        parts = [
-            (TRADE_KIND, trades([((first + n) * 1000, first + n, 100, 1) for n in range(count)])),
-            (COVERAGE_KIND, observed(first)),
-            (CANDLES, bars([first % 5], first + 1)),
-        ]
-        lot = self.kernel.accept(BTC, parts, KNOWN + first * 1000, source="me")
-        assert self.journal.wait_room(10)
-        end = self.journal.append(BTC.id, lot.seq, lot.ts_known, lot.sections)
-        assert self.journal.wait_durable(end, 10)
-        return end
-
-    def writer(self, database: Any, **options: Any) -> Writer:
-        async def committed(offset: int) -> None:
-            self.told.append(offset)
-
-        reader = JournalReader(self.directory)
-        self.readers.append(reader)
-        settings: dict[str, Any] = {"batch_bytes": 1 << 20, "committed": committed, **options}
-        return Writer(database, reader, KINDS, lane="live", batch_age_seconds=0.0, **settings)
-
-    def close(self) -> None:
-        self.journal.close()
-        for reader in self.readers:
-            reader.close()
-
-
 @pytest.fixture
 async def journaled(tmp_path: Path, partitions: PartitionKeeper) -> AsyncIterator[Journaled]:
     journaled = Journaled(tmp_path / "journal")
     yield journaled
     journaled.close()
-
-
-async def drained(journaled: Journaled, database: Any, end: int, **options: Any) -> Writer:
-    writer = journaled.writer(database, **options)
-    await writer.start()
-    writer.on_durable(end)
-    await writer.drain()
-    return writer
 
 
 async def assert_stored(conn: type_connection, ids: Sequence[int], ledger: int) -> None:

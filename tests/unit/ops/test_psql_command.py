@@ -8,8 +8,8 @@ import pytest
 
 from marketd.daemon.settings import Config
 from marketd.ops.cli import build_parser
-from marketd.ops.databases import without_password
 from marketd.ops.verbs import psql
+from marketd.sql.dsn import without_password
 
 DSN = "postgresql://marketd:p%40ss@db.example:5432/marketd?sslmode=require"
 

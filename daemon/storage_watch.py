@@ -1,0 +1,115 @@
+"""Watches how much the database holds: a look every few minutes, as metrics, and as a file for whoever asks for health.
+
+A background work of the storage actor; nothing waits for it. What it saw last lies in the runtime directory
+(`storage.json`), so that the query actor can tell it in `health()` without a question to the database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from marketd.daemon import metrics
+from marketd.daemon.settings import Config
+from marketd.sql.connections import DatabaseConnectionManager
+from marketd.sql.storage import StorageReport, keep_sample, measure
+
+_log = logging.getLogger(__name__)
+_BYTES = metrics.gauge("storage_bytes", "Bytes of a table on disk: rows, indexes, all pieces", ["table"])
+_ROWS = metrics.gauge("storage_rows", "Rows of a table, as PostgreSQL estimates them", ["table"])
+_PACKED = metrics.gauge("storage_packed_bytes", "Of storage_bytes, what is compressed or packed", ["table"])
+_BEFORE = metrics.gauge("storage_packed_before_bytes", "What that took before", ["table"])
+_GROWTH = metrics.gauge("storage_growth_bytes_per_day", "Bytes a day that a table grows by", ["table"])
+_FREE = metrics.gauge("storage_disk_free_bytes", "Free bytes of the database's disk, where it is this machine's")
+_FULL = metrics.gauge("storage_disk_full_days", "Days until that disk is full at this growth; +Inf: never")
+
+ROUND_SECONDS = 300.0
+FULL_SOON_DAYS = 7.0
+LITTLE_FREE = 0.05  # of the disk: PostgreSQL stops at the last byte, not before
+FILE_NAME = "storage.json"
+
+
+class SizesWatch:
+    """Looks at the sizes as a background work. `file`: where the last look is told, replaced as a whole each time."""
+
+    name = "sizes"
+
+    def __init__(self, database: DatabaseConnectionManager, file: Path) -> None:
+        self._database = database
+        self._file = file
+
+    def change(self, config: Config) -> None:
+        """What it does is not in the configuration; it only looks anew."""
+
+    async def run(self) -> None:
+        """Look after look, until cancelled."""
+        while True:
+            await self.look()
+            await asyncio.sleep(ROUND_SECONDS)
+
+    async def look(self) -> None:
+        """One look: metrics, the file, and once an hour a sample in the database."""
+        async with self._database.acquire() as connection:
+            report = await measure(connection)
+            await keep_sample(connection, report)
+        _show(report)
+        told = summary(report)
+        for problem in told["problems"]:
+            _log.warning("%s", problem, extra={"action": "storage_short"})
+        _replace(self._file, json.dumps(told))
+
+
+def problems(report: StorageReport) -> list[str]:
+    """What an operator should hear about; none while all is well."""
+    disk, days = report.disk, report.days_until_full
+    found = []
+    if disk is not None and disk.free_bytes < LITTLE_FREE * disk.total_bytes:
+        found.append(f"the database's disk has only {disk.free_bytes / disk.total_bytes:.1%} free")
+    if days is not None and days < FULL_SOON_DAYS:
+        found.append(f"the database's disk is full in {days:.1f} days at this growth; see `marketd storage`")
+    return found
+
+
+def summary(report: StorageReport) -> dict[str, Any]:
+    """The look in short, for health and status."""
+    return {
+        "taken_at": report.taken_at.isoformat(),
+        "database_bytes": report.database_bytes,
+        "growth_bytes_per_day": report.growth_bytes,
+        "disk_free_bytes": report.disk.free_bytes if report.disk else None,
+        "disk_full_days": report.days_until_full,
+        "problems": problems(report),
+    }
+
+
+def last_look(runtime_dir: Path) -> dict[str, Any]:
+    """What a watch of this runtime directory saw last; empty when there was none."""
+    try:
+        found = json.loads((runtime_dir / FILE_NAME).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _show(report: StorageReport) -> None:
+    for table in report.tables:
+        _BYTES.labels(table.table).set(table.bytes)
+        _ROWS.labels(table.table).set(table.rows)
+        _PACKED.labels(table.table).set(table.packed_bytes)
+        _BEFORE.labels(table.table).set(table.bytes_before)
+        if table.growth_bytes is not None:
+            _GROWTH.labels(table.table).set(table.growth_bytes)
+    if report.disk is not None:
+        _FREE.set(report.disk.free_bytes)
+        _FULL.set(float("inf") if report.days_until_full is None else report.days_until_full)
+
+
+def _replace(file: Path, text: str) -> None:
+    new = file.with_name(f".{file.name}.new")
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640), "w") as out:
+        out.write(text)
+    new.replace(file)

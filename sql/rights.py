@@ -1,0 +1,85 @@
+"""The two roles of a database, and what they may.
+
+`marketd_writer` is the daemon's: the schema `marketd` belongs to it, and nothing else does. `marketd_reader` is for
+people and dashboards: it reads everything in the schema and writes nothing. `settle_rights` runs after every schema
+change. Where the connecting user may not make roles or hand the schema over, everything works under that user, and
+`missing_rights` says which SQL a superuser may run.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, NamedTuple
+
+import asyncpg
+
+from marketd.sql.statements import statements
+
+logger = logging.getLogger(__name__)
+
+WRITER_ROLE = "marketd_writer"
+_SQL = statements("rights")
+
+
+class Rights(NamedTuple):
+    """What the server says of our roles; `owner`: whose the schema is, "" when there is none."""
+
+    me: str
+    is_superuser: bool
+    may_make_roles: bool
+    has_writer: bool
+    has_reader: bool
+    owner: str
+
+    @property
+    def may_give(self) -> bool:
+        """Whether what is in the schema can be handed over: PostgreSQL wants a superuser for certain."""
+        return self.is_superuser and self.has_writer
+
+    @property
+    def missing(self) -> list[str]:
+        """The SQL that a superuser may run for what is not there; none where all is as it should be."""
+        lines = []
+        if not self.has_reader:
+            lines += ["CREATE ROLE marketd_reader LOGIN PASSWORD '…'"]
+            lines += ["ALTER ROLE marketd_reader SET default_transaction_read_only = on"]
+        if not self.has_writer and self.owner not in ("", WRITER_ROLE):
+            lines += ["CREATE ROLE marketd_writer LOGIN PASSWORD '…'"]
+        return lines
+
+
+async def read_rights(conn: asyncpg.Connection[Any]) -> Rights:
+    """What there is; changes nothing."""
+    row = await conn.fetchrow(_SQL["facts"])
+    assert row is not None
+    return Rights(*row.values())
+
+
+async def settle_rights(conn: asyncpg.Connection[Any]) -> Rights:
+    """Make the roles and give them their rights, as far as the connecting user may. Repeatable."""
+    async with conn.transaction():
+        rights = await read_rights(conn)
+        if rights.is_superuser or rights.may_make_roles:
+            await conn.execute(_SQL["make_roles"])
+            rights = await read_rights(conn)
+        if rights.may_give:
+            await conn.execute(_SQL["give_to_writer"])
+        if rights.has_reader and (rights.is_superuser or rights.owner == rights.me):
+            await conn.execute(_SQL["grant_reader"])
+        rights = await read_rights(conn)
+    if rights.missing:
+        logger.info(
+            "%s may not make our roles; a superuser may run: %s",
+            rights.me,
+            "; ".join(rights.missing),
+            extra={"action": "roles_missing"},
+        )
+    return rights
+
+
+def same_owner(table: str, model: str) -> str:
+    """The statement that gives `table` to whom `model` belongs: a superuser's pieces must be the writer's to drop.
+    Both names are ours, with their schema.
+    """
+    owner = f"(SELECT relowner::regrole::text FROM pg_class WHERE oid = '{model}'::regclass)"
+    return f"DO $$ BEGIN EXECUTE 'ALTER TABLE {table} OWNER TO ' || {owner}; END $$;"

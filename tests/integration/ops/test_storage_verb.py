@@ -1,0 +1,141 @@
+"""`marketd storage` and the watch behind its metrics, in a real database of each profile."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from marketd.daemon import metrics, storage_watch
+from marketd.daemon.health_report import health_report
+from marketd.daemon.storage_watch import FILE_NAME, SizesWatch, last_look, problems
+from marketd.daemon.verdict import judge
+from marketd.ipc.protocol import ActorReport
+from marketd.ops.cli import EXIT_NOT_WELL, main
+from marketd.sql.connections import ConnectionStatistics, DatabaseConnectionManager
+from marketd.sql.storage import Disk, StorageReport, measure
+
+AWAY = ConnectionStatistics("up", 1, 1, 0, 0, 0, "", 0.0, 0.0)
+
+
+def ask_json(capsys: pytest.CaptureFixture[str], dsn: str, *arguments: str) -> Any:
+    capsys.readouterr()
+    main(["storage", *arguments, "--json", "--set", f"database.url={dsn}", "--set", "retention.trades='7d'"])
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.fixture
+def stored(database: str) -> str:
+    async def store() -> None:
+        conn = await asyncpg.connect(database, server_settings={"search_path": "marketd, public"})
+        if await conn.fetchval("SELECT relkind = 'p' FROM pg_class WHERE oid = 'trades'::regclass"):
+            await conn.execute(
+                "CREATE TABLE trades_p20240808 PARTITION OF trades FOR VALUES FROM ('2024-08-08Z') TO ('2024-08-09Z')"
+            )
+        await conn.execute(
+            "INSERT INTO trades SELECT 1, '2024-08-08 12:00Z'::timestamptz + n * interval '1 s', now(), n, n,"
+            " 1, 1, 1, 0 FROM generate_series(1, 1000) n"
+        )
+        await conn.execute("ANALYZE trades")
+        await conn.close()
+
+    asyncio.run(store())
+    return database
+
+
+def test_the_report_names_tables_pieces_and_the_next_cut(stored: str, capsys: pytest.CaptureFixture[str]) -> None:
+    found = ask_json(capsys, stored, "--pieces")
+    trades = next(table for table in found["tables"] if table["table"] == "trades")
+    assert trades["rows"] == 1000
+    assert trades["next_cut"].startswith(("2024-08-1", "20"))
+    assert [piece["rows"] for piece in found["pieces"] if piece["table"] == "trades"] == [1000]
+    assert found["disk"]["free_bytes"] > 0
+    assert main(["storage", "--pieces", "--set", f"database.url={stored}"]) in (0, EXIT_NOT_WELL)
+    page = capsys.readouterr().out
+    assert "1,000" in page
+    assert "NEXT CUT" in page
+    assert "free of" in page
+
+
+async def report_of(manager: DatabaseConnectionManager) -> StorageReport:
+    async with manager.acquire() as conn:
+        return await measure(conn)
+
+
+async def test_a_disk_that_is_full_soon_is_said_everywhere(
+    connections: DatabaseConnectionManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = await report_of(connections)
+    assert problems(report._replace(disk=Disk("/", 50, 100))) == []
+    growing = [table._replace(growth_bytes=10.0) for table in report.tables[:1]]
+    short = report._replace(disk=Disk("/", 30, 1000), tables=growing)
+    assert [problem[:45] for problem in problems(short)] == [
+        "the database's disk has only 3.0% free",
+        "the database's disk is full in 3.0 days at th",
+    ]
+
+    async def measured(_: object) -> StorageReport:
+        return short
+
+    monkeypatch.setattr(storage_watch, "measure", measured)
+    watch = SizesWatch(connections, tmp_path / FILE_NAME)
+    await watch.look()
+    assert last_look(tmp_path)["disk_full_days"] == 3.0
+    health = health_report(1, tmp_path, AWAY)
+    assert (health.status, health.report["storage"]["disk_free_bytes"]) == ("degraded", 30)
+    actor = ActorReport(name="storage", state="live", statistics={"sizes": last_look(tmp_path)})
+    status, said = judge("live", [actor], "")
+    assert (status, len(said)) == ("degraded", 2)
+
+
+async def test_the_watch_measures_keeps_a_sample_and_tells_nothing_it_did_not_see(
+    connections: DatabaseConnectionManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = SizesWatch(connections, tmp_path / FILE_NAME)
+    await watch.look()
+    assert b'marketd_storage_bytes{table="trades"}' in metrics.exposition()
+    async with connections.acquire() as conn:
+        assert await conn.fetchval("SELECT count(*) FROM storage_samples WHERE table_name = 'trades'") == 1
+    before = last_look(tmp_path)
+    assert before["database_bytes"] > 0
+
+    async def broken(_: object) -> StorageReport:
+        raise asyncpg.QueryCanceledError("statement timeout")
+
+    monkeypatch.setattr(storage_watch, "measure", broken)
+    with pytest.raises(asyncpg.QueryCanceledError):  # which the actor counts, and begins it again
+        await watch.look()
+    assert last_look(tmp_path) == before
+
+
+def test_a_backup_made_and_restored_by_the_command_line(
+    stored: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy, state = tmp_path / "copy", tmp_path / "state"
+    state.mkdir()
+    (state / "registry.json").write_text("{}")
+    database = ["--set", f"database.url={stored}", "--set", f"state_dir={state}"]
+    assert main(["storage", "backup", str(copy), *database]) == 0
+    assert "rows of" in capsys.readouterr().out
+    assert (copy / "registry.json").exists()
+    assert main(["storage", "backup", str(copy), *database]) == 1
+    assert "is there already" in capsys.readouterr().err
+    assert main(["storage", "restore", str(copy), *database]) == 1
+    assert "has rows in trades" in capsys.readouterr().err
+    asyncio.run(_emptied(stored))
+    (state / "registry.json").unlink()
+    assert main(["storage", "restore", str(copy), *database]) == 0
+    assert "are back, and verified" in capsys.readouterr().out
+    assert (state / "registry.json").read_text() == "{}"
+    trades = next(table for table in ask_json(capsys, stored)["tables"] if table["table"] == "trades")
+    assert trades["rows"] == 1000
+
+
+async def _emptied(dsn: str) -> None:
+    conn = await asyncpg.connect(dsn)
+    await conn.execute("TRUNCATE marketd.trades")
+    await conn.close()

@@ -1,0 +1,150 @@
+"""Roles with least rights: the writer can do all of its work and nothing outside, the reader reads everything."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import asyncpg
+import numpy as np
+import pytest
+
+from book_lane import books, imbalances, stamped
+from lane import BTC, START, bars, trades
+from marketd.market.records import BY_NAME, CandleFlag, Kind, Records
+from marketd.sql.connections import DatabaseConnectionManager, type_connection
+from marketd.sql.partitions import PartitionKeeper
+from marketd.sql.profiles import detect_profile
+from marketd.sql.retention import drop_old_pieces, pieces_of_table
+from marketd.sql.rights import read_rights, settle_rights
+from marketd.sql.schema_runner import SchemaRunner
+from marketd.sql.series import ensure_series_table
+from marketd.sql.statements import statements
+from marketd.sql.store import Commit, commit, split_rows, to_datetime
+
+FAR = to_datetime(START * 4)
+
+
+def as_role(dsn: str, role: str) -> str:
+    return dsn.replace("postgresql://marketd@", f"postgresql://{role}@")
+
+
+@pytest.fixture
+async def writer(database: str) -> AsyncIterator[type_connection]:
+    async with (
+        DatabaseConnectionManager(as_role(database, "marketd_writer"), actor="test") as manager,
+        manager.acquire() as connection,
+    ):
+        yield connection
+
+
+@pytest.fixture
+async def reader(database: str) -> AsyncIterator[type_connection]:
+    connection = await asyncpg.connect(as_role(database, "marketd_reader"))
+    yield connection
+    await connection.close()
+
+
+async def store(conn: type_connection, kind: Kind, records: Records, first_seq: int = 1) -> None:
+    keeper = PartitionKeeper(await detect_profile(conn))
+    rows = split_rows(kind, np.full(len(records), BTC.id, np.int32), stamped(records, first_seq))
+    await commit(conn, Commit(uuid4(), "live", 8, START, rows, None, [], []), keeper)
+
+
+async def readable(conn: type_connection) -> list[str]:
+    rows = await conn.fetch(
+        "SELECT relname FROM pg_class WHERE relnamespace = 'marketd'::regnamespace AND relkind IN ('r', 'p', 'v', 'm')"
+    )
+    return [row["relname"] for row in rows]
+
+
+async def test_the_writer_applies_stores_merges_cuts_and_drops(writer: type_connection) -> None:
+    await SchemaRunner(writer).apply()
+    await writer.execute("SET search_path = marketd, public")
+    await ensure_series_table(writer, "funding", {"rate": "f8"})
+    await ensure_series_table(writer, "funding", {"rate": "f8", "mark": "price"})
+    await store(writer, BY_NAME["trade"], trades([(0, 1, 100, 1)]))
+    await store(writer, BY_NAME["candle"], bars([0, 1]))
+    await store(writer, BY_NAME["candle"], bars([0], 200, flags=CandleFlag.REVISED), first_seq=9)
+    assert await writer.fetchval("SELECT count(*) FROM candle_versions") == 1
+    await store(writer, BY_NAME["imbalance"], imbalances([(0, 7)]))
+    made = len(await pieces_of_table(writer, "imbalances"))
+    assert len((await drop_old_pieces(writer, "imbalances", FAR)).gone) == made == 1
+
+
+async def test_the_writer_has_no_right_outside_of_the_schema(writer: type_connection) -> None:
+    assert (
+        await writer.fetchval(
+            "SELECT rolsuper OR rolcreatedb OR rolcreaterole FROM pg_roles WHERE rolname = current_user"
+        )
+        is False
+    )
+    for refused in ("CREATE TABLE public.x (i int)", "CREATE SCHEMA x", "SELECT * FROM pg_authid"):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await writer.execute(refused)
+
+
+async def test_pieces_that_a_superuser_made_are_the_writers_to_drop(
+    conn: type_connection, writer: type_connection
+) -> None:
+    await store(conn, BY_NAME["book"], books([(0, 99, 100)]))
+    assert len((await drop_old_pieces(writer, "book_snapshots", FAR)).gone) == 1
+
+
+async def test_the_reader_reads_everything_and_writes_nothing(conn: type_connection, reader: type_connection) -> None:
+    await ensure_series_table(conn, "funding", {"rate": "f8"})
+    await store(conn, BY_NAME["trade"], trades([(0, 1, 100, 1)]))  # and so makes a piece
+    for name in await readable(conn):
+        await reader.fetch(f"SELECT * FROM marketd.{name} LIMIT 1")
+    assert await reader.fetchval("SELECT count(*) FROM trades") == 1
+    await reader.execute("SET default_transaction_read_only = off")
+    for refused in (
+        "DELETE FROM trades",
+        "INSERT INTO annotations (instrument_id, ts_start, ts_end, label) VALUES (1, now(), now(), 'x')",
+        "UPDATE journal_commits SET committed_offset = 0",
+        "TRUNCATE trades",
+        "DROP TABLE trades",
+        "CREATE TABLE marketd.x (i int)",
+        "CREATE TABLE public.x (i int)",
+    ):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await reader.execute(refused)
+
+
+async def test_settled_rights_are_not_written_anew(conn: type_connection) -> None:
+    await settle_rights(conn)
+    before = await conn.fetchval(
+        "SELECT sum(xmin::text::bigint) FROM pg_class WHERE relnamespace = 'marketd'::regnamespace"
+    )
+    await settle_rights(conn)
+    assert before == await conn.fetchval(
+        "SELECT sum(xmin::text::bigint) FROM pg_class WHERE relnamespace = 'marketd'::regnamespace"
+    )
+
+
+async def test_a_user_who_may_not_make_roles_owns_the_schema_and_is_told_the_sql(
+    empty_database: str,
+) -> None:
+    name = empty_database.partition("@/")[2].partition("?")[0]
+    admin = await asyncpg.connect(empty_database)
+    await admin.execute(f"DROP ROLE IF EXISTS plain; CREATE ROLE plain LOGIN; GRANT CREATE ON DATABASE {name} TO plain")
+    await admin.execute(statements("rights")["make_roles"])
+    plain = await asyncpg.connect(as_role(empty_database, "plain"))
+    try:
+        if (await detect_profile(plain)) == "timescale":
+            await admin.execute("CREATE EXTENSION IF NOT EXISTS timescaledb WITH SCHEMA public")
+        await SchemaRunner(plain).apply()
+        rights = await read_rights(plain)
+        assert rights.owner == "plain"
+        without = rights._replace(has_reader=False, has_writer=False)
+        assert [line.split(" LOGIN")[0] for line in without.missing if "CREATE" in line] == [
+            "CREATE ROLE marketd_reader",
+            "CREATE ROLE marketd_writer",
+        ]
+        reader = await asyncpg.connect(as_role(empty_database, "marketd_reader"))
+        assert await reader.fetch("SELECT * FROM marketd.trades") == []
+        await reader.close()
+    finally:
+        await plain.close()
+        await admin.execute("DROP OWNED BY plain CASCADE; DROP ROLE plain")
+        await admin.close()
