@@ -48,7 +48,7 @@ class StorageActor(AsyncActor):
             await asyncio.gather(work, stop, return_exceptions=True)
 
     async def _work_on(self) -> None:
-        await self._database.open(PATIENCE_SECONDS)
+        await self._database.open(PATIENCE_SECONDS, patient=True)
         self.become("live")
         await self._works.run()
 

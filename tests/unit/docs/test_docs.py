@@ -38,6 +38,7 @@ from marketd.market.records import KINDS, CandleFlag, Coverage, TradeFlag
 from marketd.market.rules import RULES
 from marketd.ops.cli import VERBS
 from marketd.sql.connections import ConnectionStatistics
+from marketd.sql.replica import ReplicaStatistics
 from support import REPOSITORY, ROOMS
 
 DOCS = REPOSITORY / "docs"
@@ -57,6 +58,7 @@ PUBLISHED = {
     "journal": JournalStatistics,
     "query": QueryStatistics,
     "query_database": ConnectionStatistics,
+    "query_replica": ReplicaStatistics,
     "storage_database": ConnectionStatistics,
     "writer": WriterStatistics,
     "writer_database": ConnectionStatistics,
