@@ -25,12 +25,12 @@ from marketd.client.cache_books import BookReads
 from marketd.client.endpoints import Url, locate
 from marketd.client.frames import Frame
 from marketd.client.histogram import Histogram
+from marketd.client.live_meta import LiveMeta, Look
 from marketd.client.local import LocalDaemon
 from marketd.ipc import arena_words
 from marketd.ipc.arena import ArenaState
 from marketd.ipc.arena_cut import Cut
 from marketd.ipc.arena_reader import ArenaReader
-from marketd.ipc.protocol import Meta
 from marketd.market.bars import BEST, finish_bars
 from marketd.market.errors import BeyondCache, InvalidArgument, MarketdError, UnknownStream, Warming
 from marketd.market.instruments import Instrument
@@ -82,6 +82,7 @@ class _Kept(NamedTuple):
     pick: Pick  # from a cut's words those that say how far the rings are
     state: tuple[int, ...]
     frame: Frame
+    look: Look
 
 
 class _Repeated(NamedTuple):
@@ -92,6 +93,7 @@ class _Repeated(NamedTuple):
     frame: Frame
     watermark: int
     durable: bool
+    look: Look
 
 
 class DataCacheManager(BookReads):
@@ -140,7 +142,7 @@ class DataCacheManager(BookReads):
         started = time.monotonic_ns()
         repeated = self._repeated.get((symbol, timeframe, limit, bar_source))
         if repeated is not None and not forming:
-            words, number, frame, watermark, durable = repeated
+            words, number, frame, watermark, durable, look = repeated
             stale_ns = started - words[arena_words.HEARTBEAT_MONO]
             if (
                 words[arena_words.STATE] == _LIVE
@@ -151,8 +153,13 @@ class DataCacheManager(BookReads):
                 taken = time.monotonic_ns() - started
                 if not hits & TIMED_HITS:
                     self._histogram.add(taken)
-                meta = Meta(
-                    served_from="arena", watermark=watermark, stale_ns=stale_ns, durable=durable, latency_ns=taken
+                meta = LiveMeta(
+                    served_from="arena",
+                    watermark=watermark,
+                    stale_ns=stale_ns,
+                    durable=durable,
+                    latency_ns=taken,
+                    look=look,
                 )
                 return frame.restamped(meta)
         try:
@@ -169,12 +176,13 @@ class DataCacheManager(BookReads):
         except MarketdError:
             self._misses += 1
             raise
-        frame = kept.frame.restamped(_meta(reader, words, stale_ns))
+        frame = kept.frame.restamped(_meta(reader, words, stale_ns, kept.look))
         if forming:
             frame = _with_forming(frame, cut)
         elif reader.live_words is live and (frame.meta.durable or words[arena_words.JOURNAL_OFFSET] < 0):
             # one file throughout; and durable, or kept live only, for good
-            self._repeat((symbol, timeframe, limit, bar_source), live, frame, words[arena_words.NUMBER])
+            key = (symbol, timeframe, limit, bar_source)
+            self._repeat(key, live, frame, words[arena_words.NUMBER], kept.look)
         self._count(frame, started)
         return frame
 
@@ -199,7 +207,8 @@ class DataCacheManager(BookReads):
         except MarketdError:
             self._misses += 1
             raise
-        meta = _meta(arena.reader, cut.words, stale_ns)
+        look = Look(arena.reader, kind, records, timeframe)
+        meta = _meta(arena.reader, cut.words, stale_ns, look)
         frame = frame_of(kind, arena.instrument, records, meta, timeframe=timeframe)
         self._count(frame, started)
         return frame
@@ -255,12 +264,14 @@ class DataCacheManager(BookReads):
 
     # ---- parts ----------------------------------------------------------------------------------
 
-    def _repeat(self, key: tuple[str, str | int, int, str], live: memoryview[int], frame: Frame, number: int) -> None:
+    def _repeat(
+        self, key: tuple[str, str | int, int, str], live: memoryview[int], frame: Frame, number: int, look: Look
+    ) -> None:
         if len(self._repeated) >= MAX_REPEATED_READS:
             self._repeated.clear()
         meta = frame.meta
         assert meta.watermark is not None
-        self._repeated[key] = _Repeated(live, number, frame, meta.watermark, bool(meta.durable))
+        self._repeated[key] = _Repeated(live, number, frame, meta.watermark, bool(meta.durable), look)
 
     def _open(self, symbol: str) -> _Arena:
         instrument = self._local.resolve(symbol)
@@ -299,12 +310,13 @@ def _check(reader: ArenaReader) -> int:
     return stale_ns
 
 
-def _meta(reader: ArenaReader, words: memoryview[int], stale_ns: int) -> Meta:
-    return Meta(
+def _meta(reader: ArenaReader, words: memoryview[int], stale_ns: int, look: Look) -> LiveMeta:
+    return LiveMeta(
         served_from="arena",
         watermark=words[arena_words.TS_KNOWN],
         stale_ns=stale_ns,
         durable=0 <= words[arena_words.JOURNAL_OFFSET] <= reader.durable_offset,  # -1: kept live only
+        look=look,
     )
 
 
@@ -340,7 +352,8 @@ def _read_bars(arena: _Arena, timeframe: str | int, limit: int, bar_source: str)
     if len(names) == 2:
         bars = merge_best(bars, records[names[1]], limit, seconds * NS_PER_SECOND)
     pick = _picker(arena.reader, names)
-    kept = _Kept(mapped, pick, pick(cut.words), Frame(_CANDLE, arena.instrument, bars, timeframe=seconds))
+    look = Look(arena.reader, _CANDLE, bars, seconds)
+    kept = _Kept(mapped, pick, pick(cut.words), Frame(_CANDLE, arena.instrument, bars, timeframe=seconds), look)
     if len(arena.kept) >= MAX_KEPT_READS:
         arena.kept.clear()
     arena.kept[timeframe, limit, bar_source] = kept

@@ -30,11 +30,13 @@ from marketd.market.errors import (
     UnknownInstrument,
     UnknownStream,
 )
+from marketd.market.records import Records
 
 log = logging.getLogger("marketd.client")
 BATCH_RECORDS = 20_000  # of one message; two megabytes of bars, well inside one frame of the journal
 BATCH_BYTES = 2 << 20
 RESEND_SECONDS = 1.0
+TOO_MANY = "parts"  # the field that such a refusal names
 # Answers that say for certain that a batch was not taken, so that its number is free.
 REFUSED_AS_A_WHOLE = (JournalFull, UnknownInstrument, UnknownStream, InvalidArgument)
 
@@ -128,9 +130,7 @@ def deliver(lanes: Lanes, offer: Offer, source: str) -> Plan[IngestResult]:
     outcomes: list[tuple[int, Outcome]] = []
     try:
         for start, records in chunks(offer.encoded.records, BATCH_RECORDS, BATCH_BYTES):
-            unnumbered = Batch(offer.instrument.name, offer.kind.name, len(records), records.tobytes(), b"", 0, source)
-            outcome = yield from _deliver_batch(lanes, unnumbered)
-            outcomes.append((start, outcome))
+            yield from _deliver_records(lanes, offer, start, records, source, outcomes)
     except MarketdError as error:
         if outcomes:
             done = sum(outcome.accepted for _, outcome in outcomes)
@@ -140,6 +140,27 @@ def deliver(lanes: Lanes, offer: Offer, source: str) -> Plan[IngestResult]:
         raise
     yield from _deliver_rejected(lanes, offer, source)
     return result_of(offer.encoded, outcomes)
+
+
+def _deliver_records(
+    lanes: Lanes, offer: Offer, start: int, records: Records, source: str, outcomes: list[tuple[int, Outcome]]
+) -> Plan[None]:
+    """In halves, and halves of these, where the daemon takes no batch of so many.
+
+    How many it takes depends on what it makes of them: a minute between two books is sixty imbalances.
+    """
+    unnumbered = Batch(offer.instrument.name, offer.kind.name, len(records), records.tobytes(), b"", 0, source)
+    try:
+        outcome = yield from _deliver_batch(lanes, unnumbered)
+    except InvalidArgument as error:
+        if error.field != TOO_MANY or len(records) < 2:
+            raise
+    else:
+        outcomes.append((start, outcome))
+        return
+    half = len(records) // 2
+    yield from _deliver_records(lanes, offer, start, records[:half], source, outcomes)
+    yield from _deliver_records(lanes, offer, start + half, records[half:], source, outcomes)
 
 
 def _deliver_rejected(lanes: Lanes, offer: Offer, source: str) -> Plan[None]:

@@ -22,6 +22,7 @@ import numpy as np
 
 from marketd.client.books import OrderBookDataFrame, frame_of
 from marketd.client.frames import Frame
+from marketd.client.live_meta import LiveMeta
 from marketd.ipc.protocol import Meta
 from marketd.market.book_means import KIND_NAME as MEANS
 from marketd.market.book_means import means_kind
@@ -66,7 +67,7 @@ def dump(frame: Frame) -> bytes:
         layout=str(frame.kind.dtype.descr),
         count=len(frame),
         instrument=frame.instrument,
-        meta=frame.meta,
+        meta=frame.meta.plain() if isinstance(frame.meta, LiveMeta) else frame.meta,
         fields=dict(frame.kind.fields),
         timeframe=frame.timeframe,
         extras=[_extra(name, values) for name, values in frame.extras.items()],

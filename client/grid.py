@@ -18,6 +18,8 @@ import numpy.typing as npt
 
 from marketd.market.errors import InvalidArgument
 from marketd.market.records import BY_NAME, CandleFlag, Coverage, Records, empty
+from marketd.market.rows import ONE_SECOND_BARS
+from marketd.market.timeline import in_order
 from marketd.market.times import ABSENT, NS_PER_SECOND, timeframe_name
 
 Intervals = npt.NDArray[np.int64]
@@ -55,23 +57,28 @@ def normalised(intervals: Iterable[tuple[int, int]] | Intervals | None) -> Inter
     return np.array(merged, dtype=np.int64).reshape(-1, 2)
 
 
-def observed_intervals(coverage: Records, until_ns: int, *, stream: int = _TRADES) -> Intervals:
+def observed_intervals(
+    coverage: Records, until_ns: int, *, stream: int = _TRADES, timeframe: int | None = None
+) -> Intervals:
     """What was observed of a stream (a kind's id), from its COVERAGE records (`stream` 0: of every stream).
 
     They are applied in the order of `seq`. OBSERVED adds all from `ts_start` on (up to `ts_end` if that is later),
     BACKFILLED adds [ts_start, ts_end); GAP, VENUE_DOWN and UNSTORED take that away, ENDED all from `ts_start` on; the
-    others say nothing about it. Nothing after `until_ns` counts as observed.
+    others say nothing about it. Nothing after `until_ns` counts as observed. With a `timeframe` (s) it is asked whether
+    its bars are there: then not what befell the trades, but what befell the table of these bars (EXPIRED) takes away.
     """
+    gone = None if timeframe is None else (ONE_SECOND_BARS if timeframe == 1 else "candles").encode()
     current: list[tuple[int, int]] = []
-    for record in coverage[np.argsort(coverage["seq"], kind="stable")]:
+    for record in coverage[in_order(coverage)]:
         state, start, end = int(record["state"]), int(record["ts_start"]), int(record["ts_end"])
-        if int(record["stream"]) not in (stream, 0):
+        is_gone = state == Coverage.EXPIRED and bytes(record["reason"]) == gone
+        if not is_gone and int(record["stream"]) not in (stream, 0):
             continue
         if state == Coverage.ENDED or (state == Coverage.OBSERVED and end <= start):  # an absent end is the least
             end = _FOREVER
         if state in _ADDS:
             current = [(int(a), int(b)) for a, b in normalised([*current, (start, end)])]
-        elif state in _TAKES:
+        elif state in _TAKES or is_gone or (state == Coverage.EXPIRED and gone is None):
             current = list(_without(current, start, end))
     return normalised((start, min(end, until_ns)) for start, end in current)
 

@@ -31,6 +31,7 @@ from marketd.market.instruments import GLOBAL_NAME, Instrument
 from marketd.market.records import BOOK_DEPTH, BY_NAME, Kind, Records, book_kind
 from marketd.market.rows import codec
 from marketd.market.times import NS_PER_SECOND, NS_PER_US, timeframe_name, type_time
+from marketd.market.worth import worse
 
 PAGE_RECORDS = 250_000
 PAGE_BYTES = 60 << 20  # inside the protocol's MAX_PAYLOAD_BYTES
@@ -157,6 +158,7 @@ class _Progress:
             return
         self.meta.latency_ns = (self.meta.latency_ns or 0) + latency_ns
         self.meta.gaps = sorted({*self.meta.gaps, *answer.meta.gaps})
+        self.meta.coverage = worse(self.meta.coverage, answer.meta.coverage)
         if answer.meta.served_from != self.meta.served_from:
             self.meta.served_from = "database+arena"
 
@@ -253,7 +255,7 @@ def _on_grid(
     before = yield from _single(catalogue, symbol, seconds, None, first, 1, bar_source)  # the price until then
     coverage = yield from rows(catalogue, "coverage", symbol)
     settled = max(frame.meta.watermark or 0, int(frame.records["ts_known"].max(initial=0)))
-    observed = observed_intervals(coverage.records, settled - SETTLE_NS)
+    observed = observed_intervals(coverage.records, settled - SETTLE_NS, timeframe=seconds)
     inside = frame.records[frame.records["ts"] >= first]
     joined = np.concatenate((before.records, inside))
     whole = Frame(frame.kind, frame.instrument, joined, frame.meta, timeframe=seconds)

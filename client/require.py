@@ -12,7 +12,7 @@ from typing import TypeVar
 from marketd.client.frames import Frame
 from marketd.market.errors import InvalidArgument, RequirementNotMet
 from marketd.market.records import BookState
-from marketd.market.times import parse_duration_ns
+from marketd.market.times import isoformat_ns, parse_duration_ns
 
 F = TypeVar("F", bound=Frame)
 FIELD = "max_stale"
@@ -25,25 +25,35 @@ class Require:
     max_stale: a duration (`"2s"`, a number of seconds, a timedelta). So lately the daemon has shown that it lives, and
     something was heard of the instrument (a feed says each second that it listens, also when nothing happens).
     book: a `BookState` by name: the newest record's book is in that state.
+    no_gaps: the ledger says of the whole stretch, up to the newest event, that it was observed or fetched afterwards.
     """
 
-    __slots__ = ("book", "max_stale_ns")
+    __slots__ = ("book", "max_stale_ns", "no_gaps")
 
-    def __init__(self, max_stale: str | int | float | timedelta | None = None, book: str | None = None) -> None:
+    def __init__(
+        self,
+        max_stale: str | int | float | timedelta | None = None,
+        book: str | None = None,
+        no_gaps: bool = False,
+    ) -> None:
         if book is not None and book not in _STATES:
             raise InvalidArgument(f"book: {book!r} is none of {', '.join(_STATES)}", field="book")
         self.max_stale_ns = None if max_stale is None else parse_duration_ns(max_stale, field=FIELD)
         self.book = book
+        self.no_gaps = no_gaps
 
     def __repr__(self) -> str:
         stale = None if self.max_stale_ns is None else f"{self.max_stale_ns / 1e9:g}s"
-        return f"Require(max_stale={stale!r}, book={self.book!r})"
+        return f"Require(max_stale={stale!r}, book={self.book!r}, no_gaps={self.no_gaps!r})"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Require) and (self.max_stale_ns, self.book) == (other.max_stale_ns, other.book)
+        return isinstance(other, Require) and self._demands() == other._demands()
 
     def __hash__(self) -> int:
-        return hash((self.max_stale_ns, self.book))
+        return hash(self._demands())
+
+    def _demands(self) -> tuple[int | None, str | None, bool]:
+        return self.max_stale_ns, self.book, self.no_gaps
 
     def check(self, frame: F) -> F:
         """The frame itself; RequirementNotMet when it is worth less."""
@@ -53,7 +63,22 @@ class Require:
             raise RequirementNotMet(f"{what}: the book is {found}, required is {self.book}", field="book")
         if self.max_stale_ns is not None:
             _check_age(frame, what, self.max_stale_ns)
+        if self.no_gaps:
+            _check_gaps(frame, what)
         return frame
+
+
+def _check_gaps(frame: Frame, what: str) -> None:
+    coverage, gaps = frame.meta.coverage, frame.meta.gaps
+    if coverage is None:
+        raise RequirementNotMet(
+            f"{what}: the ledger does not say whether something is missing (no_gaps)", field="no_gaps"
+        )
+    if gaps:
+        first = " to ".join(isoformat_ns(moment) for moment in gaps[0])
+        raise RequirementNotMet(
+            f"{what}: {len(gaps)} stretches are missing ({coverage}), the first from {first} (no_gaps)", field="no_gaps"
+        )
 
 
 def _check_age(frame: Frame, what: str, limit_ns: int) -> None:

@@ -48,7 +48,7 @@ def render(result: Result, instrument: Instrument, wanted: Format) -> Rendered:
             name=name, kind=kind.name, count=count, encoding="copy", table=copied.table, depth=_depth(kind)
         )
         return Rendered(part, copied.data)
-    records = _decoded(result)
+    records = decoded(result)
     if wanted in ("records", "copy"):
         part = ResultPart(name=name, kind=kind.name, count=len(records), encoding="records", depth=_depth(kind))
         return Rendered(part, np.ascontiguousarray(records).view(np.uint8).data)
@@ -75,7 +75,8 @@ def _depth(kind: Kind) -> int | None:
     return kind.dtype["bid_price"].shape[0] if "bid_price" in names else None
 
 
-def _decoded(result: Result) -> Records:
+def decoded(result: Result) -> Records:
+    """Its records, as a reader gets them."""
     if result.records is not None:
         return result.records
     assert result.copied is not None  # one of the two is set

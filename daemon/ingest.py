@@ -16,6 +16,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import zmq
 
@@ -24,6 +25,7 @@ from marketd.daemon.clock import LiveClock
 from marketd.daemon.consolidated import Consolidator
 from marketd.daemon.instrument_state import MAX_REBUILD, InstrumentState
 from marketd.daemon.kernel import COVERAGE_KIND, Kernel, Lot, coverage_record
+from marketd.daemon.orphans import Orphans, lost_since, stale_book
 from marketd.daemon.pieces import MAX_PIECES, too_scattered
 from marketd.daemon.producers import LIVE_ONLY, repeated_outcome
 from marketd.daemon.publisher import Publisher
@@ -32,11 +34,22 @@ from marketd.ipc import protocol, sockets
 from marketd.ipc.book_parts import read_fitting_part
 from marketd.ipc.journal import Journal
 from marketd.ipc.journal_errors import JournalBehind, JournalFailed
-from marketd.ipc.protocol import Committed, Declare, Declared, Durable, Failure, Follow, Outcome, RebuildBars, Rejection
+from marketd.ipc.protocol import (
+    Alive,
+    Committed,
+    Declare,
+    Declared,
+    Durable,
+    Failure,
+    Follow,
+    Outcome,
+    RebuildBars,
+    Rejection,
+)
 from marketd.market.errors import Busy, InvalidArgument, JournalFull, MarketdError, ProtocolError, UnknownInstrument
 from marketd.market.instruments import CONSOLIDATED_VENUE, GLOBAL_NAME, Instrument
 from marketd.market.records import Coverage, Kind, Records
-from marketd.market.times import NS_PER_SECOND
+from marketd.market.times import ABSENT, NS_PER_SECOND
 
 _log = logging.getLogger(__name__)
 
@@ -91,6 +104,9 @@ class Ingest:
         self._follower: bytes | None = None
         self._told = -1
         self.committed = 0
+        # instruments of which the ledger does not say yet what was kept live only
+        self._unstored = {state.instrument.id: state for state in kernel.states if state.unstored_since}
+        self._orphans = Orphans(publisher.live_books)
         self._due_events: deque[Records] = deque(maxlen=MAX_DUE_EVENTS)
         self._asked_last = 0  # id of the instrument that `next_rebuild` named last
         self._rebuild_at_once = MAX_REBUILD
@@ -108,6 +124,8 @@ class Ingest:
             message = self._decoder.decode(header)
             if isinstance(message, protocol.Ingest):
                 self._ingest(peer, message, frames[1:])
+            elif isinstance(message, Alive):
+                self._orphans.alive(message.producer, message.pid)
             elif isinstance(message, Declare):
                 self._declare(peer, message)
             elif isinstance(message, Follow):
@@ -164,6 +182,8 @@ class Ingest:
             rejected=request.rejected,
             max_bytes=self._journal.max_frame_bytes,
         )
+        if request.live:
+            self._orphans.follow(request.producer, lot)
         remembered = self._kernel.remember(request.producer, request.batch, lot)
         end = self._take(lot) if room else None
         self._count(lot, request.rejected)
@@ -275,6 +295,7 @@ class Ingest:
                 extra={"action": "journal_full", "instrument": state.instrument.name},
             )
         state.unstored_count += lot.records
+        self._unstored[state.instrument.id] = state
         # this late trade will never be among the stored ones, but others of the bar may wait there already
         state.rebuild |= dict.fromkeys(lot.unknown, self._journal.end)
         self._counts["live_only"] += lot.records
@@ -342,7 +363,9 @@ class Ingest:
             if self._consolidator is not None:
                 self._consolidator.declare(instrument)
             declared.append(instrument)
-            resume.append(self._kernel.state(instrument).resume())
+            known = self._kernel.state(instrument).resume()
+            books = self._publisher.books_of(instrument)
+            resume.append(msgspec.structs.replace(known, book_lost_ts=lost_since(books)))
         if end:
             self._publisher.announce(self._registry.instruments)
         # an id may have been assigned a moment ago for somebody else, and not be on disk yet
@@ -384,7 +407,12 @@ class Ingest:
         self.tell_due_events()
 
     def tell_due_events(self) -> None:
-        """Journal the daemon's own events that found no room when they happened."""
+        """Journal the daemon's own events that found no room when they happened, and what instruments kept live only:
+        one that has fallen silent since would never say it."""
+        for number, state in list(self._unstored.items()):
+            self._close_unstored(state)
+            if not state.unstored_since:
+                del self._unstored[number]
         while self._due_events and self._journal.has_room:
             if not self.record_coverage(self._registry.by_name(GLOBAL_NAME), self._due_events[0]):
                 return
@@ -480,6 +508,27 @@ class Ingest:
                     Coverage.LATE_REFUSED, ts, ts + timeframe * NS_PER_SECOND, stream=2, reason="its trades are gone"
                 )
                 self.record_coverage(instrument, event)
+
+    def leave_orphans(self) -> None:
+        """Books whose feed is gone are not LIVE any more."""
+        for number in self._orphans.found():
+            instrument = self._registry.by_id(number)
+            state = self._kernel.state(instrument)
+            if instrument.removed or state.newest == ABSENT:
+                continue
+            kind = self._kernel.kinds.by_name("book")
+            record = stale_book(kind, state.newest)
+            lot = self._kernel.accept(instrument, [(kind, record)], self._clock.next(), source="ingest")
+            if self._take(lot) is None:
+                self._keep_live_only(lot)
+            if self._consolidator is not None:
+                self._consolidate(self._consolidator, lot)
+            _log.warning(
+                "%s: its feed is gone, so its book is STALE", instrument.name, extra={"action": "book_orphaned"}
+            )
+
+    def close(self) -> None:
+        self._orphans.close()
 
     def statistics(self) -> IngestStatistics:
         counts: Any = self._counts

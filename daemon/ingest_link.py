@@ -24,7 +24,7 @@ import zmq.asyncio
 
 from marketd.daemon.halves import halves
 from marketd.ipc import protocol, sockets
-from marketd.ipc.protocol import Declare, Declared, Failure, Ingest, Outcome, Part, Rejection, Resume
+from marketd.ipc.protocol import Alive, Declare, Declared, Failure, Ingest, Outcome, Part, Rejection, Resume
 from marketd.market.errors import Busy, JournalFull, MarketdError, ProtocolError
 from marketd.market.instruments import Instrument
 from marketd.market.records import Records
@@ -34,6 +34,7 @@ _log = logging.getLogger(__name__)
 MAX_BATCH_BYTES = 64 << 10  # of records: a frame of the smallest journal that can be configured holds twice as much
 WINDOW = 256  # unanswered batches; as many outcomes as ingest remembers of a producer
 RESEND_SECONDS = 1.0
+ALIVE_SECONDS = 0.2  # between two signs of life
 GO_BACK_SECONDS = 0.05  # between two times of sending everything again: the first makes the answers to the others
 FIRST_QUESTION = 1 << 40  # questions are numbered apart: the numbers of batches have no holes
 PASSING = frozenset({Busy.code, JournalFull.code})  # the same batch may be taken a little later
@@ -87,6 +88,7 @@ class IngestLink:
         self._tasks = [
             asyncio.create_task(self._listen(), name=f"answers to {self._source}"),
             asyncio.create_task(self._resend(), name=f"resend for {self._source}"),
+            asyncio.create_task(self._live_on(), name=f"signs of life of {self._source}"),
         ]
 
     async def close(self) -> None:
@@ -208,6 +210,13 @@ class IngestLink:
                 failure.message,
                 extra={"action": "batch_refused", "code": failure.code, "records": dropped.records},
             )
+
+    async def _live_on(self) -> None:
+        alive = protocol.encode(Alive(producer=self._producer, pid=os.getpid()))
+        while self._live:
+            with contextlib.suppress(zmq.Again):  # ingest is away, or far behind: it has other worries
+                await self._socket.send(alive, zmq.NOBLOCK)
+            await asyncio.sleep(ALIVE_SECONDS)
 
     async def _resend(self) -> None:
         while True:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from marketd.market.records import BY_NAME, COVERAGE, Records
-from marketd.market.timeline import timeline
+from marketd.market.timeline import Seen, Stretch, timeline
 from marketd.market.times import ABSENT, parse_time_ns
 from marketd.sql.read import Span, read_coverage
 from marketd.sql.store import Connection
@@ -26,9 +26,16 @@ class Ledger:
 
     async def covers(self, start_ns: int, end_ns: int) -> bool:
         """Was every moment of [start_ns, end_ns) observed, or fetched afterwards?"""
+        return all(stretch.state.is_whole for stretch in await self._line(start_ns, end_ns))
+
+    async def has_lost(self, start_ns: int, end_ns: int) -> bool:
+        """Has retention dropped any moment of [start_ns, end_ns), which nobody has fetched again?"""
+        return any(stretch.state is Seen.EXPIRED for stretch in await self._line(start_ns, end_ns))
+
+    async def _line(self, start_ns: int, end_ns: int) -> list[Stretch]:
         if self._records is None:
             self._records = coverage_records(await read_coverage(self._connection, self._instrument_id, Span()))
-        return all(stretch.state.is_whole for stretch in timeline(self._records, _TRADE, start_ns, end_ns))
+        return timeline(self._records, _TRADE, start_ns, end_ns)
 
 
 def coverage_records(rows: list[Any]) -> Records:

@@ -5,6 +5,7 @@ A lot becomes visible at once: its rows go into their rings, then one descriptor
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,9 +24,11 @@ from marketd.ipc.arena_writer import ArenaWriter
 from marketd.ipc.paths import arena_path
 from marketd.ipc.presence import write_instruments
 from marketd.ipc.protocol import StreamHeader, encode
-from marketd.market.instruments import Instrument
-from marketd.market.records import BY_NAME, CANDLE, Kind, Records
+from marketd.market.instruments import CONSOLIDATED_VENUE, Instrument
+from marketd.market.records import BY_NAME, CANDLE, BookFlag, BookState, Kind, Records
 from marketd.market.times import timeframe_name
+
+_log = logging.getLogger(__name__)
 
 _TIMED = {kind.id for kind in (BY_NAME["candle"], BY_NAME["buckets"])}  # one ring and topic a timeframe
 BUCKETS_KIND = BY_NAME["buckets"]
@@ -128,6 +131,16 @@ class Board:
         head = self.arena.head(number)
         return np.frombuffer(self.arena.records(number, max(0, head - 1), head), place.dtype)
 
+    def has_ring(self, ring: str) -> bool:
+        return ring in self._rings
+
+    def all_of(self, ring: str) -> Records:
+        """What a ring holds, oldest first."""
+        number = self._rings[ring]
+        place = self.arena.layout.rings[number]
+        head = self.arena.head(number)
+        return np.frombuffer(self.arena.records(number, max(0, head - place.capacity), head), place.dtype)
+
     def _show_bar(self, bar: Records) -> None:
         ring = self._candle_rings.get((int(bar["source"][0]), int(bar["timeframe"][0])))
         number = self._rings.get(ring or "")
@@ -166,6 +179,7 @@ class Publisher:
         self._messages = 0
         self._state = ArenaState.WARMING
         self._beaten: tuple[int, int] | None = None  # offsets of the last heartbeat
+        self._unannounced: list[Instrument] | None = None  # that could not be listed yet
 
     def board(self, instrument: Instrument) -> Board:
         board = self._boards.get(instrument.id)
@@ -259,9 +273,37 @@ class Publisher:
         elif message[:1] == b"\x00":  # anything else is a peer's own message, which XPUB hands up too
             self._subscribed.discard(message[1:])
 
+    @property
+    def live_books(self) -> list[int]:
+        """Instruments whose newest book is LIVE by a feed's word, as shared memory has it."""
+        found = []
+        for number, board in self._boards.items():
+            if board.state.instrument.venue == CONSOLIDATED_VENUE or not board.has_ring("book"):
+                continue
+            book = board.newest("book")
+            if len(book) and book["state"][0] == BookState.LIVE and not book["flags"][0] & BookFlag.OFFERED:
+                found.append(number)
+        return found
+
+    def books_of(self, instrument: Instrument) -> Records:
+        """The BOOK records of an instrument that shared memory holds, oldest first."""
+        board = self._boards.get(instrument.id)
+        if board is None or not board.has_ring("book"):
+            return np.empty(0, BY_NAME["book"].dtype)
+        return board.all_of("book")
+
     def announce(self, instruments: Sequence[Instrument]) -> None:
-        """Tell processes of this host which instruments there are."""
-        write_instruments(self._runtime_dir, [i for i in instruments if not i.removed])
+        """Tell processes of this host which instruments there are; where there is no room for that now, with a later
+        heartbeat: shared memory that is full must not end the one who writes to it."""
+        listed = [instrument for instrument in instruments if not instrument.removed]
+        try:
+            write_instruments(self._runtime_dir, listed)
+        except OSError as error:
+            if self._unannounced is None:
+                _log.error("the list of instruments cannot be written yet: %s", error, extra={"action": "unannounced"})
+            self._unannounced = listed
+        else:
+            self._unannounced = None
 
     def mark_durable(self, durable_offset: int) -> None:
         """Tell readers of what was shown lately that the disk has it now."""
@@ -270,6 +312,8 @@ class Publisher:
         self._unmarked.clear()
 
     def heartbeat(self, durable_offset: int, committed_offset: int) -> None:
+        if self._unannounced is not None:
+            self.announce(self._unannounced)
         monotonic, wall = time.monotonic_ns(), time.time_ns()
         self._beaten = durable_offset, committed_offset
         for board in self._boards.values():

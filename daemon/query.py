@@ -23,6 +23,7 @@ from marketd.daemon.query_levels import Older, older_bars
 from marketd.daemon.query_servers import Lacking, Servers
 from marketd.daemon.query_streams import asked_of, read_stream
 from marketd.daemon.query_tail import CANDLE_EMPTY, CANDLE_KIND, Tail, candle_rings
+from marketd.daemon.query_worth import worth_of_answer
 from marketd.daemon.rebuild import rebuilt_bars
 from marketd.daemon.settings import Config
 from marketd.ipc import presence, protocol
@@ -44,8 +45,9 @@ from marketd.market.aggregate import aggregate
 from marketd.market.bars import BEST, finish_bars, newest_versions, source_number
 from marketd.market.errors import InvalidArgument, MarketdError, NotYetStored, UnknownInstrument
 from marketd.market.instruments import IDS_PER_DAEMON, Instrument, resolve
-from marketd.market.records import KindTable, Records
+from marketd.market.records import COVERAGE, KindTable, Records
 from marketd.market.times import NS_PER_SECOND, parse_timeframe, timeframe_name
+from marketd.market.worth import UNKNOWN, Worth
 from marketd.sql.connections import DatabaseConnectionManager
 from marketd.sql.errors import DatabaseError
 from marketd.sql.levels import has_levels
@@ -171,7 +173,7 @@ class QueryService:
         deadline = _deadline_of(request)
         patience = deadline - request.timeout_ms / 1000 * (1 - PATIENT_SHARE)
 
-        async def read(connection: Connection, is_replica: bool) -> tuple[list[Result], Tail] | None:
+        async def read(connection: Connection, is_replica: bool) -> tuple[list[Result], Tail, Worth] | None:
             tail = await self._tail(connection, instrument, request.known_at, rings)
             if is_replica and tail.lacks_stored:
                 raise Lacking
@@ -181,7 +183,10 @@ class QueryService:
                 await self._timeframe(connection, instrument, timeframe, request, tail)
                 for timeframe in request.timeframes
             ]
-            return results, tail
+            judged = list(zip(results, request.timeframes, strict=True))
+            span = Span(request.start, request.end)
+            worth = await worth_of_answer(connection, instrument, judged, span, request.known_at, tail)
+            return results, tail, worth
 
         while (found := await self._servers.read(read, deadline)) is None:
             if time.monotonic() + WAIT_SECONDS > patience:
@@ -191,8 +196,8 @@ class QueryService:
                     field="known_at",
                 )
             await asyncio.sleep(WAIT_SECONDS)
-        results, tail = found
-        return self._answer(instrument, results, request.format, tail, started)
+        results, tail, worth = found
+        return self._answer(instrument, results, request.format, tail, started, worth)
 
     async def _latest_bars(self, request: LatestBars) -> tuple[protocol.Message, list[Any]]:
         started = time.perf_counter_ns()
@@ -296,14 +301,19 @@ class QueryService:
         asked = asked_of(request, self._kinds, self._config.validation.max_skew)
         instrument = await self._resolve(request.symbol)
 
-        async def read(connection: Connection, is_replica: bool) -> tuple[Result, Tail]:
+        async def read(connection: Connection, is_replica: bool) -> tuple[Result, Tail, Worth]:
             tail = await self._tail(connection, instrument, request.known_at, [asked.ring])
             if is_replica and tail.lacks_stored:
                 raise Lacking
-            return await read_stream(connection, instrument, asked, tail), tail
+            result = await read_stream(connection, instrument, asked, tail)
+            worth = UNKNOWN
+            if asked.kind.dtype != COVERAGE:
+                span, judged = Span(request.start, request.end), [(result, asked.timeframe)]
+                worth = await worth_of_answer(connection, instrument, judged, span, request.known_at, tail)
+            return result, tail, worth
 
-        result, tail = await self._servers.read(read, _deadline_of(request))
-        return self._answer(instrument, [result], request.format, tail, started)
+        result, tail, worth = await self._servers.read(read, _deadline_of(request))
+        return self._answer(instrument, [result], request.format, tail, started, worth)
 
     # ---- for ingest ---------------------------------------------------------------------------
 
@@ -366,7 +376,13 @@ class QueryService:
         self._arenas.clear()
 
     def _answer(
-        self, instrument: Instrument, results: list[Result], wanted: protocol.Format, tail: Tail, started: int
+        self,
+        instrument: Instrument,
+        results: list[Result],
+        wanted: protocol.Format,
+        tail: Tail,
+        started: int,
+        worth: Worth = UNKNOWN,
     ) -> tuple[protocol.Message, list[Any]]:
         rendered: list[Rendered] = [render(result, instrument, wanted) for result in results]
         check_size([data for _, data in rendered])
@@ -376,6 +392,8 @@ class QueryService:
             committed_offset=tail.committed_offset,
             stale_ns=tail.stale_ns,
             durable=tail.durable,
+            coverage=worth.coverage,
+            gaps=worth.gaps,
             latency_ns=time.perf_counter_ns() - started,
         )
         parts = [part for part, _ in rendered]

@@ -15,6 +15,7 @@ from marketd.sql.read import Span, Stored
 
 CANDLE_EMPTY = np.empty(0, CANDLE)
 CANDLE_KIND = BY_NAME["candle"]
+LEDGER_RING = BY_NAME["coverage"].name
 
 
 class Tail:
@@ -39,7 +40,7 @@ class Tail:
             self._needed = False
         if self._needed and arena is not None:
             # bars are rewritten in place, so what is new may lie anywhere in a ring
-            wanted = {ring: place.capacity for ring, place in arena.rings.items() if ring in rings}
+            wanted = {ring: place.capacity for ring, place in arena.rings.items() if ring in (*rings, LEDGER_RING)}
             self._records, self._cut = arena.snapshot(wanted)
             # what has no ring (the changes of books) is only in the database
             self._has_hole = any(self._lacks(ring, self._records.get(ring)) for ring in rings)
@@ -105,6 +106,13 @@ class Tail:
     def bars(self, timeframe: int, span: Span, bar_source: str) -> Records:
         found = [self._beyond(ring, CANDLE_KIND, span) for ring in candle_rings(timeframe, bar_source)]
         return np.concatenate(found) if found else CANDLE_EMPTY
+
+    def ledger(self) -> Records:
+        """Events of the ledger beyond what is stored; they are no part of the answer's records."""
+        was_used = self.used
+        found = self._beyond(LEDGER_RING, BY_NAME["coverage"], Span())
+        self.used = was_used
+        return found
 
     def _beyond(self, ring: str, kind: Kind, span: Span) -> Records:
         records = self._records.get(ring)

@@ -22,8 +22,8 @@ from marketd.sql.store import Connection
 async def rebuilt_bars(connection: Connection, instrument: Instrument, bars: Iterable[tuple[int, int]]) -> Records:
     """CANDLE records of the own bars (timeframe s, ts ns) that have stored trades, unstamped.
 
-    A bar without trades, one that had more of them once (retention has dropped the others), or one whose sums do not
-    fit into 64 bits, is not among them: it can never be computed.
+    A bar without trades, one that had others once (retention has dropped them), or one whose sums do not fit into
+    64 bits, is not among them: it can never be computed.
     """
     ledger = Ledger(connection, instrument.id)
     found = [await _rebuilt(connection, instrument, ledger, timeframe, ts) for timeframe, ts in bars]
@@ -39,6 +39,8 @@ async def _rebuilt(connection: Connection, instrument: Instrument, ledger: Ledge
     before = (await read_bars(connection, instrument.id, timeframe, span, bar_source="own")).records()
     if len(before) and len(trades) < before["trade_count"][0]:
         return np.empty(0, CANDLE)
+    if await ledger.has_lost(ts, ts + timeframe * NS_PER_SECOND):
+        return np.empty(0, CANDLE)  # however many there are now: those that were dropped are not among them
     partial = len(before) == 0 or bool(before["flags"][0] & CandleFlag.PARTIAL)
     if partial:
         partial = not await ledger.covers(ts, ts + timeframe * NS_PER_SECOND)

@@ -23,6 +23,7 @@ def judge(daemon_state: str, actors: Sequence[ActorReport], database_problem: st
     problems += [problem for actor in actors if (problem := _database_problem(actor) or _journal_problem(actor))]
     problems += [problem for actor in actors for problem in _works_problems(actor)]
     problems += [problem for actor in actors for problem in _storage_problems(actor)]
+    problems += [problem for actor in actors for problem in _refusals(actor)]
     if database_problem:
         problems.append(database_problem)
     if daemon_state != "live":
@@ -77,6 +78,15 @@ def _storage_problems(actor: ActorReport) -> list[str]:
     """What the watch over the database's disk says, where an actor has one."""
     sizes = actor.statistics.get("sizes")
     return list(sizes.get("problems", [])) if isinstance(sizes, dict) else []
+
+
+def _refusals(actor: ActorReport) -> list[str]:
+    """What a venue does not give a feed; it is asked again, but perhaps the configuration is wrong."""
+    feed = actor.statistics.get("feed")
+    refused = feed.get("refused") if isinstance(feed, dict) else None
+    if not isinstance(refused, dict):
+        return []
+    return [f"{actor.name} is refused {symbol}: {words}" for symbol, words in refused.items()]
 
 
 def _serves(actors: Iterable[ActorReport], role: str) -> bool:

@@ -88,6 +88,7 @@ class Resume(msgspec.Struct, frozen=True, kw_only=True):
     last_trade_id: int | None = None
     last_trade_ts: int | None = None
     venue_bars: dict[int, int] = {}  # timeframe in seconds -> ts of the newest venue bar
+    book_lost_ts: int | None = None  # since when its book is not LIVE; None: it was, or there was none
 
 
 class Declared(Message, kw_only=True):
@@ -113,6 +114,13 @@ class Ingest(Request, kw_only=True):
     )
     rejected: list[Rejection] = []  # what the sender could not read as records: for the quarantine
     oldest: Whole = 0  # number of the sender's oldest batch without an answer; 0: batches may overtake each other
+
+
+class Alive(Message, kw_only=True):
+    """A feed lives, also while it has nothing to say: its books are as it said last. Not answered."""
+
+    producer: bytes
+    pid: Whole
 
 
 class Outcome(Message, kw_only=True):
@@ -304,7 +312,7 @@ class Failure(Message, kw_only=True):
     field: str | None = None
 
 
-ToIngest = Declare | Ingest | Follow | Committed
+ToIngest = Declare | Ingest | Alive | Follow | Committed
 FromIngest = Declared | Outcome | Durable | Failure
 ToQuery = Describe | Bars | LatestBars | Rows | Health | RebuildBars
 FromQuery = Description | Answer | LatestAnswer | HealthReport | Failure

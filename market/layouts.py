@@ -135,6 +135,7 @@ class Coverage(IntEnum):
     CLOCK_STEP = 6
     LATE_REFUSED = 7  # a trade came later than the retention of its bar's trades
     ENDED = 8  # the source ended (an import's last file): forming bars were closed as they stood
+    EXPIRED = 9  # retention dropped the rows of a table, which is the reason; told to readers, never journaled
 
 
 class InstrumentFlag(IntFlag):

@@ -12,8 +12,10 @@ from enum import StrEnum
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from marketd.market.records import Coverage, Records
+from marketd.market.rows import ONE_SECOND_BARS
 from marketd.market.times import ABSENT
 
 _BEGIN, _END = -(2**63), 2**63 - 1
@@ -25,6 +27,7 @@ class Seen(StrEnum):
     GAP = "gap"
     VENUE_DOWN = "venue_down"
     UNSTORED = "unstored"
+    EXPIRED = "expired"
     UNOBSERVED = "unobserved"
     BACKFILLED = "backfilled"
     OBSERVED = "observed"
@@ -41,6 +44,7 @@ _STATES = {
     Coverage.BACKFILLED: Seen.BACKFILLED,
     Coverage.VENUE_DOWN: Seen.VENUE_DOWN,
     Coverage.UNSTORED: Seen.UNSTORED,
+    Coverage.EXPIRED: Seen.EXPIRED,
     Coverage.ENDED: Seen.UNOBSERVED,
 }
 _OPEN = {Coverage.OBSERVED, Coverage.ENDED}  # from ts_start on, whatever their end
@@ -66,13 +70,18 @@ def streams_of(coverage: Records) -> list[int]:
     return [number for number in found if number] or found
 
 
+def in_order(coverage: Records) -> npt.NDArray[np.intp]:
+    """The order in which COVERAGE records are laid over each other: EXPIRED bears the `seq` of the one it follows."""
+    return np.lexsort((coverage["ts_known"], coverage["seq"]))
+
+
 def timeline(coverage: Records, stream: int, start_ns: int, end_ns: int) -> list[Stretch]:
     """The line of one stream (a kind's number) in [start_ns, end_ns), without a hole.
 
     `coverage`: the COVERAGE records of one instrument from its beginning on, in any order.
     """
     line = _Line()
-    ordered = coverage[np.argsort(coverage["seq"], kind="stable")]
+    ordered = coverage[in_order(coverage)]
     for record in ordered[np.isin(ordered["stream"], (stream, 0))]:
         state = _STATES.get(int(record["state"]))  # type: ignore[call-overload]
         if state is None:
@@ -81,6 +90,8 @@ def timeline(coverage: Records, stream: int, start_ns: int, end_ns: int) -> list
         if last == ABSENT or (record["state"] in _OPEN and last <= first):
             last = _END
         reason = bytes(record["reason"]).decode(errors="replace")
+        if state is Seen.EXPIRED and reason == ONE_SECOND_BARS:
+            continue  # the longer ones, a venue's too, stand in a table of their own
         line.lay(Stretch(first, last, state, int(record["detail"]), reason))
     return line.cut(start_ns, end_ns)
 

@@ -193,7 +193,8 @@ async def read_coverage(
     newest: bool = True,
     known_at: int | None = None,
 ) -> list[Any]:
-    """The ledger's rows that touch the span; with a limit the newest (first) or the oldest (first)."""
+    """The ledger's rows that touch the span, and what retention dropped of it; with a limit the newest (first) or the
+    oldest (first)."""
     known = END_OF_TIME if known_at is None else to_datetime(known_at)
     rows = NO_LIMIT if limit is None else limit
     statement = _READ["coverage_newest" if newest else "coverage_oldest"]

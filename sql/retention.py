@@ -2,7 +2,7 @@
 
 A piece goes when all of its time lies before a moment and it was made before it, too: what was stored lately, such as
 an import of old records, is not old. Each piece is dropped in a transaction of its own that waits only briefly for
-readers; what cannot be had goes the next time.
+readers; what cannot be had goes the next time. That transaction tells it in `expired`, as the ledger says OBSERVED.
 
 Before bars of a second go, the longer ones that TimescaleDB makes of them (sql/levels.py) are summed up; they are kept
 from then on.
@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 
 import asyncpg
 
+from marketd.market.records import BY_NAME, KINDS
+from marketd.market.rows import ONE_SECOND_BARS
 from marketd.sql.levels import SECONDS_TABLE, Window, has_levels, is_due, keep_levels, refresh_all_of
 from marketd.sql.partitions import MADE, Partitioning, read_partitioning
 from marketd.sql.policies import refreshes_reach
@@ -23,6 +25,8 @@ from marketd.sql.statements import statements
 
 LOCK_TIMEOUT = "2s"  # while it waits for a reader, whoever comes later waits behind it
 _WAITED_TOO_LONG = asyncpg.LockNotAvailableError
+# by table, the number that the ledger has for what it holds
+_STREAMS = {kind.table: kind.id for kind in KINDS if kind.table} | {ONE_SECOND_BARS: BY_NAME["candle"].id}
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -66,7 +70,7 @@ async def drop_old_pieces(conn: asyncpg.Connection[Any], table: str, before: dat
         else:
             dropped.gone.append(piece.name)
     # what was packed of them went from the pieces long ago (sql/packing.py)
-    rows = await conn.fetch(statements("packed")["drop_old"], table, before)
+    rows = await conn.fetch(statements("packed")["drop_old"], table, before, _STREAMS.get(table))
     dropped.gone.extend(row["name"] for row in rows)
     return dropped
 
@@ -82,6 +86,15 @@ async def _drop(conn: asyncpg.Connection[Any], table: str, piece: Piece) -> None
         await refresh_all_of(conn, window)
     async with conn.transaction():
         await conn.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
+        stream = _STREAMS.get(table)
+        if stream is not None:  # else nobody takes its rows for complete
+            await conn.execute(
+                "INSERT INTO marketd.expired (stream, of_table, ts_start, ts_end) VALUES ($1, $2, $3, $4)",
+                stream,
+                table,
+                piece.start,
+                piece.end,
+            )
         if (await read_partitioning(conn, table)).native:
             # another daemon of this database may have been quicker; the name is one that we made
             await conn.execute(f"DROP TABLE IF EXISTS marketd.{piece.name}")

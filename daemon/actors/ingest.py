@@ -43,6 +43,7 @@ class IngestActor(PollActor):
     def start(self) -> None:
         config = self.config
         self._failure: BaseException | None = None
+        self._is_caught_up = False  # nothing waits to be read: who is silent has said nothing
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._registry = Registry(config.state_path / REGISTRY_NAME, config.daemon_no)
         self._kernel = Kernel(
@@ -189,10 +190,12 @@ class IngestActor(PollActor):
 
     def _read_some(self) -> None:
         receive, handle = self._socket.recv, self._ingest.handle
+        self._is_caught_up = False
         for _ in range(MESSAGES_PER_TURN):
             try:
                 peer = receive(_NOBLOCK)
             except zmq.Again:
+                self._is_caught_up = True
                 return
             # recv_multipart asks the socket after each frame whether there is more; a Frame knows by itself
             frames, more = [], True
@@ -222,6 +225,8 @@ class IngestActor(PollActor):
         if step:
             self._ingest.step_of_clock(step)
         self._ingest.tell_due_events()
+        if self._is_caught_up:
+            self._ingest.leave_orphans()
         self._journal.release(self._ingest.committed, self.config.journal.keep)
         self._publisher.heartbeat(self._journal.durable, self._ingest.committed)
         if self.state == "live":
@@ -240,6 +245,7 @@ class IngestActor(PollActor):
         self._journal.close()
         self._ingest.on_durable()
         self._beat_last()
+        self._ingest.close()
         self._publisher.close()
         self._queries.close()
         self._registry.close()

@@ -2,7 +2,8 @@
 
 An adapter knows one venue's messages, streams and REST paths, and nothing of time, tasks or sockets. Every message that
 comes in is accounted for: by records in `Trades`, `Candles` or `Series`, by a `BookSnapshot` or `BookDelta`, or by
-`Ignored`, `Rejected`, `VenueError` or `VenueClosing`; nothing falls through unnamed. `VenueTime` comes beside them, for
+`Ignored`, `Rejected`, `VenueError` or `VenueClosing`; nothing falls through unnamed. An answer to a subscription is
+`Subscribed` beside that, or a `VenueError` that names the streams. `VenueTime` comes beside them, for
 any message that bears a time. A message that holds several rows gives several records, in its order.
 
 Order within one answer of `decode_many`, per symbol: the book's events as their messages came; trades as they came.
@@ -71,10 +72,21 @@ class Rejected(NamedTuple):
     book: bool = False  # a message of the book: without numbers or checksums nothing else would tell that it is missing
 
 
+class Subscribed(NamedTuple):
+    """The venue delivers these streams from now on."""
+
+    streams: tuple[str, ...]
+
+
 class VenueError(NamedTuple):
-    """The venue refused something that was asked of it."""
+    """The venue refused something that was asked of it; a subscription of `streams`, if it told of which.
+
+    `text` is its message, `words` what that says.
+    """
 
     text: str
+    words: str = ""
+    streams: tuple[str, ...] = ()
 
 
 class VenueClosing(NamedTuple):
@@ -84,7 +96,17 @@ class VenueClosing(NamedTuple):
 
 
 Event = (
-    Trades | Candles | Series | BookSnapshot | BookDelta | VenueTime | Ignored | Rejected | VenueError | VenueClosing
+    Trades
+    | Candles
+    | Series
+    | BookSnapshot
+    | BookDelta
+    | VenueTime
+    | Ignored
+    | Rejected
+    | Subscribed
+    | VenueError
+    | VenueClosing
 )
 
 
@@ -151,7 +173,8 @@ class VenueAdapter(Protocol):
         """Timeframes (s) of the venue's own bars that are subscribed."""
 
     # streams
-    def streams(self, symbol: str) -> list[str]: ...
+    def streams(self, symbol: str) -> list[str]:
+        """The first of them are its trades."""
 
     def book_streams(self, symbol: str) -> list[str]:
         """Those of `streams` that carry the book; where snapshots come on the stream, subscribing them gives one."""
@@ -160,7 +183,10 @@ class VenueAdapter(Protocol):
         """The address of a connection, and those of the streams that must be subscribed by message."""
 
     def commands(self, verb: str, streams: Sequence[str], first_id: int) -> list[str]:
-        """Messages that "SUBSCRIBE" or "UNSUBSCRIBE" the streams."""
+        """Messages that "SUBSCRIBE" or "UNSUBSCRIBE" the streams, numbered from `first_id` where the venue has numbers.
+
+        What is subscribed is remembered by its number, for the answer.
+        """
 
     def decode_many(self, frames: Sequence[bytes]) -> list[Event]:
         """What the messages say, grouped by symbol. Never raises, whatever the bytes are."""
@@ -240,7 +266,7 @@ class Venue(NamedTuple):
     """A symbol's market (spot, swap, future), where no list of instruments is at hand: in recordings."""
     endpoint_of: Callable[[str], str] | None = None
     """Of a stream, where a venue has several addresses: streams of different endpoints need connections of their own,
-    and `connect_url` makes the address by the first of its streams. The first stream of a symbol is its trades then."""
+    and `connect_url` makes the address by the first of its streams."""
 
 
 def clip_name(name: Any) -> str:
@@ -265,6 +291,7 @@ __all__ = [
     "Rejected",
     "RestRequest",
     "Series",
+    "Subscribed",
     "Trades",
     "UnknownSymbol",
     "Venue",

@@ -21,6 +21,7 @@ from marketd.daemon.feeds.adapter import (
     RestRequest,
     VenueRefused,
 )
+from marketd.daemon.feeds.asked import Asked
 from marketd.daemon.feeds.levels import LevelReader
 from marketd.daemon.feeds.venue_batch import Batch
 from marketd.daemon.feeds.venue_records import UNREADABLE, rejected, trade_records, trade_row
@@ -51,6 +52,7 @@ class AdapterBase:
         self._readers: dict[str, LevelReader] = {}  # by symbol
         self._symbols: dict[str, str] = {}  # by wire name
         self._wire_names: dict[str, str] = {}  # by symbol
+        self._requests = Asked()
 
     # ---- names --------------------------------------------------------------------------------
 

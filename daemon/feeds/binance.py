@@ -28,12 +28,14 @@ from marketd.daemon.feeds.adapter import (
     Ignored,
     Rejected,
     Series,
+    Subscribed,
     Trades,
     VenueClosing,
     VenueError,
     VenueTime,
     clip_name,
 )
+from marketd.daemon.feeds.asked import Asked, words_of
 from marketd.daemon.feeds.binance_markets import COIN_M, SPOT, USD_M, Market
 from marketd.daemon.feeds.binance_names import venue_symbol
 from marketd.daemon.feeds.binance_records import (
@@ -100,6 +102,7 @@ class BinanceAdapter(BinanceRest):
     ) -> None:
         super().__init__(market, trades, candles, series, book=book)
         self.venue = market.venue
+        self._requests = Asked()
         self.book_rule: BookRule | None = market.rule
         decode: Callable[[msgspec.Raw | bytes], Any] = _agg_trade if self._is_aggregate else _trade
         self._decode_trade = decode
@@ -145,9 +148,11 @@ class BinanceAdapter(BinanceRest):
 
     def commands(self, verb: str, streams: Sequence[str], first_id: int) -> list[str]:
         chunks = [streams[i : i + COMMAND_STREAMS] for i in range(0, len(streams), COMMAND_STREAMS)]
+        for number, chunk in enumerate(chunks, first_id):
+            self._requests.note(verb, number, chunk)
         return [
-            msgspec.json.encode({"method": verb, "params": chunk, "id": first_id + number}).decode()
-            for number, chunk in enumerate(chunks)
+            msgspec.json.encode({"method": verb, "params": chunk, "id": number}).decode()
+            for number, chunk in enumerate(chunks, first_id)
         ]
 
     def survey_texts(self, frame: bytes) -> list[tuple[str, str, str]]:
@@ -194,9 +199,12 @@ class BinanceAdapter(BinanceRest):
             else:
                 handler(batch, frame, frame)
         elif envelope.error is not None or (envelope.code is not None and envelope.msg is not None):
-            batch.others.append(VenueError(frame[:500].decode("utf-8", "replace")))
+            text = frame[:500].decode("utf-8", "replace")
+            batch.others.append(VenueError(text, words_of(frame), self._requests.of(envelope.id)))
         elif envelope.result is not messages.NO_RESULT:
             batch.ignored["reply"] += 1
+            if streams := self._requests.of(envelope.id):
+                batch.others.append(Subscribed(streams))
         elif envelope.last_update_id is not None:
             batch.ignored["depth snapshot"] += 1
         elif envelope.update_id is not None:

@@ -106,17 +106,19 @@ class BitstampAdapter(BitstampRest):
         elif event == "data" and name == "order_book":
             self._on_best(batch, market, envelope.data, frame)
         else:
-            self._on_other(batch, event, name, frame)
+            self._on_other(batch, event, channel, frame)
 
-    def _on_other(self, batch: Batch, event: str, name: str, frame: bytes) -> None:
+    def _on_other(self, batch: Batch, event: str, channel: str, frame: bytes) -> None:
         if event == "bts:error":
-            batch.error(frame)
+            batch.error(frame, (channel,) if channel else ())
         elif event == "bts:request_reconnect":
             batch.closing(frame)
         elif event.startswith("bts:"):
+            if event == "bts:subscription_succeeded":
+                batch.subscribed((channel,))
             batch.ignore_unknown(event.removeprefix("bts:"))  # heartbeat, subscription_succeeded, …
         else:
-            batch.ignore_unknown(name if event == "data" else event)
+            batch.ignore_unknown(channel.rpartition("_")[0] if event == "data" else event)
 
     def _on_trade(self, batch: Batch, market: str, data: Any, frame: bytes) -> None:
         symbol = self._symbol(batch, market)

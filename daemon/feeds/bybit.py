@@ -87,9 +87,12 @@ class BybitAdapter(BybitV2):
         return f"{base.rstrip('/')}/v5/public/{self._market.category}", list(streams)
 
     def commands(self, verb: str, streams: Sequence[str], first_id: int) -> list[str]:
+        asked = list(chunks(streams, self._market.command_streams))
+        for number, names in enumerate(asked, first_id):
+            self._requests.note(verb, number, names)
         return [
-            msgspec.json.encode({"req_id": str(first_id + number), "op": verb.lower(), "args": names}).decode()
-            for number, names in enumerate(chunks(streams, self._market.command_streams))
+            msgspec.json.encode({"req_id": str(number), "op": verb.lower(), "args": names}).decode()
+            for number, names in enumerate(asked, first_id)
         ]
 
     def forget(self, symbol: str) -> None:
@@ -113,11 +116,12 @@ class BybitAdapter(BybitV2):
 
     def _on_reply(self, batch: Batch, envelope: messages.Envelope, frame: bytes) -> None:
         if envelope.success is False:
-            batch.error(frame)
+            batch.error(frame, self._requests.of(envelope.request))
         elif "pong" in (envelope.ret_msg, envelope.op) or envelope.op == "ping":
             batch.ignore("pong")
         elif envelope.success is True:
             batch.ignore("reply")
+            batch.subscribed(self._requests.of(envelope.request))
         else:
             batch.reject(None, "undecodable", "neither a topic nor a reply", frame)
 

@@ -32,6 +32,7 @@ class Envelope(Struct, gc=False):
     success: Any = None
     op: Any = None
     ret_msg: Any = None
+    request: Any = field(name="req_id", default=None)
     cross_seq: Id = 0  # v2
     time_us: Micros = field(name="timestamp_e6", default=0)  # v2
 

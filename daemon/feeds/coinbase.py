@@ -17,6 +17,7 @@ import msgspec
 
 from marketd.daemon.feeds import coinbase_messages as messages
 from marketd.daemon.feeds.adapter import BookDelta, BookRule, BookSnapshot, Event, Fit, Levels
+from marketd.daemon.feeds.coinbase_answers import streams_named_in, subscribed_in
 from marketd.daemon.feeds.coinbase_rest import CoinbaseRest
 from marketd.daemon.feeds.levels import LevelReader
 from marketd.daemon.feeds.venue_batch import Batch
@@ -128,7 +129,7 @@ class CoinbaseAdapter(CoinbaseRest):
         if head.sequence_num is not None:
             self._count(head.sequence_num, ts_ns)
         if head.type == "error":
-            batch.error(frame)
+            batch.error(frame, streams_named_in(frame, self._symbols, self.streams))
         elif head.channel == "l2_data":
             self._lost(batch, error, frame)
         elif head.channel == "market_trades":
@@ -136,6 +137,8 @@ class CoinbaseAdapter(CoinbaseRest):
         elif head.channel in ("", "candles"):
             batch.reject(None, "undecodable", error, frame)
         else:
+            if head.channel == "subscriptions":
+                batch.subscribed(subscribed_in(frame))
             batch.ignore_unknown(head.channel)
             batch.see("", ts_ns)
 

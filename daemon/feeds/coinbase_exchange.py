@@ -16,6 +16,7 @@ import msgspec
 
 from marketd.daemon.feeds import coinbase_messages as messages
 from marketd.daemon.feeds.adapter import BookDelta, BookRule, BookSnapshot, Event, Levels
+from marketd.daemon.feeds.coinbase_answers import exchange_subscribed_in, streams_named_in
 from marketd.daemon.feeds.coinbase_rest import CoinbaseRest
 from marketd.daemon.feeds.levels import LevelReader
 from marketd.daemon.feeds.venue_batch import Batch
@@ -101,13 +102,15 @@ class CoinbaseExchangeAdapter(CoinbaseRest):
             return
         symbol = self._symbols.get(head.product_id, "")
         if head.type == "error":
-            batch.error(frame)
+            batch.error(frame, streams_named_in(frame, self._symbols, self.streams))
         elif head.type in _USED_TYPES:
             is_book = head.type not in ("match", "last_match")
             if is_book:
                 self._books.lose((symbol,) if symbol else None)
             batch.reject(symbol or None, "undecodable", error, frame, book=is_book)
         else:
+            if head.type == "subscriptions":
+                batch.subscribed(exchange_subscribed_in(frame))
             batch.ignore_unknown(head.type)
             batch.see(symbol, ts_ns)
 

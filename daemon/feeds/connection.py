@@ -45,6 +45,9 @@ OVERLAP_SECONDS = 1.0  # both sessions deliver when rolled, after the new one's 
 OVERLAP_AT_MOST_SECONDS = 30.0  # a new session that delivers nothing replaces the old one after this
 HEALTHY_AFTER_SECONDS = 10.0  # a session that lived so long was no failure
 KEPT_ERRORS = 20
+# Of commands; one may be several messages, numbered on from its id. Of all connections: an adapter knows what it asked
+# for by the number alone.
+_IDS = itertools.count(1, 1000)
 
 
 class ConnectionStatistics(NamedTuple):
@@ -90,7 +93,8 @@ class Connection:
         self._timing = timing
         self._overlaps = overlaps
         self._session: Session | None = None
-        self._ids = itertools.count(1, 1000)  # a command may be several messages, numbered on from its id
+        self._in_address: set[str] = set()  # streams that the newest session's address names
+        self.has_asked = asyncio.Event()  # all that a new session asks for was sent
         self._roll_now = asyncio.Event()
         self._past = _Past()
         self.errors: deque[tuple[float, str]] = deque(maxlen=KEPT_ERRORS)  # (unix s, what was said), as they came
@@ -105,6 +109,11 @@ class Connection:
     @property
     def pending(self) -> int:
         return self._session.pending if self._session else 0
+
+    @property
+    def by_message(self) -> set[str]:
+        """Streams that the venue is asked for by message, and not by the connection's address."""
+        return set(self.streams).difference(self._in_address)
 
     def silent_seconds(self, now: float) -> float:
         """Since the last proof that the venue is there; infinite while it is not connected."""
@@ -127,6 +136,10 @@ class Connection:
             self._session.streams.difference_update(streams)
         await self._command("UNSUBSCRIBE", streams)
 
+    async def ask(self, streams: Sequence[str]) -> None:
+        """Ask again for streams that it has."""
+        await self._command("SUBSCRIBE", [stream for stream in streams if stream in self.streams])
+
     async def resubscribe(self, streams: Sequence[str]) -> None:
         """Have streams begin anew, with whatever the venue sends at the beginning of one."""
         await self._command("UNSUBSCRIBE", streams)
@@ -142,7 +155,7 @@ class Connection:
         if session is None or not streams:
             return
         with contextlib.suppress(ConnectionClosed):  # the next connect brings the streams as they then are
-            await session.command(self._adapter.commands(verb, list(streams), next(self._ids)))
+            await session.command(self._adapter.commands(verb, list(streams), next(_IDS)))
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -179,20 +192,25 @@ class Connection:
         )
         session = Session(socket, self._take, self._timing, self._adapter.ping)
         session.streams.update(streams)
+        self._in_address = set(streams).difference(by_message)
         self._past.connects += 1
-        if by_message:
-            try:
-                await session.command(self._adapter.commands("SUBSCRIBE", by_message, next(self._ids)))
-            except BaseException:
-                await session.close()
-                raise
         return session
+
+    async def _ask_first(self, session: Session) -> None:
+        """Ask for what is not in the address, while the session is read: that takes seconds where streams are many."""
+        streams = [stream for stream in self.streams if stream in session.streams - self._in_address]
+        if streams:
+            with contextlib.suppress(ConnectionClosed):  # then the session has ended, and says so itself
+                await session.command(self._adapter.commands("SUBSCRIBE", streams, next(_IDS)))
+        await self._catch_up(session)
+        self.has_asked.set()
 
     async def _take(self, recv_ns: int, frames: list[bytes]) -> None:
         await self._handler.on_frames(self, recv_ns, frames)
 
     async def _serve(self, session: Session) -> str:
         """Serve a session, and those that it is rolled into; why the last one ended."""
+        self.has_asked.clear()
         await self._handler.on_up(self)
         _log.info(
             "%s is connected to %s with %d streams",
@@ -203,7 +221,7 @@ class Connection:
         )
         running = self._start(session)
         try:
-            await self._catch_up(session)
+            await self._ask_first(session)
             while True:
                 self._roll_now.clear()
                 roll = asyncio.create_task(self._roll_now.wait(), name=f"{self.name} roll asked for")
@@ -234,7 +252,7 @@ class Connection:
             await self._handler.on_up(self)
         fresh = self._start(new)
         try:
-            await self._catch_up(new)
+            await self._ask_first(new)
             await self._overlap(new, fresh, running)
         except asyncio.CancelledError:
             await _end(fresh)
@@ -266,12 +284,14 @@ class Connection:
 
     def _start(self, session: Session) -> asyncio.Task[None]:
         self._session = session
+        self.has_asked.clear()
         return asyncio.create_task(session.run(), name=f"{self.name} session")
 
     def _finish(self) -> None:
         if self._session is not None:
             self._past.add(self._session)
             self._session = None
+        self.has_asked.set()  # nobody waits for a session that is gone
 
     def _note(self, reason: str) -> None:
         self._past.failures += 1

@@ -31,6 +31,7 @@ from marketd.daemon.feeds.polls import Polls
 from marketd.daemon.feeds.repair import Repairs
 from marketd.daemon.feeds.rest import RestClient, RestFailed
 from marketd.daemon.feeds.roster import Roster
+from marketd.daemon.feeds.subscriptions import Subscriptions
 from marketd.daemon.feeds.symbol_state import Part, SymbolState
 from marketd.daemon.feeds.tasks import Tasks
 from marketd.market.errors import Timeout
@@ -100,7 +101,17 @@ class Feed:
             spawn=self._tasks.spawn,
         )
         self._intake.repairs = self._roster.repairs = self._repairs
+        self._subscriptions = Subscriptions(
+            self._adapter,
+            self._tasks,
+            order=self._order,
+            states_of=self._roster.states_of,
+            now_ns=self._venue_now_ns,
+            on_heard=self._repairs.look,
+        )
         self._roster.intake, self._roster.books = self._intake, self._books
+        self._roster.subscriptions = self._subscriptions
+        self._subscriptions.hand_over = self._intake.hand_over
         self._books.hand_over = self._intake.hand_over
         self._polls = Polls(self._adapter, self._rest, lambda: list(states), self._take_polled)
 
@@ -186,6 +197,7 @@ class Feed:
             states = self._roster.states_of(connection)
             for state in states:
                 state.begin_catch_up()
+            self._subscriptions.begin(connection, states, connection.streams, connection.by_message)
             await self._books.up(self._roster.book_states_of(connection))
         for state in states:
             self._repairs.look(state)
@@ -213,10 +225,15 @@ class Feed:
                     connection.roll()
             if clock.ts_ns:
                 self._lag_ns = recv_ns - clock.ts_ns
+            await self._subscriptions.take(connection, events)
             await self._intake.take(events, symbols, clock.ts_ns, now)
             if clock.ts_ns - clock.swept_ns >= QUIET_NS:
                 clock.swept_ns = clock.ts_ns
                 await self._intake.tick_quiet(self._roster.clocked_by(connection), clock.ts_ns, now, by_clock=False)
+
+    def _venue_now_ns(self, connection: Connection) -> int:
+        clock = self._roster.clocks.get(connection)
+        return clock.now_ns(time.monotonic()) if clock is not None and clock.ts_ns else 0
 
     async def _take_polled(self, symbol: str, target: str, body: bytes) -> None:
         async with self._order:  # read with the lock held: else at scales that may be others when it is handed on
@@ -271,6 +288,7 @@ class Feed:
             ignored=dict(intake.ignored),
             venue_errors=counts["venue errors"],
             unknown_symbols=sorted(roster.unknown),
+            refused=self._subscriptions.refusals,
             lag_ns=self._lag_ns,
             connections=[connection.statistics() for connection in roster.connections],
             rest=self._rest.statistics(),

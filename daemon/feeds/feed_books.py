@@ -87,7 +87,8 @@ class FeedBooks:
 
     def add(self, state: SymbolState) -> None:
         if self._rule is not None:
-            lost_ns = state.trades.last_ts  # the newest that is known of it
+            # else it was in step until the newest that is known of the symbol
+            lost_ns = state.trades.last_ts if state.book_lost_ns is None else state.book_lost_ns
             keeper = BookKeeper(self._rule, state.instrument, self._settings, lost_ns=lost_ns)
             self._kept[state.symbol] = _Kept(keeper)
 
@@ -169,7 +170,7 @@ class FeedBooks:
         kept = self._kept.get(state.symbol)
         if kept is None:
             return []
-        return kept.keeper.time(ts_ns, trades_complete=state.trades.sequence.missing is None)
+        return kept.keeper.time(ts_ns, trades_complete=state.is_heard and state.trades.sequence.missing is None)
 
     # ---- into step ----------------------------------------------------------------------------
 
@@ -229,6 +230,7 @@ class FeedBooks:
         kept.changed.clear()
         if not kept.keeper.awaits_first_snapshot:
             await connection.resubscribe(self._adapter.book_streams(state.symbol))
+        await connection.has_asked.wait()
         try:
             async with asyncio.timeout(STREAM_SECONDS):
                 await kept.changed.wait()

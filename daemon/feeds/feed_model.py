@@ -93,6 +93,7 @@ class FeedStatistics(NamedTuple):
     ignored: dict[str, int]  # by name
     venue_errors: int
     unknown_symbols: list[str]
+    refused: dict[str, str]  # symbols whose subscription the venue refuses, and what it says
     lag_ns: int  # receipt after the venue's time, of the newest message; below 0 when the clocks differ
     connections: list[ConnectionStatistics]
     rest: RestStatistics

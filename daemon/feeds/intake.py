@@ -136,7 +136,7 @@ class Intake:
         for symbol in self.unobserved.intersection(symbols) - lots.keys():
             state = self._states[symbol]
             # of one whose first trades are held back or fetched, these will say since when
-            if state.trades.sequence.missing is None:
+            if state.is_heard and state.trades.sequence.missing is None:
                 _add(lots, state, self._observed(state, venue_ns))
 
     def _observed(self, state: SymbolState, since_ns: int) -> Part:
@@ -204,7 +204,7 @@ class Intake:
 
     @staticmethod
     def _is_quiet(state: SymbolState, venue_ns: int, now: float, *, by_clock: bool) -> bool:
-        if not state.observed or venue_ns - state.newest_ns < QUIET_NS:
+        if not (state.observed and state.is_heard) or venue_ns - state.newest_ns < QUIET_NS:
             return False
         # what is missing or held back is older than the tick would be
         return state.trades.sequence.missing is None and not (by_clock and now - state.sent_at < QUIET_SECONDS)

@@ -92,14 +92,16 @@ class KrakenAdapter(KrakenRest):
         for stream in streams:
             channel, _, pair = stream.partition(":")
             channels.setdefault(channel, []).append(pair)
-        asked: list[dict[str, Any]] = [
-            {"method": verb.lower(), "params": _params(verb, channel, chunk)}
+        asked = [
+            (channel, chunk, {"method": verb.lower(), "params": _params(verb, channel, chunk)})
             for channel, pairs in channels.items()
             for chunk in chunks(pairs, COMMAND_PAIRS)
         ]
+        for number, (channel, chunk, _) in enumerate(asked, first_id):
+            self._requests.note(verb, number, [f"{channel}:{pair}" for pair in chunk])
         return [
-            msgspec.json.encode({**command, "req_id": first_id + number}).decode()
-            for number, command in enumerate(asked)
+            msgspec.json.encode({**command, "req_id": number}).decode()
+            for number, (_, _, command) in enumerate(asked, first_id)
         ]
 
     # ---- messages -----------------------------------------------------------------------------
@@ -132,7 +134,7 @@ class KrakenAdapter(KrakenRest):
             batch.reject(None, "undecodable", error, frame, book=True)
             return
         if head.error is not None or not head.success:
-            batch.error(frame)
+            batch.error(frame, self._requests.of(head.request, head.symbol))
         elif head.method:
             self._on_reply(batch, head)
         elif head.channel == "status":
@@ -163,6 +165,8 @@ class KrakenAdapter(KrakenRest):
         if result is not None and result.channel == "ohlc":
             # what was open before this subscription has been missed since
             self._bars.forget(self._symbols.get(result.symbol, ""), result.interval * 60)
+        if result is not None:
+            batch.subscribed(self._requests.of(head.request, result.symbol))
         batch.ignore_unknown(head.method)
 
     def _on_status(self, batch: Batch, head: messages.Head, frame: bytes) -> None:

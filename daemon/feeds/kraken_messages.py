@@ -70,6 +70,7 @@ class EventMessage(Struct, gc=False):
     status: str = ""
     pair: str = ""
     channel_name: str = field(name="channelName", default="")
+    request: Any = field(name="reqid", default=None)
 
 
 # ---- version 2 ------------------------------------------------------------------------------------
@@ -148,6 +149,8 @@ class Head(Struct, gc=False):
     success: bool = True
     error: Any = None
     result: Subscribed | None = None
+    request: Any = field(name="req_id", default=None)
+    symbol: str = ""  # of a refusal
     data: msgspec.Raw = _NOTHING
 
 

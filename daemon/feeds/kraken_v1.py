@@ -90,14 +90,16 @@ class KrakenV1Adapter(KrakenRest):
         for stream in streams:
             channel, _, pair = stream.partition(":")
             channels.setdefault(channel, []).append(pair)
-        asked: list[dict[str, Any]] = [
-            {"event": verb.lower(), "pair": list(chunk), "subscription": _subscription(channel)}
+        asked = [
+            (channel, chunk, {"event": verb.lower(), "pair": list(chunk), "subscription": _subscription(channel)})
             for channel, pairs in channels.items()
             for chunk in chunks(pairs, COMMAND_PAIRS)
         ]
+        for number, (channel, chunk, _) in enumerate(asked, first_id):
+            self._requests.note(verb, number, [f"{channel}:{pair}" for pair in chunk])
         return [
-            msgspec.json.encode({**command, "reqid": first_id + number}).decode()
-            for number, command in enumerate(asked)
+            msgspec.json.encode({**command, "reqid": number}).decode()
+            for number, (_, _, command) in enumerate(asked, first_id)
         ]
 
     # ---- messages -----------------------------------------------------------------------------
@@ -137,13 +139,15 @@ class KrakenV1Adapter(KrakenRest):
         message = _event(frame)
         is_offline = message.event == "systemStatus" and message.status != "online"
         if is_offline or message.event == "error" or message.status == "error":
-            batch.error(frame)
+            batch.error(frame, self._requests.of(message.request, message.pair))
         elif not message.event:
             raise msgspec.ValidationError("an object without an event")
         else:
             if message.event == "subscriptionStatus" and message.channel_name.startswith("ohlc"):
                 # what was open before this subscription has been missed since
                 self._bars.forget(self._symbols.get(message.pair, ""))
+            if message.status == "subscribed":
+                batch.subscribed(self._requests.of(message.request, message.pair))
             batch.ignore_unknown(message.event)
 
     def _on_book(self, batch: Batch, symbol: str, bodies: Sequence[msgspec.Raw], frame: bytes) -> None:

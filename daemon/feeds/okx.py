@@ -11,6 +11,7 @@ for all instruments of a type at once. What is silent for 30 s is closed: the te
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -33,6 +34,8 @@ SERIES = ("funding", "mark_price", "open_interest", "liquidation")
 CHANNELS = {"funding": "funding-rate", "mark_price": "mark-price", "open_interest": "open-interest"}
 LIQUIDATIONS = "liquidation-orders"
 ALL_TRADES = "trades-all"
+
+_NAMED = re.compile(rb"channel:([\w-]+),instId:([\w-]+)")  # in the words of a refusal
 
 Handler = Callable[[Batch, messages.Envelope, messages.Arg, bytes], None]
 
@@ -96,10 +99,16 @@ class OkxAdapter(OkxRest):
         return base.rstrip("/") + path, list(streams)
 
     def commands(self, verb: str, streams: Sequence[str], first_id: int) -> list[str]:
-        args = list(dict.fromkeys(text for stream in streams for text in self._args(verb, stream)))
+        wanted: dict[str, list[str]] = {}  # argument -> streams that it brings
+        for stream in streams:
+            for text in self._args(verb, stream):
+                wanted.setdefault(text, []).append(stream)
+        asked = list(chunks(list(wanted), COMMAND_STREAMS))
+        for number, chunk in enumerate(asked, first_id):
+            self._requests.note(verb, number, [stream for text in chunk for stream in wanted[text]])
         return [
-            f'{{"id":"{first_id + number}","op":"{verb.lower()}","args":[{",".join(chunk)}]}}'
-            for number, chunk in enumerate(chunks(args, COMMAND_STREAMS))
+            f'{{"id":"{number}","op":"{verb.lower()}","args":[{",".join(chunk)}]}}'
+            for number, chunk in enumerate(asked, first_id)
         ]
 
     def _args(self, verb: str, stream: str) -> list[str]:
@@ -124,7 +133,7 @@ class OkxAdapter(OkxRest):
             return
         envelope = _envelope(frame)
         if envelope.event is not None:
-            self._on_event(batch, envelope.event, frame)
+            self._on_event(batch, envelope, frame)
             return
         arg = envelope.arg
         if arg is None:
@@ -136,12 +145,17 @@ class OkxAdapter(OkxRest):
         else:
             handler(batch, envelope, arg, frame)
 
-    def _on_event(self, batch: Batch, event: object, frame: bytes) -> None:
+    def _on_event(self, batch: Batch, envelope: messages.Envelope, frame: bytes) -> None:
+        event, arg = envelope.event, envelope.arg
         if event == "notice":
             batch.closing(frame)  # a minute before the venue closes this connection for an upgrade
         elif event in ("error", "channel-conn-count-error"):
-            batch.error(frame)
+            named = _NAMED.search(frame)
+            stream = named.expand(rb"\1:\2").decode() if named else ""
+            batch.error(frame, (stream,) if stream else self._requests.of(envelope.id))
         else:
+            if event == "subscribe" and arg is not None:
+                batch.subscribed((f"{arg.channel}:{arg.inst_id}",))
             batch.ignore_unknown(event)  # subscribe, unsubscribe, channel-conn-count
 
     def _rows(

@@ -30,6 +30,7 @@ class Envelope(Struct, gc=False):
     """Any message: a channel's (`arg`, `data`), or an event of the connection."""
 
     event: Any = None
+    id: Any = None  # of the command that it answers
     arg: Arg | None = None
     action: str = ""  # of a book: snapshot or update
     data: msgspec.Raw = _NOTHING

@@ -66,6 +66,8 @@ class Repairs:
     def look(self, state: SymbolState) -> None:
         """Begin to repair whatever is missing and not being repaired."""
         for track in state.tracks:
+            if not (track.timeframe or state.is_heard):
+                continue  # what comes before the venue has taken the subscription would be missed again
             if track.sequence.missing is not None and not (track.is_repaired or state.removed):
                 track.is_repaired = True
                 self._spawn(self._run(state, track), f"repair {state.symbol} {track.name}")

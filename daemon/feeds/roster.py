@@ -19,6 +19,7 @@ from marketd.daemon.feeds.feed_model import FeedSettings, Sink, VenueClock
 from marketd.daemon.feeds.intake import Intake
 from marketd.daemon.feeds.repair import Repairs
 from marketd.daemon.feeds.rest import RestClient, RestFailed
+from marketd.daemon.feeds.subscriptions import Subscriptions
 from marketd.daemon.feeds.symbol_state import CoverageEvent, SymbolState
 from marketd.daemon.feeds.tasks import Tasks
 from marketd.ipc.protocol import Resume
@@ -57,9 +58,10 @@ class Roster:
         self._order = order
         self._handler = handler
         self.states = states
-        self.intake: Intake  # these three are set once, by the feed: each needs the others
+        self.intake: Intake  # these four are set once, by the feed: each needs the others
         self.repairs: Repairs
         self.books: FeedBooks
+        self.subscriptions: Subscriptions
         self.connections: dict[Connection, list[str]] = {}  # and the symbols of each
         self.clocks: dict[Connection, VenueClock] = {}
         self.unknown: dict[str, str] = {}  # symbol -> what the venue said
@@ -183,6 +185,7 @@ class Roster:
             books = [s for s in states if set(self._adapter.book_streams(s.symbol)) <= set(streams)]
             async with self._order:
                 await self.books.up(books)
+                self.subscriptions.begin(connection, states, streams, streams)
         await connection.subscribe(streams)
         for state in states:
             self.repairs.look(state)
@@ -221,6 +224,7 @@ class Roster:
         async with self._order:
             del self.states[symbol]
             self.intake.unobserved.discard(symbol)
+            self.subscriptions.forget(state)
             self._adapter.forget(symbol)
             parts = self.books.remove(state)
             if state.observed:

@@ -88,7 +88,9 @@ class SymbolState:
         self.newest_ns = ABSENT  # the newest ts_event handed on, ticks included
         self.sent_at = 0.0  # monotonic s of the last trade or tick
         self.observed = resume.last_trade_ts is not None  # ingest knows since when it is observed
+        self.is_heard = False  # the venue has taken the subscription of its trades
         self.removed = False
+        self.book_lost_ns = resume.book_lost_ts  # since when its book was not LIVE before this process
         self.refreshed_at = 0.0  # monotonic s: when its scales were asked for
         self.changes = 0  # how often its scales became others
         self.begin_catch_up(resume)

@@ -13,12 +13,14 @@ from marketd.daemon.feeds.adapter import (
     Event,
     Ignored,
     Series,
+    Subscribed,
     Trades,
     VenueClosing,
     VenueError,
     VenueTime,
     clip_name,
 )
+from marketd.daemon.feeds.asked import words_of
 from marketd.daemon.feeds.venue_records import candle_records, rejected, trade_records
 
 MAX_ERROR_BYTES = 500  # of a venue's own message
@@ -63,9 +65,14 @@ class Batch:
         """By a name that comes from the venue."""
         self.ignored[clip_name(name)] += 1
 
-    def error(self, frame: bytes) -> None:
-        """The venue's own words, as they came."""
-        self.others.append(VenueError(frame[:MAX_ERROR_BYTES].decode("utf-8", "replace")))
+    def error(self, frame: bytes, streams: tuple[str, ...] = ()) -> None:
+        """The venue's own words, as they came; of the streams that it refused to deliver."""
+        text = frame[:MAX_ERROR_BYTES].decode("utf-8", "replace")
+        self.others.append(VenueError(text, words_of(frame), streams))
+
+    def subscribed(self, streams: tuple[str, ...]) -> None:
+        if streams:
+            self.others.append(Subscribed(streams))
 
     def closing(self, frame: bytes) -> None:
         self.others.append(VenueClosing(frame[:MAX_ERROR_BYTES].decode("utf-8", "replace")))

@@ -10,6 +10,7 @@ One line a stream. A place of it is as bad as the worst moment in it, so that th
     #  observed               -  gap: records are missing
     +  fetched afterwards     x  the venue did not answer
     .  not observed           u  live only, not stored: the journal was full
+    e  expired: dropped for its age
 
 The daemon must run. Exit code 4 when something in the span is missing.
 """
@@ -43,6 +44,7 @@ SIGNS = {
     Seen.GAP: "-",
     Seen.VENUE_DOWN: "x",
     Seen.UNSTORED: "u",
+    Seen.EXPIRED: "e",
 }
 SPAN_NS = 86_400 * NS_PER_SECOND
 MIN_CELLS, MAX_CELLS = 10, 400

@@ -102,6 +102,12 @@ INSERT INTO packed_blocks (table_name, instrument_id, timeframe, ts_start, ts_en
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12);
 
 -- name: drop_old
--- Blocks of $1 that end at $2 or earlier, and were packed first before it.
-DELETE FROM packed_blocks WHERE table_name = $1 AND ts_end <= $2 AND stored_at < $2
-RETURNING table_name || ' ' || instrument_id || ' ' || ts_start AS name;
+-- Blocks of $1 that end at $2 or earlier, and were packed first before it; told in `expired` under the stream $3, if any.
+WITH gone AS (
+    DELETE FROM packed_blocks WHERE table_name = $1 AND ts_end <= $2 AND stored_at < $2
+    RETURNING instrument_id, ts_start, ts_end
+), told AS (
+    INSERT INTO expired (stream, of_table, ts_start, ts_end)
+    SELECT $3::smallint, $1, ts_start, max(ts_end) FROM gone WHERE $3::smallint IS NOT NULL GROUP BY ts_start
+)
+SELECT $1 || ' ' || instrument_id || ' ' || ts_start AS name FROM gone ORDER BY instrument_id, ts_start;

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from fake_daemon import BTC, CANDLE, FUNDING, TRADE, FakeDaemon, candles, trades
-from marketd import DataCacheManager, UnifiedDataProvider
+from marketd import DataCacheManager, Frame, Require, UnifiedDataProvider
 from marketd.ipc.arena import ArenaState, RingSpec
 from marketd.ipc.arena_writer import ArenaWriter
 from marketd.ipc.paths import arena_path
@@ -22,12 +22,13 @@ from marketd.market.errors import (
     BeyondCache,
     InvalidArgument,
     NotRunning,
+    RequirementNotMet,
     UnknownInstrument,
     UnknownStream,
     Warming,
 )
 from marketd.market.instruments import Instrument
-from marketd.market.records import CandleFlag, Records, Source, empty, series_kind
+from marketd.market.records import BY_NAME, CandleFlag, Coverage, Records, Source, empty, series_kind
 
 FUNDING_KIND = series_kind(FUNDING.id, FUNDING.name, FUNDING.fields)
 RINGS = [
@@ -36,8 +37,9 @@ RINGS = [
     RingSpec("candle.1m.venue", CANDLE.id, CANDLE.dtype, 50),
     RingSpec("candle.1s.own", CANDLE.id, CANDLE.dtype, 50),
     RingSpec("funding", FUNDING_KIND.id, FUNDING_KIND.dtype, 10),
+    RingSpec("coverage", BY_NAME["coverage"].id, BY_NAME["coverage"].dtype, 10),
 ]
-TRADES, OWN, VENUE, SECONDS, SERIES = range(5)
+TRADES, OWN, VENUE, SECONDS, SERIES, LEDGER = range(6)
 
 
 class Daemon:
@@ -293,3 +295,39 @@ def test_a_provider_asks_the_daemon_for_what_shared_memory_does_not_hold(runtime
             assert served == ["arena", "database", "database", "database"]
             assert (md.cache_statistics().hits, md.cache_statistics().misses) == (1, 3)
         arena.writer.close()
+
+
+def told(state: Coverage, start: int, end: int) -> Records:
+    record = np.zeros(1, dtype=BY_NAME["coverage"].dtype)
+    record["ts_start"], record["ts_end"], record["state"], record["stream"] = start, end, state, TRADE.id
+    return record
+
+
+def test_coverage_and_gaps_are_looked_up_when_they_are_asked_for(daemon: Daemon) -> None:
+    with DataCacheManager(daemon.directory) as cache:
+        daemon.append(OWN, candles([1, 2, 3]))
+        times = cache.get_latest_ohlcv("BTC/USDT", "1m", 3).records["ts"].tolist()
+        first = cache.get_latest_ohlcv("BTC/USDT", "1m", 3)
+        assert (first.meta.coverage, first.meta.gaps) == (None, []), "the ledger says nothing yet"
+        daemon.append(LEDGER, told(Coverage.OBSERVED, times[0], times[0]))
+        frame = cache.get_latest_ohlcv("BTC/USDT", "1m", 3)
+        assert (frame.meta.coverage, frame.meta.gaps) == ("observed", [])
+        assert frame is not first and Require(no_gaps=True).check(frame) is frame
+        daemon.append(LEDGER, told(Coverage.GAP, times[1], times[1] + 5))
+        frame = cache.get_latest_ohlcv("BTC/USDT", "1m", 3)
+        again = cache.get_latest_ohlcv("BTC/USDT", "1m", 3)
+        for each in (frame, again, pickle.loads(pickle.dumps(again.meta))):
+            meta = getattr(each, "meta", each)
+            assert (meta.coverage, meta.gaps) == ("gap", [(times[1], times[1] + 5)])
+        with pytest.raises(RequirementNotMet, match="no_gaps"):
+            Require(no_gaps=True).check(again)
+        assert cache.get_latest_ohlcv("BTC/USDT", "1m", 1).meta.coverage == "observed", "its own stretch is whole"
+        assert Frame.from_bytes(again.to_bytes()).meta.gaps == again.meta.gaps
+    assert again.meta.gaps, "it was looked up before"
+
+
+def test_whether_gaps_are_missing_must_be_known_where_it_is_required(daemon: Daemon) -> None:
+    with DataCacheManager(daemon.directory) as cache:
+        daemon.append(TRADES, trades([1, 2]))
+        with pytest.raises(RequirementNotMet, match="does not say"):
+            Require(no_gaps=True).check(cache.get_latest_trades("BTC/USDT", 2))

@@ -181,6 +181,34 @@ def test_an_error_in_the_middle_says_what_had_been_accepted(
     assert [batch.batch for batch in batches(daemon)] == [1, 2, 2]  # a refused batch used up no number
 
 
+@pytest.mark.parametrize("most", [1, 3, 10])
+def test_what_the_daemon_does_not_take_at_once_goes_in_halves_and_indexes_stay_the_callers(
+    daemon: FakeDaemon, pipeline: DataIngestionPipeline, most: int
+) -> None:
+    def too_many(message: Any, payloads: list[Any]) -> Any:
+        if isinstance(message, protocol.Ingest) and message.parts[0].count > most:
+            raise InvalidArgument("parts: send it in pieces", field="parts")
+        return daemon._handle(message, payloads)
+
+    daemon.reply = too_many
+    records = trades(range(10))
+    records["price"][[1, 9]] = 0
+    result = pipeline.ingest_trades("BTC/USDT", records)
+    assert result.accepted == 8 and [r.index for r in result.refused] == [1, 9]
+    assert daemon.stored["trade"]["trade_id"].tolist() == [0, 2, 3, 4, 5, 6, 7, 8]
+
+
+def test_a_record_that_no_batch_can_hold_is_refused(daemon: FakeDaemon, pipeline: DataIngestionPipeline) -> None:
+    def never(message: Any, payloads: list[Any]) -> Any:
+        if isinstance(message, protocol.Ingest):
+            raise InvalidArgument("parts: send it in pieces", field="parts")
+        return daemon._handle(message, payloads)
+
+    daemon.reply = never
+    with pytest.raises(InvalidArgument, match="in pieces"):
+        pipeline.ingest_trades("BTC/USDT", trades([1]))
+
+
 def test_busy_is_waited_out(daemon: FakeDaemon, pipeline: DataIngestionPipeline) -> None:
     left = [3]
 

@@ -41,6 +41,8 @@ async def received(runtime: Path, parts: list[tuple[str, Records]]) -> list[tupl
         while True:
             peer, header, *payloads = await router.recv_multipart()
             message = decoder.decode(header)
+            if isinstance(message, protocol.Alive):
+                continue
             found.append((message, payloads))
             accepted = sum(part.count for part in message.parts)
             outcome = protocol.Outcome(id=message.id, batch=message.batch, accepted=accepted)

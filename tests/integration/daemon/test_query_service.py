@@ -35,6 +35,23 @@ from small_daemon import expected_ring
 pytestmark = pytest.mark.parametrize("server", [Profile.POSTGRES], indirect=True, ids=str)
 
 
+async def test_an_answer_says_what_the_ledger_knows_of_its_stretch(desk: Desk) -> None:
+    desk.daemon.take((COVERAGE_KIND, observed()), (TRADE_KIND, trades([(0, 1, 100, 1), (2000, 2, 100, 1)])))
+    gap = coverage_record(Coverage.GAP, START + SECOND, START + 2 * SECOND, stream=TRADE_KIND.id)
+    desk.daemon.take((COVERAGE_KIND, gap), (TRADE_KIND, trades([(3000, 3, 100, 1)])))
+    for committed in (0, 1, 2):
+        if committed:
+            await desk.commit(committed)
+        answer, _ = await desk.ask(Rows(symbol=BTC.name, stream="trade"))
+        assert (answer.meta.coverage, answer.meta.gaps) == ("gap", [(START + SECOND, START + 2 * SECOND)])
+        answer, _ = await desk.ask(Rows(symbol=BTC.name, stream="trade", start=START, end=START + SECOND))
+        assert (answer.meta.coverage, answer.meta.gaps) == ("observed", [])
+        answer, _ = await desk.ask(Bars(symbol=BTC.name, timeframes=[1], start=START - SECOND, end=START + SECOND))
+        assert (answer.meta.coverage, answer.meta.gaps) == ("unobserved", [(START - SECOND, START)])
+    answer, _ = await desk.ask(Rows(symbol=BTC.name, stream="funding"))
+    assert answer.meta.coverage is None, "the ledger does not speak of declared series"
+
+
 @pytest.fixture
 async def database(database: str) -> AsyncIterator[DatabaseConnectionManager]:
     async with DatabaseConnectionManager(database, actor="query-test") as manager:

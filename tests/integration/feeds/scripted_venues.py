@@ -62,6 +62,7 @@ class ScriptedVenue:
         self.trades: dict[str, list[Dealt]] = {pair: [] for pair in pairs}
         self.number = -1  # of the connection's last message
         self.subscriptions = 0
+        self.refused: set[tuple[str, str]] = set()  # channel and pair that are not to be had
         self._subscribed: set[tuple[str, str]] = set()
         self._socket: ServerConnection | None = None
         self._server: Server | None = None
@@ -96,7 +97,8 @@ class ScriptedVenue:
             await socket.wait_closed()
 
     def is_subscribed(self, channel: str) -> bool:
-        return self._socket is not None and all((channel, pair) in self._subscribed for pair in self.pairs)
+        wanted = {(channel, pair) for pair in self.pairs} - self.refused
+        return self._socket is not None and wanted <= self._subscribed
 
     # ---- what happens in the market -----------------------------------------------------------
 
@@ -141,6 +143,8 @@ class ScriptedVenue:
         for reply in self._dialect.replies(command, self):
             await self._send(reply)
         for channel, pair, is_wanted in self._dialect.subscriptions(command):
+            if (channel, pair) in self.refused:
+                continue
             self.subscriptions += is_wanted and channel == "book"
             if is_wanted and channel == "book":
                 await self._send(self._dialect.snapshot(pair, self))
@@ -189,7 +193,11 @@ class Coinbase:
         return [(channel, pair, command["type"] == "subscribe") for pair in command.get("product_ids", ())]
 
     def replies(self, command: dict[str, Any], venue: ScriptedVenue) -> list[str]:
-        return [self._frame("subscriptions", venue, {"subscriptions": {}})]
+        channel, products = command["channel"], command.get("product_ids", [])
+        refused = [pair for pair in products if (CHANNELS.get(channel, channel), pair) in venue.refused]
+        errors = [json.dumps({"type": "error", "message": f"{pair} is not for sale"}) for pair in refused]
+        taken = {channel: [pair for pair in products if pair not in refused]}
+        return [*errors, self._frame("subscriptions", venue, {"subscriptions": taken})]
 
     def _frame(self, channel: str, venue: ScriptedVenue, event: dict[str, Any]) -> str:
         number, timestamp = venue.next_number(), _iso(venue.now_ns)
@@ -247,8 +255,13 @@ class Kraken:
     def replies(self, command: dict[str, Any], venue: ScriptedVenue) -> list[str]:
         if command["method"] == "ping":
             return ['{"method":"pong"}']
-        result = {**command["params"], "symbol": command["params"]["symbol"][0]}
-        return [json.dumps({"method": command["method"], "result": result, "success": True})]
+        params, head = command["params"], {"method": command["method"], "req_id": command["req_id"]}
+        return [
+            json.dumps({**head, "success": False, "error": f"{pair} is not for sale", "symbol": pair})
+            if (params["channel"], pair) in venue.refused
+            else json.dumps({**head, "success": True, "result": {**params, "symbol": pair}})
+            for pair in params["symbol"]
+        ]
 
     def snapshot(self, pair: str, venue: ScriptedVenue) -> str:
         book = venue.books[pair]

@@ -262,6 +262,22 @@ async def test_streams_beyond_the_address_are_subscribed_by_message() -> None:
         await eventually_async(lambda: asked == [*streams, "more@trade"])
 
 
+async def test_what_comes_while_streams_are_being_asked_for_is_handled_meanwhile() -> None:
+    asked = 0
+    listener, timing = Listener(), QUICK._replace(commands_per_second=4.0, dead_after_seconds=25.0)
+
+    async def answer(socket: ServerConnection) -> None:
+        nonlocal asked
+        async for _ in socket:
+            asked += 1
+            await socket.send("{}")
+
+    streams = [f"s{n}usdt@trade" for n in range(1000)]  # five messages beside the address: more than a second
+    async with venue(answer) as url, running(connection_to(url, listener, streams, timing)):
+        await eventually_async(lambda: len(listener.frames) == 1)
+        assert asked < 3
+
+
 async def test_errors_are_kept_as_they_came_and_the_connection_is_tried_again() -> None:
     def refuse(socket: ServerConnection, request: Request) -> Response:
         return Response(HTTPStatus.FORBIDDEN, "Forbidden", Headers({"Content-Length": "0"}))

@@ -60,4 +60,4 @@ def test_a_requirement_that_makes_no_sense_is_refused_when_it_is_written() -> No
     with pytest.raises(InvalidArgument, match="max_stale"):
         Require(max_stale="soon")
     assert Require("2s") == Require(2.0) and hash(Require("2s")) == hash(Require(2)) and Require() != Require("1s")
-    assert repr(Require("2s", "LIVE")) == "Require(max_stale='2s', book='LIVE')"
+    assert repr(Require("2s", "LIVE")) == "Require(max_stale='2s', book='LIVE', no_gaps=False)"

@@ -90,6 +90,25 @@ def test_unstored_is_said_though_the_wall_clock_stepped_back_before_the_start(da
     assert (event["state"], event["ts_start"], event["detail"]) == (Coverage.UNSTORED, START + 5 * SECOND, 3)
 
 
+def test_unstored_is_said_of_an_instrument_that_has_fallen_silent(daemon: SmallDaemon) -> None:
+    ingest, _ = ingest_of(daemon)
+    state, begin = daemon.kernel.state(daemon.registry.by_name(BTC.name)), daemon.journal.end
+    batch = protocol.Ingest(
+        id=1, instrument=BTC.name, producer=bytes(16), batch=1, parts=[protocol.Part("trade", 1)], live=True
+    )
+    with mock.patch.multiple(Journal, has_room=False, blocked="the budget is used up"):
+        ingest.handle(b"peer", [protocol.encode(batch), trades([(0, 1, 100, 1)]).tobytes()])
+        ingest.tell_due_events()
+    assert state.unstored_count == 1
+    successor, _ = ingest_of(daemon)  # knows it from the checkpoint
+    successor.tell_due_events()
+    assert state.unstored_count == 0
+    (frame,) = frames_since(daemon, begin)
+    assert np.frombuffer(frame.sections[0].payload, COVERAGE)["state"].tolist() == [Coverage.UNSTORED]
+    successor.tell_due_events()
+    assert daemon.journal.end == frame.end
+
+
 def test_a_journal_that_failed_ends_ingest_and_gets_no_batch_given_up(daemon: SmallDaemon) -> None:
     ingest, socket = ingest_of(daemon)
     batch = protocol.Ingest(id=1, instrument=BTC.name, producer=bytes(16), batch=1, parts=[protocol.Part("trade", 1)])

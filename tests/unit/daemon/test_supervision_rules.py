@@ -102,6 +102,13 @@ def test_a_journal_that_has_no_room_is_told_and_degrades() -> None:
     assert judge("live", reports, "") == ("degraded", ["ingest's journal: the disk has no room"])
 
 
+def test_what_a_venue_refuses_is_a_problem_that_is_told() -> None:
+    statistics = {"feed": {"refused": {"BTCUSD": "no such pair"}}}
+    feed = msgspec.structs.replace(actors()[0], name="feed-KRAKEN", statistics=statistics)
+    reports = [*actors(), feed]
+    assert judge("live", reports, "") == ("degraded", ["feed-KRAKEN is refused BTCUSD: no such pair"])
+
+
 def test_a_daemon_that_has_not_started_has_failed_to_serve() -> None:
     assert judge("starting", [], "") == ("failed", ["the daemon is starting"])
 

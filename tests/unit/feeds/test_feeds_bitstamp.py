@@ -124,7 +124,6 @@ def test_without_a_book_its_messages_are_ignored_by_name() -> None:
 @pytest.mark.parametrize(
     ("message", "name"),
     [
-        (frame("bts:subscription_succeeded", "live_trades_ethusd", {}), "subscription_succeeded"),
         (frame("bts:unsubscription_succeeded", "live_trades_ethusd", {}), "unsubscription_succeeded"),
         (frame("bts:heartbeat", "", {"status": "success"}), "heartbeat"),
         (frame("order_created", "live_orders_ethusd", {}), "order_created"),
@@ -139,7 +138,7 @@ def test_what_is_of_no_use_is_ignored_by_name(message: bytes, name: str) -> None
 
 def test_errors_and_the_wish_to_reconnect_are_shown_as_they_came() -> None:
     error = frame("bts:error", "", {"code": None, "message": "Bad subscription string."})
-    assert only(adapter(), error) == VenueError(error.decode())
+    assert only(adapter(), error) == VenueError(error.decode(), "Bad subscription string.")
     reconnect = frame("bts:request_reconnect", "", "")
     assert only(adapter(), reconnect) == VenueClosing(reconnect.decode())
 

@@ -282,7 +282,7 @@ def test_what_is_of_no_use_is_ignored_by_name(message: dict[str, Any], event: Ev
 
 def test_a_refused_command_is_shown_as_it_came() -> None:
     message = encode({"success": False, "ret_msg": "error:handler not found", "op": "subscribe"})
-    assert only(linear(), message) == VenueError(message.decode())
+    assert only(linear(), message) == VenueError(message.decode(), "error:handler not found")
 
 
 def test_every_message_tells_the_venues_time() -> None:

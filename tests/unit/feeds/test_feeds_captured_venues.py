@@ -18,6 +18,7 @@ from marketd.daemon.feeds.adapter import (
     Event,
     Ignored,
     Rejected,
+    Subscribed,
     Trades,
     VenueAdapter,
     VenueTime,
@@ -151,7 +152,7 @@ def account(event: Event) -> tuple[str, int] | None:
         return "trades", 1
     if isinstance(event, Ignored):
         return f"ignored: {event.name}", event.messages
-    if isinstance(event, VenueTime):
+    if isinstance(event, (Subscribed, VenueTime)):
         return None
     names = {BookSnapshot: "book snapshots", BookDelta: "book updates", Rejected: "rejected"}
     return names.get(type(event), type(event).__name__), 1

@@ -277,7 +277,7 @@ def test_subscriptions_name_one_channel_each_and_heartbeats_keep_them_open() -> 
 
 def test_an_error_is_shown_as_it_came() -> None:
     text = '{"type":"error","message":"channel level3 is not supported"}'
-    assert advanced().decode_many([text.encode()]) == [VenueError(text)]
+    assert advanced().decode_many([text.encode()]) == [VenueError(text, "channel level3 is not supported")]
 
 
 # ---- the Exchange feed ----------------------------------------------------------------------------

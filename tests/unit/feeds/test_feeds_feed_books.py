@@ -42,6 +42,8 @@ class Connection:
 
     def __init__(self) -> None:
         self.is_up = True
+        self.has_asked = asyncio.Event()
+        self.has_asked.set()
         self.asked: list[list[str]] = []
 
     async def resubscribe(self, streams: list[str]) -> None:
@@ -54,6 +56,7 @@ class Room:
     def __init__(self, tasks: Tasks) -> None:
         self.connection = Connection()
         self.state = SymbolState(BTC, Resume(), ())
+        self.state.is_heard = True
         self.parts: list[Part] = []
         adapter: Any = SimpleNamespace(book_rule=RULE, venue="KRAKEN", book_streams=lambda symbol: [f"book {symbol}"])
         rest: Any = None  # snapshots come on the stream

@@ -252,7 +252,10 @@ def test_a_refusal_and_a_maintenance_are_shown_as_they_came() -> None:
         '{"error":"Currency pair not supported X/Y","method":"subscribe","success":false}',
         '{"channel":"status","type":"update","data":[{"system":"maintenance","version":"2.0.0"}]}',
     ]
-    assert v2().decode_many([text.encode() for text in texts]) == [VenueError(text) for text in texts]
+    assert v2().decode_many([text.encode() for text in texts]) == [
+        VenueError(texts[0], "Currency pair not supported X/Y"),
+        VenueError(texts[1], texts[1]),
+    ]
     online = b'{"channel":"status","type":"update","data":[{"system":"online"}]}'
     assert v2().decode_many([online]) == [Ignored("status")]
 

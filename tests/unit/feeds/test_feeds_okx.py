@@ -332,7 +332,6 @@ def test_a_series_that_breaks_a_rule_is_rejected() -> None:
     ("message", "event"),
     [
         (b"pong", Ignored("pong")),
-        (encode({"event": "subscribe", "arg": {"channel": "books", "instId": "BTC-USDT"}}), Ignored("subscribe")),
         (encode({"event": "channel-conn-count", "channel": "orders"}), Ignored("channel-conn-count")),
         (channel("tickers", [{}]), Ignored("tickers")),
         (channel("mark-price", [{}]), Ignored("mark-price")),
@@ -346,7 +345,7 @@ def test_what_is_of_no_use_is_ignored_by_name(message: bytes, event: Event) -> N
 
 def test_errors_and_notices_are_shown_as_they_came() -> None:
     error = encode({"event": "error", "code": "60012", "msg": "Invalid request", "connId": "a4d3ae55"})
-    assert only(adapter(), error) == VenueError(error.decode())
+    assert only(adapter(), error) == VenueError(error.decode(), "Invalid request")
     notice = encode({"event": "notice", "code": "64008", "msg": "The connection will soon be closed"})
     assert only(adapter(), notice) == VenueClosing(notice.decode())
 

@@ -30,6 +30,7 @@ def trades(price: int) -> Records:
 async def test_trades_that_were_read_at_other_scales_are_not_handed_on_but_asked_for_again() -> None:
     order, parts, read = asyncio.Lock(), list[Part](), list[int]()
     state = SymbolState(COARSE, Resume(last_trade_id=10, last_trade_ts=0), ())
+    state.is_heard = True
 
     def decode(symbol: str, body: bytes) -> Page:
         read.append(10**state.instrument.price_scale)

@@ -50,6 +50,8 @@ def painted(rows: list[Any]) -> list[Seen]:
                     places[place] = Seen.VENUE_DOWN
                 case Coverage.UNSTORED:
                     places[place] = Seen.UNSTORED
+                case Coverage.EXPIRED:
+                    places[place] = Seen.EXPIRED
                 case Coverage.ENDED:
                     places[place] = Seen.UNOBSERVED
     return places

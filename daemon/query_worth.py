@@ -1,0 +1,55 @@
+"""What an answer of the database is worth: `meta.coverage` and `meta.gaps`, from the stored ledger and what only the
+arena has.
+
+The stretch that is judged is the one that was asked for, as far as the instrument's newest event; where no start was
+named it begins with the oldest record of the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from marketd.daemon.answers import Result, decoded
+from marketd.daemon.ledger import coverage_records
+from marketd.daemon.query_tail import Tail
+from marketd.market.instruments import Instrument
+from marketd.market.records import Records
+from marketd.market.worth import UNKNOWN, Worth, span_of, worse, worth_of
+from marketd.sql.read import Span, read_coverage
+from marketd.sql.store import Connection
+
+
+async def worth_of_answer(
+    connection: Connection,
+    instrument: Instrument,
+    results: Sequence[tuple[Result, int | None]],
+    span: Span,
+    known_at: int | None,
+    tail: Tail,
+) -> Worth:
+    """Of results and their timeframes (s); of several the worst, and the gaps of all."""
+    stored = coverage_records(await read_coverage(connection, instrument.id, Span(), known_at=known_at))
+    ledger = np.concatenate([stored, tail.ledger()])
+    found = [_of_one(ledger, result, timeframe, span, known_at, tail.newest_ns) for result, timeframe in results]
+    if not found:
+        return UNKNOWN
+    coverage = found[0].coverage
+    for each in found[1:]:
+        coverage = worse(coverage, each.coverage)
+    return Worth(coverage, sorted({gap for each in found for gap in each.gaps}))
+
+
+def _of_one(
+    ledger: Records, result: Result, timeframe: int | None, span: Span, known_at: int | None, newest_ns: int
+) -> Worth:
+    start, end = span.start, span.end
+    if start is None or not newest_ns:
+        told = span_of(result.kind.name, result.kind.time, decoded(result), timeframe)
+        if told is None:
+            return UNKNOWN  # there is nothing that the ledger could speak of
+        start = told[0] if start is None else start
+        newest_ns = newest_ns or told[1]
+    ends = [each for each in (end, known_at, newest_ns) if each is not None]
+    return worth_of(ledger, result.kind.name, start, min(ends), timeframe)

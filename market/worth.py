@@ -1,0 +1,91 @@
+"""What records are worth by the ledger: were those of a stretch all received, and if not, where are they missing? Pure.
+
+Bars are made of trades, so it is the trades' ledger that speaks of them; but whether retention has dropped them is a
+matter of their own table. Imbalances and buckets are made of the book.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from marketd.market.records import BY_NAME, Coverage, Records
+from marketd.market.rows import ONE_SECOND_BARS
+from marketd.market.timeline import SEVERITY, Seen, in_order, timeline
+from marketd.market.times import NS_PER_SECOND
+
+_TRADE, _BOOK = BY_NAME["trade"].id, BY_NAME["book"].id
+_STREAMS = {
+    "trade": _TRADE,
+    "candle": _TRADE,
+    "activity_bar": _TRADE,
+    "book": _BOOK,
+    "book_delta": _BOOK,
+    "imbalance": _BOOK,
+    "buckets": _BOOK,
+}
+MAX_GAPS = 1000  # that are listed; the last one then reaches to the end
+
+
+class Worth(NamedTuple):
+    """`coverage`: the worst that befell the stretch, as `marketd coverage` names it; None: the ledger says nothing of
+    such records, or not enough of it is known. `gaps`: [start, end) ns.
+    """
+
+    coverage: str | None
+    gaps: list[tuple[int, int]]
+
+
+UNKNOWN = Worth(None, [])
+
+
+def span_of(kind: str, time: str, records: Records, timeframe: int | None) -> tuple[int, int] | None:
+    """The stretch of event time that records speak of; None when there are none."""
+    if not len(records) or kind not in _STREAMS:
+        return None
+    times = records[time]
+    length = (timeframe or 0) * NS_PER_SECOND if kind in ("candle", "buckets") else 1
+    return int(times.min()), int(times.max()) + length
+
+
+def worth_of(coverage: Records, kind: str, start_ns: int, end_ns: int, timeframe: int | None = None) -> Worth:
+    """Of [start_ns, end_ns), by the COVERAGE records of an instrument from the beginning of its stream on."""
+    stream = _STREAMS.get(kind)
+    if stream is None or end_ns <= start_ns:
+        return UNKNOWN
+    line = timeline(_of_bars(coverage, timeframe) if kind == "candle" else coverage, stream, start_ns, end_ns)
+    missing = [stretch for stretch in line if not stretch.state.is_whole]
+    gaps: list[tuple[int, int]] = []
+    for stretch in missing:
+        if gaps and (gaps[-1][1] == stretch.start or len(gaps) == MAX_GAPS):
+            gaps[-1] = gaps[-1][0], stretch.end
+        else:
+            gaps.append((stretch.start, stretch.end))
+    return Worth(min((stretch.state for stretch in line), key=SEVERITY.__getitem__).value, gaps)
+
+
+def worth_of_newest(coverage: Records, kind: str, start_ns: int, end_ns: int) -> Worth:
+    """The same where only the newest of the ledger is at hand: it must say since when the stream was observed."""
+    events = coverage[np.isin(coverage["stream"], (_STREAMS.get(kind, -1), 0))]
+    if not len(events) or events["state"][in_order(events)[0]] != Coverage.OBSERVED:
+        return UNKNOWN
+    return worth_of(coverage, kind, start_ns, end_ns)
+
+
+def worse(one: str | None, other: str | None) -> str | None:
+    """Of two answers' coverage; of what is not known nothing can be said."""
+    if one is None or other is None:
+        return None
+    return min(Seen(one), Seen(other), key=SEVERITY.__getitem__).value
+
+
+def _of_bars(coverage: Records, timeframe: int | None) -> Records:
+    """With what was dropped of their table in place of what was dropped of the trades."""
+    table = (ONE_SECOND_BARS if timeframe == 1 else "candles").encode()
+    is_dropped = coverage["state"] == Coverage.EXPIRED
+    found: Records = coverage[~is_dropped | (coverage["reason"] == table)]
+    dropped = found["state"] == Coverage.EXPIRED
+    found["stream"][dropped] = _TRADE
+    found["reason"][dropped] = b"bars"  # as a matter of the trades' line
+    return found

@@ -1,0 +1,76 @@
+"""What records are worth by the ledger."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from marketd.market.records import BY_NAME, COVERAGE, TRADE, Coverage, Records
+from marketd.market.worth import MAX_GAPS, UNKNOWN, Worth, span_of, worse, worth_of, worth_of_newest
+
+TRADES, CANDLES, BOOKS = (BY_NAME[name].id for name in ("trade", "candle", "book"))
+
+
+def ledger(*rows: tuple[Coverage, int, int, int, str]) -> Records:
+    """(state, start, end, stream, reason)"""
+    records = np.zeros(len(rows), dtype=COVERAGE)
+    for seq, (state, start, end, stream, reason) in enumerate(rows):
+        records[seq]["seq"], records[seq]["state"], records[seq]["stream"] = seq, state, stream
+        records[seq]["ts_start"], records[seq]["ts_end"] = start, end
+        records[seq]["reason"] = reason.encode()
+    return records
+
+
+SEEN = (Coverage.OBSERVED, 0, 0, TRADES, "")
+
+
+def test_neighbouring_stretches_that_are_missing_are_one_gap() -> None:
+    coverage = ledger(SEEN, (Coverage.GAP, 10, 20, TRADES, ""), (Coverage.VENUE_DOWN, 20, 30, TRADES, ""))
+    assert worth_of(coverage, "trade", 0, 50) == Worth("gap", [(10, 30)])
+    assert worth_of(coverage, "trade", 22, 50) == Worth("venue_down", [(22, 30)])
+    assert worth_of(coverage, "trade", 30, 50) == Worth("observed", [])
+
+
+def test_bars_are_as_whole_as_their_trades_were_and_as_their_own_table_is() -> None:
+    coverage = ledger(
+        SEEN,
+        (Coverage.EXPIRED, 0, 10, TRADES, "trades"),
+        (Coverage.EXPIRED, 0, 5, CANDLES, "candles_1s"),
+    )
+    assert worth_of(coverage, "trade", 0, 50) == Worth("expired", [(0, 10)])
+    assert worth_of(coverage, "candle", 0, 50, 1) == Worth("expired", [(0, 5)])
+    assert worth_of(coverage, "candle", 0, 50, 60) == Worth("observed", [])
+
+
+def test_books_have_a_ledger_of_their_own_and_series_none() -> None:
+    coverage = ledger(SEEN, (Coverage.OBSERVED, 20, 20, BOOKS, ""))
+    assert worth_of(coverage, "imbalance", 20, 50) == Worth("observed", [])
+    assert worth_of(coverage, "book", 10, 50) == Worth("unobserved", [(10, 20)])
+    assert worth_of(coverage, "funding", 0, 50) == UNKNOWN
+
+
+def test_a_ledger_without_its_beginning_says_nothing() -> None:
+    gap = (Coverage.GAP, 10, 20, TRADES, "")
+    assert worth_of_newest(ledger(gap), "trade", 0, 50) == UNKNOWN
+    assert worth_of_newest(ledger(), "trade", 0, 50) == UNKNOWN
+    assert worth_of_newest(ledger(SEEN, gap), "trade", 0, 50) == Worth("gap", [(10, 20)])
+
+
+def test_gaps_are_bounded_and_none_is_left_out() -> None:
+    many = [(Coverage.GAP, n * 10, n * 10 + 1, TRADES, "") for n in range(MAX_GAPS + 5)]
+    gaps = worth_of(ledger(SEEN, *many), "trade", 0, 10**6).gaps
+    assert len(gaps) == MAX_GAPS
+    assert gaps[-1][1] == (MAX_GAPS + 4) * 10 + 1
+
+
+def test_of_two_answers_the_worse_counts_and_the_unknown_most() -> None:
+    assert worse("observed", "gap") == worse("gap", "observed") == "gap"
+    assert worse("observed", None) is None
+
+
+def test_records_speak_of_the_time_between_them_and_bars_of_theirs() -> None:
+    records = np.zeros(2, dtype=TRADE)
+    records["ts_event"] = 5, 9
+    assert span_of("trade", "ts_event", records, None) == (5, 10)
+    assert span_of("candle", "ts_event", records, 1) == (5, 9 + 10**9)
+    assert span_of("trade", "ts_event", records[:0], None) is None
+    assert span_of("funding", "ts_event", records, None) is None
