@@ -49,8 +49,10 @@ class DaemonUnderTest:
         return operator.status(self.runtime_dir, 5.0)
 
     def pids(self) -> dict[str, int]:
-        """Process ids of the actors, by name."""
-        return {actor.name: actor.pid for actor in self.status().actors if actor.pid is not None}
+        """Process ids of the actors, by name, and of ingest's flusher."""
+        found = {actor.name: actor.pid for actor in self.status().actors if actor.pid is not None}
+        (flusher,) = psutil.Process(found["ingest"]).children()
+        return {**found, "flusher": flusher.pid}
 
     def is_live(self) -> bool:
         if self.process.poll() is not None:

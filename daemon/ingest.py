@@ -3,7 +3,7 @@
     validate → stamp → fold → one journal frame → publish in the arena → PUB; acknowledge once the frame is on disk
 
 The frame goes into the journal's front buffer (memory that outlives this process) before a reader can see it, the
-journal's own thread writes and flushes to disk, and the loop here never waits for a disk: a slow one delays
+journal's flusher puts it on disk, and the loop here never waits for a disk: a slow one delays
 acknowledgements, never the arena.
 
 `Ingest` handles messages; it owns no loop and no process (`daemon.actors.ingest` does).
@@ -103,6 +103,7 @@ class Ingest:
         self._waiting: deque[tuple[int, bytes, protocol.Message]] = deque()  # (offset, peer, answer), by offset
         self._follower: bytes | None = None
         self._told = -1
+        self.acknowledged = -1  # the durable offset that was looked at last
         self.committed = 0
         # instruments of which the ledger does not say yet what was kept live only
         self._unstored = {state.instrument.id: state for state in kernel.states if state.unstored_since}
@@ -431,9 +432,12 @@ class Ingest:
         else:
             self._waiting.append((offset, peer, answer))
 
-    def on_durable(self) -> None:
-        """Acknowledge what has reached the disk, and tell the writer."""
+    def acknowledge(self) -> None:
+        """Answer what has reached the disk, and tell the writer."""
         durable = self._journal.durable
+        if durable == self.acknowledged:
+            return
+        self.acknowledged = durable
         self._publisher.mark_durable(durable)
         waiting = self._waiting
         while waiting and waiting[0][0] <= durable:

@@ -1,7 +1,6 @@
 """What ties an actor's life to its supervisor's, however that ends.
 
-- The kernel kills the actor when the supervisor's process is gone (PR_SET_PDEATHSIG). SIGKILL and not a
-  polite signal: nobody is left to notice one that hangs, and a crash is a case that every actor is built for.
+- The kernel kills the actor when the supervisor's process is gone (`ipc.lifeline`).
 - Each actor holds `actors.lock` in the runtime directory, shared. A supervisor that starts takes it
   exclusively for a moment, and so knows that no actor of an earlier one still writes the journal or the
   arena.
@@ -9,18 +8,16 @@
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import os
-import signal
 import time
 from pathlib import Path
 
 from marketd.daemon.config import SUPERVISOR_VARIABLE
+from marketd.ipc.lifeline import die_with
 from marketd.market.errors import ConfigError, MarketdError
 
 LOCK_NAME = "actors.lock"
-_PR_SET_PDEATHSIG = 1
 _LOOK_SECONDS = 0.02
 
 
@@ -37,10 +34,7 @@ def tie_to_supervisor(runtime_dir: Path) -> int | None:
     supervisor = os.environ.pop(SUPERVISOR_VARIABLE, "")  # not for whatever this actor starts in turn
     if not supervisor:
         return None
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    if os.getppid() != int(supervisor):  # it died between our fork and the line above: no signal will come
+    if not die_with(int(supervisor)):
         raise SupervisorGone
     descriptor = os.open(runtime_dir / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
     try:

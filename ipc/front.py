@@ -1,7 +1,7 @@
 """The front buffer: where a frame is kept until the disk has it.
 
 A ring in shared memory (a tmpfs file in the runtime directory), addressed by offset % size. `append` of the journal
-copies a frame in here and is done; the flush thread writes from here. The file outlives the process, so a SIGKILL loses
+copies a frame in here and is done; the flusher writes from here. The file outlives the process, so a SIGKILL loses
 nothing: the next opening finds in it what had not reached the disk. A place is used again only when the disk has
 what was there (`durable`), so even a failed fdatasync loses nothing that the machine survives.
 
@@ -9,6 +9,7 @@ what was there (`durable`), so even a failed fdatasync loses nothing that the ma
       word 8      base: the ring holds nothing before this offset
       word 9      written: the end of the newest whole frame    F1 written-after-frame
       word 10     durable: what the disk has
+      words 16+   what appender and flusher tell each other, see `flush_words`
     then          the ring
 
 F1: the bytes of a frame are in the ring before `written` covers them. A process that is killed between the two
@@ -21,12 +22,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator, Sequence
 from mmap import mmap
 from pathlib import Path
 from struct import Struct
 from zlib import crc32
 
+from marketd.ipc.flush_words import FlushWords
 from marketd.ipc.frames import SectionInput, encode_into
 from marketd.ipc.journal_errors import JournalLocked
 from marketd.ipc.segments import FILE_MODE, NO_ROOM
@@ -36,11 +39,12 @@ PAGE_BYTES = 4096
 HEADER = Struct("<8sII16sqI")
 MAGIC = b"MKTDFRO\n"
 VERSION = 1
+ORPHAN_SECONDS = 0.1
 _BASE, _WRITTEN, _DURABLE = 8, 9, 10  # words of page 0
 
 
 class Front:
-    """One writer (the thread that appends), one reader (the flush thread)."""
+    """One writer (the thread that appends), one reader (the flusher, a thread or a process of its own)."""
 
     def __init__(self, memory: mmap, size: int, uuid: bytes, fd: int | None) -> None:
         self.size = size
@@ -49,6 +53,7 @@ class Front:
         self._fd = fd  # kept open for its lock
         self._view = memoryview(memory)
         self._words = self._view[:PAGE_BYTES].cast("q")
+        self.words = FlushWords(self._words)
         self._scratch = mmap(-1, size)  # for frames that go round the ring's end; untouched pages cost nothing
         self._scratch_view = memoryview(self._scratch)
 
@@ -98,6 +103,19 @@ class Front:
         except BaseException:
             os.close(fd)
             raise
+
+    @classmethod
+    def adopt(cls, fd: int) -> Front:
+        """The front buffer behind a descriptor of another process, which has its lock."""
+        found = _read_header(fd)
+        assert found is not None  # whoever hands it over has made it, or has read it
+        uuid, size = found
+        return cls(mmap(fd, PAGE_BYTES + size), size, uuid, fd)
+
+    @property
+    def fd(self) -> int:
+        """To hand it over to another process; -1 when it is the memory of this one alone."""
+        return -1 if self._fd is None else self._fd
 
     @property
     def base(self) -> int:
@@ -182,10 +200,16 @@ class Front:
 
 
 def _lock(fd: int, path: Path) -> None:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise JournalLocked(f"front buffer {path}: another journal uses it; give each its own") from None
+    """At once; but the flusher of a killed process lets go of this a moment after the journal's own lock."""
+    deadline = time.monotonic() + ORPHAN_SECONDS
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise JournalLocked(f"front buffer {path}: another journal uses it; give each its own") from None
+        time.sleep(ORPHAN_SECONDS / 50)
 
 
 def _allocate(fd: int, path: Path, size: int) -> None:

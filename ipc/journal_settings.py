@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from pathlib import Path
 from typing import NamedTuple, NoReturn, Self, get_args
 
@@ -20,6 +21,8 @@ DEFAULT_BUDGET_BYTES = 16 << 30
 DEFAULT_INTERVAL_NS = 50_000_000
 MIN_BYTES = 16 * PAGE_BYTES  # of a segment and of the front buffer
 LOCK_NAME = "lock"
+ORPHAN_SECONDS = 30.0  # what the flusher of a killed process may still wait for its disk
+_LOOK_SECONDS = 0.002
 
 
 class Settings(NamedTuple):
@@ -81,17 +84,12 @@ class JournalStatistics(NamedTuple):
 
 
 def take_lock(directory: Path) -> int:
-    """Ownership is this descriptor: it goes with the process, however that ends."""
+    """Ownership is this descriptor: it goes with the process and the flusher that it was handed on to, however those
+    end. For the flusher of a process that was killed, which may still wait for the disk, this waits.
+    """
     fd = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        owner = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
-        os.close(fd)
-        if not isinstance(error, BlockingIOError):
-            raise
-        raise JournalLocked(f"journal {directory}: process {owner} writes it; one journal has one writer") from None
-    try:
+        _lock(fd, directory)
         os.ftruncate(fd, 0)
         os.pwrite(fd, b"%d\n" % os.getpid(), 0)
     except OSError as error:
@@ -99,4 +97,32 @@ def take_lock(directory: Path) -> int:
             os.close(fd)
             raise
         # only who is refused would have read it: a full disk must not keep the journal from opening
+    except JournalLocked:
+        os.close(fd)
+        raise
     return fd
+
+
+def _lock(fd: int, directory: Path) -> None:
+    deadline = time.monotonic() + ORPHAN_SECONDS
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            owner = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
+        if _may_run(owner) or time.monotonic() >= deadline:
+            what = f"process {owner} writes it" if _may_run(owner) else f"the flusher of process {owner} does not end"
+            raise JournalLocked(f"journal {directory}: {what}; one journal has one writer")
+        time.sleep(_LOOK_SECONDS)
+
+
+def _may_run(pid: str) -> bool:
+    """Whether the owner that the lock names lives, as far as can be told."""
+    if not pid.isdecimal():
+        return True
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return status.rpartition(")")[2].split()[0] not in {"Z", "X"}

@@ -1,7 +1,7 @@
 """The writer's segments: written, allocated ahead, let go. All disk waits of the journal are in here.
 
-Used by one thread at a time (the opener's, then the flush thread). Errors of the operating system come out as they are;
-whether one is the end or passes by itself is the flush thread's to decide.
+Used by one at a time (the opener, then the flusher). Errors of the operating system come out as they are; whether one
+is the end or passes by itself is the flusher's to decide.
 
 The order of a roll, so that a segment that has a successor is never torn:
 
@@ -49,8 +49,7 @@ class SegmentStore:
         self._fd = -1
         self.uuid = b""
         self.released = Released(0, 0)
-        # (where a state begins, where its last piece ends) of those that the disk may not have whole yet; the appender
-        # adds, and whoever uses the store takes
+        # (where a state begins, where its last piece ends) of those that the disk may not have whole yet
         self.states: deque[tuple[int, int]] = deque()
         self.restart_from = 0  # the newest state that is on disk whole begins here: a start needs nothing before it
         self.removed_count = 0

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from marketd.ipc import frames
 from marketd.ipc.frames import Frame
 from marketd.ipc.front import Front
-from marketd.ipc.journal_flusher import Flusher
 from marketd.ipc.journal_reader import DEFAULT_READ_BYTES, JournalReader
 
 
@@ -20,10 +19,11 @@ class TailReader:
     used again once the disk has what was there.
     """
 
-    def __init__(self, reader: JournalReader, front: Front, flusher: Flusher) -> None:
+    def __init__(self, reader: JournalReader, front: Front, begun: Sequence[int] = ()) -> None:
+        """`begun`: where segments begin that the disk has not yet."""
         self._reader = reader
         self._front = front
-        self._flusher = flusher
+        self._begun = tuple(begun)
 
     @property
     def oldest(self) -> int:
@@ -32,11 +32,6 @@ class TailReader:
     @property
     def newest_checkpoint(self) -> int:
         return max(self._begun, default=self._reader.newest_checkpoint)
-
-    @property
-    def _begun(self) -> Sequence[int]:
-        """Where segments begin that the disk has not yet."""
-        return tuple(self._flusher.boundaries)
 
     def segment_before(self, offset: int) -> int | None:
         earlier = [first for first in self._begun if first < offset]
@@ -48,7 +43,7 @@ class TailReader:
     def read(self, offset: int, until: int | None = None, max_bytes: int = DEFAULT_READ_BYTES) -> list[Frame]:
         """As JournalReader.read; a call ends where the disk does."""
         until = self._front.written if until is None else until
-        durable = self._flusher.durable
+        durable = self._front.durable
         if offset < durable:
             return self._reader.read(offset, min(until, durable), max_bytes)
         longest_frame = self._front.size // 4

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import struct
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -101,28 +100,18 @@ async def copy_out(
     refused: list[AnswerTooLarge] = []
 
     async def collect(part: bytes) -> None:
-        if refused:
-            return
         try:
             for bound in bounds:
                 bound.take(len(part))
         except AnswerTooLarge as error:
             refused.append(error)
-            # cancelled from outside, at its next wait: asyncpg's session hangs for good when its sink raises at the
-            # last part of an answer
-            asyncio.get_running_loop().call_soon(copying.cancel)
+            # asyncpg's session hangs for good when its sink raises at the last part; that one ends with the trailer
+            if not part.endswith(TRAILER):
+                raise
         else:
             parts.append(part)
 
-    query = bind(query, *args)
-    copying = asyncio.ensure_future(
-        conn.copy_from_query(query, output=collect, format="binary", timeout=timeout_seconds)
-    )
-    try:
-        await copying
-    except asyncio.CancelledError:
-        if not refused:
-            raise
+    await conn.copy_from_query(bind(query, *args), output=collect, format="binary", timeout=timeout_seconds)
     if refused:
         raise refused[0]
     return b"".join(parts)

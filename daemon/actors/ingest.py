@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -34,6 +33,7 @@ _log = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 0.1  # a stopped writer shows within a second
 MESSAGES_PER_TURN = 256  # then durable offsets, control and heartbeat get their turn
+DRAIN_LOOK_SECONDS = 0.1  # how often a drain that waits for the disk looks whether it still works
 MAX_TOPIC_BYTES = 1_024  # of a subscription; a topic of ours is far shorter
 _NOBLOCK = int(zmq.NOBLOCK)  # flags of an enum are slow to combine
 STREAM_HIGH_WATER = 10_000  # messages to a subscriber that does not read; beyond, they are dropped and it can tell
@@ -42,9 +42,7 @@ STREAM_HIGH_WATER = 10_000  # messages to a subscriber that does not read; beyon
 class IngestActor(PollActor):
     def start(self) -> None:
         config = self.config
-        self._failure: BaseException | None = None
         self._is_caught_up = False  # nothing waits to be read: who is silent has said nothing
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._registry = Registry(config.state_path / REGISTRY_NAME, config.daemon_no)
         self._kernel = Kernel(
             config.kinds(),
@@ -63,8 +61,7 @@ class IngestActor(PollActor):
             durability=config.journal.durability,
             interval_ns=config.journal.interval,
             checkpoint=self._kernel.checkpoint,
-            on_durable=self._woken,
-            on_failure=self._failed,
+            flusher="process",
         )
         self._stream = self.context.socket(zmq.XPUB)
         sockets.configure(self._stream, high_water=STREAM_HIGH_WATER, max_frame_bytes=MAX_TOPIC_BYTES)
@@ -119,14 +116,6 @@ class IngestActor(PollActor):
                 made.seed(board.state.instrument, board.newest("book"), board.arena.ts_known)
         return made
 
-    def _woken(self, _durable: int) -> None:
-        """The journal's thread: something is durable. An eventfd wakes the poll, and counts instead of queueing."""
-        os.eventfd_write(self._wake, 1)
-
-    def _failed(self, error: BaseException) -> None:
-        self._failure = error
-        os.eventfd_write(self._wake, 1)
-
     # ---- the loop -----------------------------------------------------------------------------
 
     def run(self) -> None:
@@ -134,7 +123,7 @@ class IngestActor(PollActor):
             self._warm()
         poller = zmq.Poller()
         self.control.register(poller)
-        poller.register(self._wake, zmq.POLLIN)
+        poller.register(self._journal.fd, zmq.POLLIN)
         poller.register(self._stream, zmq.POLLIN)
         poller.register(self._socket, zmq.POLLIN)
         reading = True
@@ -143,12 +132,13 @@ class IngestActor(PollActor):
             if reading != self._ingest.accepting:
                 reading = not reading
                 poller.modify(self._socket, zmq.POLLIN if reading else 0)
-            wait_ms = max(0, round((next_beat - time.monotonic()) * 1000))
-            events = dict(poller.poll(wait_ms))
+            events = dict(poller.poll(self._wait_ms(next_beat)))
+            self._journal.look_away()
+            if self._journal.fd in events:
+                self._hear()
+            self._ingest.acknowledge()
             if self._socket in events:
                 self._read_some()
-            if self._wake in events:
-                self._on_wake()
             if self.control.called(events):
                 self.control.read()
             if self._stream in events:
@@ -156,6 +146,13 @@ class IngestActor(PollActor):
             if time.monotonic() >= next_beat:
                 next_beat = time.monotonic() + HEARTBEAT_SECONDS
                 self._beat()
+
+    def _wait_ms(self, next_beat: float) -> int:
+        """How long the poll may last: not at all where something became durable since it was last looked at."""
+        self._journal.listen()
+        if self._journal.durable != self._ingest.acknowledged:
+            return 0
+        return max(0, round((next_beat - time.monotonic()) * 1000))
 
     def _warm(self) -> None:
         """Fill the arenas that are new. Senders wait meanwhile: what they send would come before its past."""
@@ -189,7 +186,8 @@ class IngestActor(PollActor):
                 self._queries.ask(self._rebuilding)
 
     def _read_some(self) -> None:
-        receive, handle = self._socket.recv, self._ingest.handle
+        receive, ingest, journal = self._socket.recv, self._ingest, self._journal
+        handle = ingest.handle
         self._is_caught_up = False
         for _ in range(MESSAGES_PER_TURN):
             try:
@@ -204,14 +202,15 @@ class IngestActor(PollActor):
                 frames.append(frame.bytes)
                 more = frame.more
             handle(peer, frames)
+            if journal.durable != ingest.acknowledged:
+                ingest.acknowledge()  # a turn may last much longer than the disk
 
-    def _on_wake(self) -> None:
-        os.eventfd_read(self._wake)
-        if self._failure is not None:
+    def _hear(self) -> None:
+        self._journal.hear()
+        if self._journal.failure is not None:
             # what was accepted since may not reach the disk: nothing more may be acknowledged, and the next start
             # finds out what did
-            raise self._failure
-        self._ingest.on_durable()
+            raise self._journal.failure
 
     def _read_subscriptions(self) -> None:
         for _ in range(MESSAGES_PER_TURN):
@@ -236,14 +235,13 @@ class IngestActor(PollActor):
 
     def drain(self, deadline: float) -> None:
         while self._ingest.statistics().unacknowledged and time.monotonic() < deadline:
-            if self._failure is not None:
-                raise self._failure
-            time.sleep(0.001)
-            self._ingest.on_durable()
+            self._journal.wait_durable(self._journal.end, DRAIN_LOOK_SECONDS)
+            self._hear()
+            self._ingest.acknowledge()
 
     def end(self) -> None:
         self._journal.close()
-        self._ingest.on_durable()
+        self._ingest.acknowledge()
         self._beat_last()
         self._ingest.close()
         self._publisher.close()
@@ -251,7 +249,6 @@ class IngestActor(PollActor):
         self._registry.close()
         self._socket.close(linger=1000)
         self._stream.close(linger=0)
-        os.close(self._wake)
 
     def _beat_last(self) -> None:
         self._publisher.heartbeat(self._journal.durable, self._ingest.committed)

@@ -183,6 +183,12 @@ class DaemonUnderTest:
         os.kill(pid, number)
         return pid
 
+    def flusher(self) -> int:
+        """The process that puts ingest's journal on disk."""
+        pid = self.actor("ingest").pid
+        (found,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return int(found)
+
     def until_replaced(self, name: str, pid: int) -> None:
         def replaced() -> bool:
             with contextlib.suppress(MarketdError):

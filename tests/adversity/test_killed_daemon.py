@@ -149,6 +149,24 @@ def test_a_stopped_ingest_shows_and_goes_on(run: Run) -> None:
     assert watcher.report["longest_stale_ns"] > 1_000_000_000
 
 
+def test_a_stopped_flusher_keeps_no_reader_waiting_and_its_death_ends_ingest(run: Run) -> None:
+    with run.watcher() as watcher, run.daemon() as daemon:
+        daemon.until_live().until_trade(SYMBOL, run.share(0.2))
+        ingest, flusher = daemon.actor("ingest").pid or 0, daemon.flusher()
+        os.kill(flusher, signal.SIGSTOP)
+        daemon.until_trade(SYMBOL, run.share(0.4))
+        assert daemon.statistics("ingest", "ingest")["unacknowledged"] > 0
+        os.kill(flusher, signal.SIGCONT)
+        eventually(lambda: daemon.statistics("ingest", "ingest")["unacknowledged"] == 0)
+        daemon.until_trade(SYMBOL, run.share(0.6))
+        assert daemon.actor("ingest").restarts == 0
+        os.kill(flusher, signal.SIGKILL)
+        daemon.until_replaced("ingest", ingest)
+        assert_rows_of_an_undisturbed_run(run, daemon)
+        assert daemon.actor("ingest").restarts == 1
+    assert_sound(watcher)
+
+
 def test_a_postgres_that_stands_still_for_a_while_costs_nothing(run: Run) -> None:
     with run.watcher() as watcher, run.daemon() as daemon:
         daemon.until_live().until_trade(SYMBOL, run.share(0.3))

@@ -232,7 +232,8 @@ async def test_whatever_is_committed_the_answer_is_that_of_the_lots(
     source: Any,
 ) -> None:
     desk = await fresh_desk(database, tmp_path, runtime_dir)
-    with closing(desk):
+    with closing(desk), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("marketd.daemon.query.PATIENT_SHARE", 0.0)  # nobody commits meanwhile
         for batch in batches:
             desk.daemon.take(*batch)
         lots = desk.daemon.lots
@@ -240,7 +241,7 @@ async def test_whatever_is_committed_the_answer_is_that_of_the_lots(
             await desk.commit(min(committed, len(lots)))
         start, end = (START + at * MS for at in span)
         for known_at in (None, *(lot.ts_known for lot, _ in lots)):
-            options: Any = {"start": start, "end": end, "limit": limit, "known_at": known_at, "timeout_ms": 1}
+            options: Any = {"start": start, "end": end, "limit": limit, "known_at": known_at}
             ring = by_time(expected_ring(known(lots, known_at), "trade"))
             ring = ring[(ring["ts_event"] >= start) & (ring["ts_event"] < end)]
             if limit is not None:
@@ -345,7 +346,7 @@ async def test_a_version_that_shared_memory_has_replaced_is_waited_for_and_then_
     first = take_some(desk, 0)
     desk.daemon.take((TRADE_KIND, trades([(500, 77, 500, 1)])))
     with pytest.raises(NotYetStored, match="ask again") as raised:
-        await desk.bars(known_at=first.ts_known, timeout_ms=100)
+        await desk.bars(known_at=first.ts_known, timeout_ms=500)
     assert raised.value.field == "known_at"
     assert len(await desk.rows(known_at=first.ts_known)) == 3  # trades have no versions
     await desk.commit(1)

@@ -143,7 +143,7 @@ def test_a_finer_precision_declared_while_records_of_the_old_id_wait_for_the_dis
     finer = msgspec.structs.replace(BTC, price_scale=4)
     ingest.handle(b"peer", [protocol.encode(protocol.Declare(id=1, instruments=[finer]))])
     assert daemon.journal.wait_durable(daemon.journal.end, 30)
-    ingest.on_durable()  # the old id's arena is closed by now
+    ingest.acknowledge()  # the old id's arena is closed by now
     with daemon.reader() as reader:
         assert reader.identity.instrument_id == daemon.registry.by_name(BTC.name).id
 

@@ -1,10 +1,10 @@
 """A writer process for test_journal_kill.py.
 
-`python journal_writer.py appends|crashes DIRECTORY FRONT PROGRESS PADDING`
+`python journal_writer.py appends|hands-over|crashes DIRECTORY FRONT PROGRESS PADDING`
 
-`appends` appends until it is killed. `crashes` forks writers that kill themselves at the first, second, … call that
-touches the disk, and after each of them opens the journal and checks it. PROGRESS is a file of 8 bytes: how many
-appends have returned. The state has PADDING bytes more than it needs.
+`appends` appends until it is killed, `hands-over` too, with a flusher process. `crashes` forks writers that kill
+themselves at the first, second, … call that touches the disk, and after each of them opens the journal and checks it.
+PROGRESS is a file of 8 bytes: how many appends have returned. The state has PADDING bytes more than it needs.
 """
 
 from __future__ import annotations
@@ -28,11 +28,14 @@ FRAMES_A_LIFE = 40
 MIN_POINTS = 60
 
 
-def recovered(directory: Path, front: Path, kernel: Kernel) -> Any:
+def recovered(directory: Path, front: Path, kernel: Kernel, flusher: str = "thread") -> Any:
     """The journal opened, its state put into `kernel`."""
     # short lives get a large state whole only now and then, and what is behind the last whole one is kept
     budget = 256 * MIN_BYTES
-    journal = open_journal(directory, kernel, front_path=front, budget_bytes=budget, sync=lambda fd: os.fdatasync(fd))
+    how: dict[str, Any] = {"flusher": flusher}
+    if flusher == "thread":
+        how["sync"] = lambda fd: os.fdatasync(fd)
+    journal = open_journal(directory, kernel, front_path=front, budget_bytes=budget, **how)
     kernel.restore(journal.checkpoint)
     for frame in journal.replay():
         check_frame(frame)
@@ -47,10 +50,11 @@ def write(
     last: int,
     padding: int,
     opened: Callable[[], None] = lambda: None,
+    flusher: str = "thread",
 ) -> None:
     """Append from where the journal ends up to frame `last`, of many sizes, telling after each; let go of old ones."""
     kernel = Kernel(padding)
-    journal = recovered(directory, front, kernel)
+    journal = recovered(directory, front, kernel, flusher)
     opened()
     while kernel.count < last:
         kernel.fold(kernel.count + 1)
@@ -122,8 +126,9 @@ def main() -> None:
     padding = int(sys.argv[5])
     with open(progress_path, "r+b") as file:
         progress = mmap(file.fileno(), 8)
-    if mode == "appends":
-        write(directory, front, progress, sys.maxsize, padding)
+    if mode in ("appends", "hands-over"):
+        flusher = "thread" if mode == "appends" else "process"
+        write(directory, front, progress, sys.maxsize, padding, flusher=flusher)
     else:
         sys.stdout.write(str(crash_at_every_point(directory, front, progress, padding)))
 

@@ -48,15 +48,16 @@ def progress(progress_path: Path) -> Iterator[mmap]:
         yield memory
 
 
+@pytest.mark.parametrize("mode", ["appends", "hands-over"])
 @pytest.mark.parametrize("padding", PADDINGS)
 def test_a_writer_killed_at_any_moment_loses_nothing_that_append_returned_from(
-    tmp_path: Path, runtime_dir: Path, progress_path: Path, progress: mmap, padding: int
+    tmp_path: Path, runtime_dir: Path, progress_path: Path, progress: mmap, padding: int, mode: str
 ) -> None:
     directory, front = tmp_path / "journal", runtime_dir / "front"
     count = 0
     for _ in range(KILLS):
         target = count + random.randint(1, 1000)
-        kill_after(target, progress, command("appends", directory, front, progress_path, padding=padding))
+        kill_after(target, progress, command(mode, directory, front, progress_path, padding=padding))
         count = journal_writer.verify(directory, front, progress, padding)
         assert count >= target
     assert check(directory).problems == ()
