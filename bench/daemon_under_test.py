@@ -6,6 +6,7 @@ marketd.toml, and nothing of it is left afterwards.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import subprocess
@@ -22,6 +23,9 @@ from marketd.daemon import operator
 from marketd.ipc.protocol import StatusReport
 from marketd.market.errors import MarketdError
 from marketd.ops.databases import running_embedded_dsn
+from marketd.sql.embedded import EmbeddedPostgres
+from marketd.sql.installations import find_installations
+from marketd.sql.profiles import Profile
 from marketd.sql.state_directory import StateDirectory
 
 MARKETD = [sys.executable, "-m", "marketd.ops"]
@@ -37,6 +41,10 @@ class DaemonUnderTest:
         self.home = home
         self.runtime_dir = runtime_dir
         self.process = process
+
+    @property
+    def config(self) -> Path:
+        return self.home / "marketd.toml"
 
     @property
     def dsn(self) -> str:
@@ -65,11 +73,16 @@ class DaemonUnderTest:
 
 
 @contextmanager
-def daemon_under_test(settings: str = "") -> Iterator[DaemonUnderTest]:
-    """Start one, wait until it is live, stop and remove it. `settings`: further lines of its configuration."""
+def daemon_under_test(settings: str = "", profile: Profile | None = None) -> Iterator[DaemonUnderTest]:
+    """Start one, wait until it is live, stop and remove it. `settings`: further lines of its configuration.
+
+    profile: the same PostgreSQL for both, with TimescaleDB or without; None: as marketd chooses.
+    """
     home = Path(tempfile.mkdtemp(prefix="marketd-bench-", dir=os.environ.get("MARKETD_BENCH_DIR", "/var/tmp")))
     home.chmod(0o711)  # for root the database runs as another user, who must pass
     runtime_dir = Path("/dev/shm") / home.name
+    if profile is Profile.POSTGRES:
+        asyncio.run(_make_plain_database(home / "state"))
     config = home / "marketd.toml"
     config.write_text(
         f'instance = "bench"\nstate_dir = "{home / "state"}"\nruntime_dir = "{runtime_dir}"\n'
@@ -88,6 +101,19 @@ def daemon_under_test(settings: str = "") -> Iterator[DaemonUnderTest]:
     finally:
         shutil.rmtree(home, ignore_errors=True)
         shutil.rmtree(runtime_dir, ignore_errors=True)
+
+
+async def _make_plain_database(state_dir: Path) -> None:
+    """A data directory that was made without TimescaleDB stays without."""
+    best = find_installations()[0]
+    postgres = EmbeddedPostgres(state_dir, installation=best._replace(has_timescale=False, timescale_version=""))
+    await postgres.start()
+    await postgres.stop()
+
+
+def profiles() -> list[Profile]:
+    """Those that this machine can run."""
+    return list(Profile) if find_installations()[0].has_timescale else [Profile.POSTGRES]
 
 
 def wait_for(check: object, seconds: float, what: str) -> None:

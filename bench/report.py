@@ -33,7 +33,7 @@ class Goal:
 
 @dataclass
 class Report:
-    """One benchmark's answer. `rows` have the same columns; `facts` say what was measured, in words and numbers."""
+    """One benchmark's answer. Not every row has all columns; `facts` say what was measured, in words and numbers."""
 
     name: str
     title: str
@@ -80,7 +80,7 @@ def quantiles(nanoseconds: npt.NDArray[np.int64], divisor: float = 1_000.0) -> d
 
 
 def _show_table(rows: list[dict[str, Any]]) -> None:
-    names = list(rows[0])
+    names = list(dict.fromkeys(name for row in rows for name in row))
     lines = [names, *([_text(row.get(name, "")) for name in names] for row in rows)]
     widths = [max(len(line[index]) for line in lines) for index in range(len(names))]
     for line in lines:

@@ -21,6 +21,9 @@ BENCHMARKS = {
     "feeds": ("bench_feeds", "messages a second of one core, of each venue's adapter, beside cryptofeed"),
     "live": ("bench_live", "from an exchange's socket to the arena, at real speed and ten times that; memory"),
     "blocks": ("bench_blocks", "bytes a row as rows, packed and as Parquet; a day of bars out of its block"),
+    "size": ("bench_size", "bytes a row of a week, as rows and closed, beside Parquet, DuckDB and ArcticDB"),
+    "query": ("bench_query", "answers about a week while 10,000 rows a second come in, beside bare SQL"),
+    "upkeep": ("bench_upkeep", "acknowledgements and lag while a week is compressed or packed, refreshed and dropped"),
     "read": ("bench_read", "a day of one-second bars from PostgreSQL to numpy, beside asyncpg and a bare COPY"),
 }
 

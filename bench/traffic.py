@@ -14,6 +14,7 @@ Prints a line `ready`, then, at its end, one line of JSON (`Summary`).
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -126,6 +127,7 @@ class Producer:
         self._times: dict[int, tuple[int, int]] = {}  # of unanswered batches: when due and sent, ns
         self._latencies = np.zeros((LATENCIES_KEPT, 2), dtype=np.int64)
         self._answers = 0
+        self._interrupted = False
         self._market = Market(load.instruments, load.batch)
         self._names = [f"{load.prefix}{number}USD.{VENUE}" for number in range(load.instruments)]
         self._ids = self._declare()
@@ -156,6 +158,10 @@ class Producer:
 
     # ---- the two ways of sending --------------------------------------------------------------------
 
+    def interrupt(self) -> None:
+        """Send no more; what was sent is still answered and told."""
+        self._interrupted = True
+
     def run(self) -> Summary:
         self.summary.first_sent = time.monotonic()
         cpu = time.process_time()
@@ -176,7 +182,7 @@ class Producer:
         gap_ns = NS_PER_SECOND / self.load.rate
         tick_ns = int(TICK_SECONDS * NS_PER_SECOND)
         sent = 0
-        while sent < total:
+        while sent < total and not self._interrupted:
             now = time.monotonic_ns()
             # what falls into one tick is due at its beginning
             due_until = min(total, int((now - started) // tick_ns * tick_ns / gap_ns) + max(1, round(tick_ns / gap_ns)))
@@ -192,7 +198,7 @@ class Producer:
     def _run_saturating(self) -> None:
         end = time.monotonic() + self.load.seconds
         look = 0.0
-        while (now := time.monotonic()) < end:
+        while (now := time.monotonic()) < end and not self._interrupted:
             if now >= look:
                 look = now + LAG_LOOK_SECONDS
                 while self._arena.durable_offset - self._arena.committed_offset > self.load.max_lag_bytes:
@@ -289,6 +295,10 @@ class Traffic:
     def running(self) -> bool:
         return self._process.poll() is None
 
+    def interrupt(self) -> None:
+        """Let it send no more, before its time; then `finish`."""
+        self._process.send_signal(signal.SIGINT)
+
     def finish(self) -> Summary:
         """Wait for its end."""
         summary = msgspec.json.decode(self._line(), type=Summary)
@@ -307,6 +317,7 @@ def main() -> None:
     producer = Producer(msgspec.json.decode(sys.argv[1], type=Load))
     print("ready", flush=True)
     sys.stdin.readline()
+    signal.signal(signal.SIGINT, lambda *_: producer.interrupt())
     print(msgspec.json.encode(producer.run()).decode(), flush=True)
 
 

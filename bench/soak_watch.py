@@ -1,0 +1,101 @@
+"""Memory and file descriptors of every process of a daemon, and of its PostgreSQL, over time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from statistics import median
+from typing import Any, NamedTuple
+
+import psutil
+from daemon_under_test import DaemonUnderTest
+
+from marketd.sql.state_directory import StateDirectory
+
+MIB = 2**20
+POSTGRES = "postgres (all that live long)"
+LONG_SECONDS = 90.0  # a benchmark's own sessions end sooner; marketd's, and the server's own processes, do not
+# What counts as flat: allocators and caches breathe.
+GROWTH_SHARE, GROWTH_MIB = 0.05, 8.0
+GROWTH_DESCRIPTORS = 2
+POSTGRES_DESCRIPTORS_SHARE = 0.25  # each backend keeps files open that it has used, up to a limit of its own
+
+
+class Look(NamedTuple):
+    """One process, at one moment. memory: what is its own alone (the arena and shared buffers are everybody's)."""
+
+    memory_mib: float
+    descriptors: int
+
+
+class ProcessWatch:
+    """`look` every few seconds; then `table`, `growth`, `restarts`."""
+
+    def __init__(self, daemon: DaemonUnderTest) -> None:
+        self._daemon = daemon
+        self._looks: dict[str, list[Look]] = {}
+        self._pids = self._actors()
+        self.restarts = 0
+
+    def look(self) -> None:
+        actors = self._actors()
+        self.restarts += sum(pid != self._pids.get(name, pid) for name, pid in actors.items())
+        self._pids = actors
+        for name, pid in actors.items():
+            self._add(name, [pid])
+        data = StateDirectory(self._daemon.home / "state").data
+        server = int((data / "postmaster.pid").read_text().split()[0])
+        born_before = time.time() - LONG_SECONDS
+        children = psutil.Process(server).children(recursive=True)
+        self._add(POSTGRES, [server, *(child.pid for child in children if child.create_time() < born_before)])
+
+    def _actors(self) -> dict[str, int]:
+        return {"supervisor": self._daemon.process.pid, **self._daemon.pids()}
+
+    def _add(self, name: str, pids: Iterable[int]) -> None:
+        memory, descriptors = 0, 0
+        for pid in pids:
+            try:
+                process = psutil.Process(pid)
+                memory += process.memory_full_info().uss
+                descriptors += process.num_fds()
+            except psutil.NoSuchProcess:
+                continue  # a backend that ended meanwhile
+        self._looks.setdefault(name, []).append(Look(memory / MIB, descriptors))
+
+    def table(self) -> list[dict[str, Any]]:
+        rows = []
+        for name, looks in self._looks.items():
+            (early, late), (early_files, late_files) = _ends(looks)
+            rows.append(
+                {
+                    "process": name,
+                    "memory MiB, 2nd quarter": early,
+                    "last quarter": late,
+                    "most": max(look.memory_mib for look in looks),
+                    "descriptors, 2nd quarter": early_files,
+                    "last quarter ": late_files,
+                    "most ": max(look.descriptors for look in looks),
+                }
+            )
+        return rows
+
+    def growth(self) -> dict[str, float]:
+        """The most that any process grew beyond what is allowed; 0: all were flat."""
+        memory, descriptors = 0.0, 0.0
+        for name, looks in self._looks.items():
+            (early, late), (early_files, late_files) = _ends(looks)
+            memory = max(memory, late - early - max(GROWTH_SHARE * early, GROWTH_MIB))
+            allowed = early_files * POSTGRES_DESCRIPTORS_SHARE if name == POSTGRES else GROWTH_DESCRIPTORS
+            descriptors = max(descriptors, late_files - early_files - allowed)
+        return {"memory, MiB": memory, "file descriptors": descriptors}
+
+
+def _ends(looks: list[Look]) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Medians of the second and the last quarter: of memory, of descriptors."""
+    quarter = max(1, len(looks) // 4)
+    early, late = looks[quarter : 2 * quarter] or looks, looks[-quarter:]
+    return (
+        (median(look.memory_mib for look in early), median(look.memory_mib for look in late)),
+        (median(look.descriptors for look in early), median(look.descriptors for look in late)),
+    )
