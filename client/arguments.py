@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, Literal
 
 from marketd.market.bars import source_number
 from marketd.market.errors import InvalidArgument
-from marketd.market.times import NS_PER_US, parse_time_ns, parse_timeframe, timeframe_name, type_time
+from marketd.market.times import NS_PER_US, parse_time_ns, parse_timeframe, require_past, timeframe_name, type_time
 
 BarSource = Literal["best", "own", "venue", "import"]
 
@@ -26,6 +27,18 @@ class Span:
         self.end = None if end is None else ceil_us(parse_time_ns(end, field="end"))
         if self.start is not None and self.end is not None and self.end < self.start:
             raise InvalidArgument(f"end: {end!r} is before start {start!r}", field="end")
+
+
+def past_ns(timestamp: type_time) -> int:
+    """The moment that an answer is wanted as of, in ns; InvalidArgument for one that is still to come."""
+    return require_past(parse_time_ns(timestamp, field="timestamp"), time.time_ns(), field="timestamp")
+
+
+def check_symbol(symbol: Any) -> str:
+    """The name of an instrument, as text."""
+    if not isinstance(symbol, str) or not symbol:
+        raise InvalidArgument(f"symbol: {symbol!r} is none; write one such as 'BTC/USDT'", field="symbol")
+    return symbol
 
 
 def check_limit(limit: int | None) -> int | None:

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from marketd.client.arguments import past_ns
 from marketd.client.books import OrderBookDataFrame, check_depth, frame_of
 from marketd.client.calls import Plan
 from marketd.client.catalogue import Catalogue
@@ -20,7 +21,7 @@ from marketd.market.book_deltas import BookReplay, known_until, since_snapshot
 from marketd.market.errors import NotStored, NotYetStored
 from marketd.market.instruments import Instrument
 from marketd.market.records import BY_NAME, BookState, Coverage, Records, book_dtype, empty
-from marketd.market.times import ABSENT, NS_PER_SECOND, NS_PER_US, isoformat_ns, parse_time_ns, type_time
+from marketd.market.times import ABSENT, NS_PER_SECOND, NS_PER_US, isoformat_ns, type_time
 
 STREAM = "book_delta"
 MAX_LEVELS = 2**15 - 1  # a side; a record counts its levels in 16 bits
@@ -40,7 +41,7 @@ def rebuilt_book(
 
     NotStored when changes that it needs are not there, NotYetStored when they may still come.
     """
-    ts_ns = parse_time_ns(timestamp, field="timestamp")
+    ts_ns = past_ns(timestamp)
     if depth is not None:
         check_depth(depth)
     newest, changes = yield from _changes(catalogue, symbol, ts_ns)

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from marketd.client.arguments import check_count
+from marketd.client.arguments import check_count, past_ns
 from marketd.client.book_columns import ratios
 from marketd.client.book_venues import STREAM, is_consolidated, with_venues
 from marketd.client.books import OrderBookDataFrame, cut_depth, frame_of
@@ -18,7 +18,7 @@ from marketd.client.frames import Frame
 from marketd.client.requests import rows
 from marketd.market.errors import InvalidArgument
 from marketd.market.records import WINDOWS_SECONDS, Records
-from marketd.market.times import NS_PER_SECOND, NS_PER_US, parse_time_ns, parse_timeframe, type_time
+from marketd.market.times import NS_PER_SECOND, NS_PER_US, parse_timeframe, type_time
 
 Aggregation = Literal["raw", "1s", "1m"]
 RATIOS = tuple(f"{form}_{seconds}s" for form in ("book", "volume") for seconds in WINDOWS_SECONDS)
@@ -61,9 +61,8 @@ def books_with_imbalances(
     depth: int | None,
 ) -> Plan[OrderBookDataFrame]:
     """Plan: the newest `limit` books as they were known at `timestamp` (None: now), with `RATIOS` as columns."""
-    timeframe, known_at = seconds_of(aggregation), None
-    if timestamp is not None:
-        known_at = parse_time_ns(timestamp)
+    timeframe = seconds_of(aggregation)
+    known_at = None if timestamp is None else past_ns(timestamp)
     found = yield from books(catalogue, symbol, None, None, check_count(limit), depth, timeframe, known_at)
     if not len(found):
         return with_ratios(found, np.zeros(0, dtype=(yield from catalogue.kind("imbalance")).dtype))

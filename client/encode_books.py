@@ -83,14 +83,14 @@ def _pairs(side: str, levels: Any, index: int, flaws: Flaws) -> Sequence[Any]:
     if hasattr(levels, "tolist"):
         levels = levels.tolist()
     if levels is None or isinstance(levels, (str, bytes, Mapping)) or not isinstance(levels, Sequence):
-        flaws.setdefault(index, ("absent", f"{side}: {type(levels).__name__} is no list of (price, size)"))
+        flaws.setdefault(index, ("levels", f"{side}: {type(levels).__name__} is no list of (price, size)"))
         return ()
     if len(levels) > MAX_BOOK_DEPTH:
         flaws.setdefault(index, ("range", f"{side}: {len(levels)} levels; a book has at most {MAX_BOOK_DEPTH}"))
         return ()
     for level in levels:
         if not isinstance(level, (list, tuple)) or len(level) != 2:
-            flaws.setdefault(index, ("absent", f"{side}: {level!r} is no pair of price and size"))
+            flaws.setdefault(index, ("levels", f"{side}: {level!r} is no pair of price and size"))
             return ()
     return levels
 

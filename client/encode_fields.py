@@ -7,6 +7,7 @@ bad value: it must not cost its neighbours.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -24,6 +25,7 @@ from marketd.market.trade_ids import hashed_id
 Values = Any  # list, tuple, numpy array, pandas Series or Index
 Flaws = dict[int, tuple[str, str]]  # index -> (rule, detail)
 INT64_MAX = 2**63 - 1
+MAX_EXACT = 2**53  # a double tells whole numbers below it apart
 
 _SIDES: Mapping[Any, int] = {
     **{name: Side.BUY for name in ("buy", "b", 1)},
@@ -156,15 +158,19 @@ def encode_ids(values: Values, field: str) -> Field:
         try:
             found[index], hashed[index] = _encode_id(value)
         except (OverflowError, ValueError):
-            flaws[index] = ("range", f"{field}: {value!r} does not fit into 64 bits")
+            flaws[index] = ("range", f"{field}: {value!r} is no whole number that fits into 64 bits, and no text")
     return Field(found, flaws, hashed)
 
 
 def _encode_id(value: Any) -> tuple[int, bool]:
-    if value is None:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         # Without an id nothing tells two equal trades apart; the batch's number keeps a retry from doubling them.
         return int.from_bytes(os.urandom(8), "little", signed=True) | 1, True  # odd: never ABSENT
     if isinstance(value, (int, np.integer)):
+        return int(value), False
+    if isinstance(value, (float, np.floating)):  # a column of a DataFrame: exact up to 2**53, and then perhaps not
+        if not abs(value) < MAX_EXACT or value != int(value):
+            raise ValueError(value)
         return int(value), False
     text = str(value)
     if text.isascii() and text.isdigit() and int(text) <= INT64_MAX and str(int(text)) == text:

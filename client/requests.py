@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from marketd.client.arguments import BarSource, Span, check_limit, check_source, named_timeframes
+from marketd.client.arguments import BarSource, Span, check_limit, check_source, check_symbol, named_timeframes
 from marketd.client.books import frame_of
 from marketd.client.calls import Call, Plan, ask
 from marketd.client.catalogue import Catalogue
@@ -176,6 +176,7 @@ def bars(
     bar_source: BarSource = "best",
 ) -> Plan[dict[str, Frame]]:
     """Plan: closed bars with start <= time < end of each timeframe, the newest `limit`, oldest first."""
+    check_symbol(symbol)
     span, wanted = Span(start, end), named_timeframes(timeframes)
     check_limit(limit)
     check_source(bar_source)
@@ -286,9 +287,9 @@ def rows(
     if kind.name == "buckets":
         timeframe = timeframe or 1
     name = stream if timeframe is None else f"{stream}.{timeframe_name(timeframe)}"
-    pages, progress, page_end = _Pages(check_limit(limit), kind), _Progress(), span.end
+    pages, progress, page_end, page = _Pages(check_limit(limit), kind), _Progress(), span.end, page_of(kind)
     while not pages.done:
-        asked = pages.want(page_of(kind))
+        asked = pages.want(page)
         request = Rows(
             symbol=GLOBAL_NAME if symbol is None else symbol,
             stream=stream,
@@ -299,7 +300,11 @@ def rows(
             format="copy",
             timeframe=timeframe,
         )
-        answer, reply = yield from ask(Call("query", request), Answer)
+        try:
+            answer, reply = yield from ask(Call("query", request), Answer)
+        except AnswerTooLarge:
+            page = _smaller(page)
+            continue
         progress.add(answer, reply.latency_ns)
         found = yield from decode_answer(catalogue, answer, reply.payloads)
         records = _part(found, name)

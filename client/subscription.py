@@ -1,7 +1,7 @@
 """Subscriptions as users hold them: iterators over frames, in a thread or in asyncio.
 
-Both end when they are closed. One that fails (the database does not answer while a hole is being filled)
-raises, keeps the message it was at, and goes on from there with the next `next`: no hole, no duplicate.
+Both end when they are closed. While a hole is being filled an answer may come late: the message that it was at is kept,
+and is settled again. Other failures raise, and the next `next` goes on from that message: no hole, no duplicate.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -78,10 +79,10 @@ class Subscription:
         return frame
 
     def next(self, timeout: float) -> Frame:
-        """The next frame; Timeout when none came within `timeout` seconds, or when the subscription was closed."""
+        """The next frame; Timeout when none came within `timeout` seconds, MarketdError once it was closed."""
         frame = self._wait(time.monotonic() + timeout)
         if frame is None:
-            raise Timeout(f"{self!r}: closed while waiting")
+            raise MarketdError(f"{self!r} was closed; subscribe again")
         return frame
 
     def _wait(self, deadline: float | None) -> Frame | None:
@@ -97,7 +98,12 @@ class Subscription:
         inbox = self._inbox
         if inbox.pending is not None:
             plan = inbox.follower.settle(inbox.pending)
-            inbox.settled(self._requester.run(plan, deadline_after(inbox.timeout)))
+            try:
+                inbox.settled(self._requester.run(plan, deadline_after(inbox.timeout)))
+            except Timeout:
+                # a fetch of ours took too long; the message is kept, and whoever set no limit waits on
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise
         elif self._poll(deadline):
             assert self._socket is not None
             inbox.arrived(self._socket.recv_multipart(copy=False))
@@ -172,7 +178,8 @@ class AsyncSubscription:
         inbox, socket = self._inbox, self._socket
         if inbox.pending is not None:
             plan = inbox.follower.settle(inbox.pending)
-            inbox.settled(await self._requester.run(plan, deadline_after(inbox.timeout)))
+            with suppress(Timeout):  # a fetch of ours took too long; the message is kept, and is settled again
+                inbox.settled(await self._requester.run(plan, deadline_after(inbox.timeout)))
         elif socket is not None:
             self._waiting = True
             try:

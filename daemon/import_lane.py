@@ -31,7 +31,7 @@ from marketd.daemon.feeds.adapter import (
 )
 from marketd.daemon.feeds.captures import CaptureLine, CaptureReader, read_captures
 from marketd.daemon.feeds.feed_model import book_settings
-from marketd.daemon.feeds.survey import Survey, survey
+from marketd.daemon.feeds.survey import Survey, require_instruments, survey
 from marketd.daemon.feeds.venues import venue_of
 from marketd.daemon.halves import Parts, halves
 from marketd.daemon.import_books import ImportedBooks, Told
@@ -93,6 +93,7 @@ class ImportReport(NamedTuple):
     damage: list[str]
     forming: int  # bars that are still open
     instruments: list[Instrument]
+    others: dict[str, int]  # records of other streams that were taken in, such as book
 
 
 class Ids(Protocol):
@@ -155,6 +156,7 @@ class CaptureImport:
         self._counts: Counter[str] = Counter()
         self._ignored: Counter[str] = Counter()
         self._rules: Counter[str] = Counter()
+        self._others: Counter[str] = Counter()
         self._instruments: dict[str, Instrument] = {}
         self._ticks: dict[int, int] = {}  # time of the newest TICK by instrument
 
@@ -163,7 +165,7 @@ class CaptureImport:
     ) -> ImportReport:
         """Import the files, one recording, in order. Returns when everything is committed."""
         readers = read_captures(list(paths))
-        found = await asyncio.to_thread(survey, paths, self._venue.name)
+        found = require_instruments(await asyncio.to_thread(survey, paths, self._venue.name), paths)
         loop = asyncio.get_running_loop()
         writer: Writer | None = None
 
@@ -347,6 +349,8 @@ class CaptureImport:
         for kind, records in parts:
             if kind in (TRADE_KIND, CANDLE_KIND):
                 self._counts[kind.name] += len(records)
+            elif kind not in (TICK_KIND, COVERAGE_KIND):  # what the lane itself says of the recording
+                self._others[kind.name] += len(records)
         self._rules.update(r.rule for r in rejected)
         self._counts["refused"] += len(rejected)
         self._take(instrument, parts, rejected)
@@ -452,4 +456,5 @@ class CaptureImport:
             # --close gave versions of them all
             forming=0 if self._close else sum(map(self._forming, self._instruments.values())),
             instruments=list(self._instruments.values()),
+            others=dict(self._others),
         )

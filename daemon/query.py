@@ -46,7 +46,7 @@ from marketd.market.bars import BEST, finish_bars, newest_versions, source_numbe
 from marketd.market.errors import InvalidArgument, MarketdError, NotYetStored, UnknownInstrument
 from marketd.market.instruments import IDS_PER_DAEMON, Instrument, resolve
 from marketd.market.records import COVERAGE, KindTable, Records
-from marketd.market.times import NS_PER_SECOND, parse_timeframe, timeframe_name
+from marketd.market.times import NS_PER_SECOND, parse_timeframe, require_past, timeframe_name
 from marketd.market.worth import UNKNOWN, Worth
 from marketd.sql.connections import DatabaseConnectionManager
 from marketd.sql.errors import DatabaseError
@@ -170,34 +170,17 @@ class QueryService:
         instrument = await self._resolve(request.symbol)
         bases = {self._base_timeframe(timeframe) for timeframe in request.timeframes}
         rings = [ring for base in bases for ring in candle_rings(base, request.bar_source)]
-        deadline = _deadline_of(request)
-        patience = deadline - request.timeout_ms / 1000 * (1 - PATIENT_SHARE)
 
-        async def read(connection: Connection, is_replica: bool) -> tuple[list[Result], Tail, Worth] | None:
-            tail = await self._tail(connection, instrument, request.known_at, rings)
-            if is_replica and tail.lacks_stored:
-                raise Lacking
-            if tail.has_replaced:
-                return None
+        async def read(connection: Connection, tail: Tail) -> tuple[list[Result], Worth]:
             results = [
                 await self._timeframe(connection, instrument, timeframe, request, tail)
                 for timeframe in request.timeframes
             ]
             judged = list(zip(results, request.timeframes, strict=True))
             span = Span(request.start, request.end)
-            worth = await worth_of_answer(connection, instrument, judged, span, request.known_at, tail)
-            return results, tail, worth
+            return results, await worth_of_answer(connection, instrument, judged, span, request.known_at, tail)
 
-        while (found := await self._servers.read(read, deadline)) is None:
-            if time.monotonic() + WAIT_SECONDS > patience:
-                raise NotYetStored(
-                    "known_at: the database has not committed yet the versions of bars that were known at that moment, "
-                    "and shared memory has newer ones already; ask again, with a longer timeout",
-                    field="known_at",
-                )
-            await asyncio.sleep(WAIT_SECONDS)
-        results, tail, worth = found
-        return self._answer(instrument, results, request.format, tail, started, worth)
+        return await self._settled(instrument, request, rings, read, started)
 
     async def _latest_bars(self, request: LatestBars) -> tuple[protocol.Message, list[Any]]:
         started = time.perf_counter_ns()
@@ -301,19 +284,15 @@ class QueryService:
         asked = asked_of(request, self._kinds, self._config.validation.max_skew)
         instrument = await self._resolve(request.symbol)
 
-        async def read(connection: Connection, is_replica: bool) -> tuple[Result, Tail, Worth]:
-            tail = await self._tail(connection, instrument, request.known_at, [asked.ring])
-            if is_replica and tail.lacks_stored:
-                raise Lacking
+        async def read(connection: Connection, tail: Tail) -> tuple[list[Result], Worth]:
             result = await read_stream(connection, instrument, asked, tail)
-            worth = UNKNOWN
-            if asked.kind.dtype != COVERAGE:
-                span, judged = Span(request.start, request.end), [(result, asked.timeframe)]
-                worth = await worth_of_answer(connection, instrument, judged, span, request.known_at, tail)
-            return result, tail, worth
+            if asked.kind.dtype == COVERAGE:
+                return [result], UNKNOWN
+            span, judged = Span(request.start, request.end), [(result, asked.timeframe)]
+            worth = await worth_of_answer(connection, instrument, judged, span, request.known_at, tail)
+            return [result], worth
 
-        result, tail, worth = await self._servers.read(read, _deadline_of(request))
-        return self._answer(instrument, [result], request.format, tail, started, worth)
+        return await self._settled(instrument, request, [asked.ring], read, started)
 
     # ---- for ingest ---------------------------------------------------------------------------
 
@@ -329,6 +308,37 @@ class QueryService:
         return self._answer(instrument, [result], "records", Tail(None, None, None, []), started)
 
     # ---- both ---------------------------------------------------------------------------------
+
+    async def _settled(
+        self,
+        instrument: Instrument,
+        request: Bars | Rows,
+        rings: Sequence[str],
+        read: Callable[[Connection, Tail], Awaitable[tuple[list[Result], Worth]]],
+        started: int,
+    ) -> tuple[protocol.Message, list[Any]]:
+        """What `read` finds in one picture. As of `known_at` it is given once it can never be another one: a moment
+        that is still to come is refused, and what is not committed of one that has passed is waited for.
+        """
+        deadline = _deadline_of(request)
+        patience = deadline - request.timeout_ms / 1000 * (1 - PATIENT_SHARE)
+
+        async def look(connection: Connection, is_replica: bool) -> tuple[Tail, tuple[list[Result], Worth] | None]:
+            tail = await self._tail(connection, instrument, request.known_at, rings)
+            if request.known_at is not None:
+                require_past(request.known_at, max(time.time_ns(), tail.clock_ns), field="known_at")
+            if is_replica and tail.lacks_stored:
+                raise Lacking
+            return tail, None if tail.unsettled is not None else await read(connection, tail)
+
+        while True:
+            tail, found = await self._servers.read(look, deadline)
+            if found is not None:
+                results, worth = found
+                return self._answer(instrument, results, request.format, tail, started, worth)
+            if time.monotonic() + WAIT_SECONDS > patience:
+                raise NotYetStored(f"known_at: {tail.unsettled}; ask again, with a longer timeout", field="known_at")
+            await asyncio.sleep(WAIT_SECONDS)
 
     async def _tail(
         self,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from marketd.daemon.clock import STEP_NS
 from marketd.ipc.arena_reader import ArenaReader
 from marketd.market.bars import BEST
 from marketd.market.book_rows import depth_of, refit
@@ -30,6 +31,8 @@ class Tail:
         self._stored = stored
         stored_ns = self._stored_ns = 0 if stored is None else stored.ts_known
         self._known_at = known_at
+        # read before the cut: what was known until then is in it
+        self._alive_ns = arena.heartbeat.wall_ns - STEP_NS if arena is not None else 0
         self._cut = arena.cut() if arena is not None else None
         self._records: dict[str, Records] = {}
         self._has_hole = False
@@ -69,6 +72,28 @@ class Tail:
         more? Or was asked for by a moment that this view has not reached, and there is no shared memory beyond it."""
         behind = self._known_at is not None and self._known_at > self._stored_ns
         return self._has_hole or self.has_replaced or (behind and self._cut is None)
+
+    @property
+    def clock_ns(self) -> int:
+        """The newest ts_known that this instrument is seen to have; 0: none."""
+        return max(self._stored_ns, 0 if self._cut is None else self._cut.ts_known)
+
+    @property
+    def unsettled(self) -> str | None:
+        """Why an answer as of `known_at` might be another one later; None: it will not."""
+        known_at = self._known_at
+        if known_at is None or self._arena is None or known_at <= self._stored_ns:
+            return None  # without an arena nothing live comes
+        if known_at > max(self._alive_ns, self.clock_ns):
+            return "it cannot be told yet that nothing more is known of that moment"
+        if self._needed and self._has_hole:
+            return "the database has not committed yet all that was known at that moment, and shared memory lacks it"
+        if self.has_replaced:
+            return (
+                "the database has not committed yet the versions of bars that were known at that moment, and shared "
+                "memory has newer ones already"
+            )
+        return None
 
     @property
     def watermark(self) -> int | None:

@@ -57,6 +57,7 @@ def check(config: Config) -> None:
     series({name: stream.fields for name, stream in config.streams.items()})
     _check_activity_bars(config)
     _check_book(config)
+    _check_url("database.url", config.database.url, ("postgresql://", "postgres://"))
     _check_journal(config)
     _check_database(config)
     _check_retention(config)
@@ -136,10 +137,29 @@ def _check_venue(name: str, venue: Venue) -> None:
             fail(f"{where}.symbols", f"{symbol!r} " + ("stands there twice" if count > 1 else "is no symbol"))
     for i, text in enumerate(venue.candles):
         _timeframe(f"{where}.candles[{i}]", text)
+    _check_what_the_venue_has(where, name, venue)
     _check_url(f"{where}.ws_url", venue.ws_url, ("ws://", "wss://"))
     _check_url(f"{where}.rest_url", venue.rest_url, ("http://", "https://"))
     _check_positive(where, {"roll_after": venue.roll_after, "dead_after": venue.dead_after})
     _check_order(where, "reconnect_min", venue.reconnect_min, "reconnect_max", venue.reconnect_max)
+
+
+def _check_what_the_venue_has(where: str, name: str, venue: Venue) -> None:
+    """What its adapter would refuse: a feed that cannot even start is a mistake of the file."""
+    from marketd.daemon.feeds.venues import venue_of  # adapters read settings, which are made by these rules
+
+    row = venue_of(name, venue.ws_url)
+    adapter = row.adapter(trades=venue.trades, candles=())
+    for i, text in enumerate(venue.candles):
+        try:
+            row.adapter(trades=venue.trades, candles=(text,))
+        except ConfigError as error:
+            fail(f"{where}.candles[{i}]", str(error).removeprefix(f"{error.field}: "))
+    for i, symbol in enumerate(venue.symbols):
+        try:
+            adapter.venue_symbol(symbol)
+        except InvalidArgument as error:
+            fail(f"{where}.symbols[{i}]", str(error).removeprefix(f"{error.field}: "))
 
 
 def _check_venue_name(path: str, name: str, venues: Iterable[str]) -> None:

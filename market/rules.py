@@ -44,6 +44,7 @@ RULES: Mapping[str, str] = MappingProxyType(
         "crossed": "The best bid is not below the best ask.",
         "duplicate": "A trade with this id was accepted before.",
         "level_count": "A count of levels is below 0 or beyond the depth, or there are levels beyond the count.",
+        "levels": "A side of a book is no list of pairs of price and size.",
         "max_skew": "The time (of a bar: its end) lies further after ts_known than validation.max_skew allows.",
         "naive": "A datetime bears no time zone.",
         "non_negative": "A volume, a count, a level's size, or a price or size off the market is below zero.",

@@ -122,6 +122,17 @@ def parse_time_ns(value: type_time, *, field: str = "timestamp") -> int:
     return (delta.days * 86_400 + delta.seconds) * NS_PER_SECOND + delta.microseconds * NS_PER_US + nanosecond
 
 
+def require_past(ts_ns: int, now_ns: int, *, field: str) -> int:
+    """`ts_ns`, when it is not beyond `now_ns`; else InvalidArgument names `field`."""
+    if ts_ns > now_ns:
+        raise InvalidArgument(
+            f"{field}: {isoformat_ns(ts_ns)} is in the future (it is {isoformat_ns(now_ns)} now); what will be known "
+            "then cannot be told, ask for a moment that has passed",
+            field=field,
+        )
+    return ts_ns
+
+
 def _checked(ts_ns: int, field: str) -> int:
     if abs(ts_ns) < 2**63:
         return ts_ns

@@ -38,10 +38,15 @@ class Lane:
         self._offset += 8
 
 
-async def pack_all(conn: Any, instruments: Collection[int] | None = None, block_rows: int = BLOCK_ROWS) -> list[Packed]:
-    """Every row of all tables that are packed, or of these instruments."""
+async def pack_all(
+    conn: Any,
+    instruments: Collection[int] | None = None,
+    block_rows: int = BLOCK_ROWS,
+    tables: Collection[str] = tuple(PACKED_TABLES),
+) -> list[Packed]:
+    """Every row of these tables, of all or of these instruments."""
     done = []
-    for packed in PACKED_TABLES.values():
+    for packed in map(PACKED_TABLES.__getitem__, tables):
         for piece in await pieces_of_table(conn, packed.table):
             for instrument in await instruments_in(conn, piece):
                 if instruments is not None and instrument not in instruments:

@@ -17,7 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 import msgspec
 
 from marketd.daemon.feeds.adapter import Venue, VenueAdapter
-from marketd.daemon.feeds.captures import CaptureLine, CaptureReader
+from marketd.daemon.feeds.captures import CaptureLine, CaptureReader, CaptureUnreadable
 from marketd.daemon.feeds.precision import MAX_QUOTE_SCALE, Texts, quote_scale, split_pair
 from marketd.daemon.feeds.venues import venue_of
 from marketd.market.errors import ConfigError, InvalidArgument
@@ -62,6 +62,16 @@ def survey(paths: Iterable[Path | str], venue: str = "BINANCE") -> Survey:
         for line in CaptureReader(path):
             found.read(line)
     return found.survey()
+
+
+def require_instruments(found: Survey, paths: Iterable[Path | str]) -> Survey:
+    """The survey, when anything of the venue's could be read; else CaptureUnreadable."""
+    if not found.instruments:
+        raise CaptureUnreadable(
+            f"{', '.join(map(str, paths))}: no trade, bar or book of {found.venue.name} is in there; if it is the "
+            "traffic of another venue, say whose with --venue"
+        )
+    return found
 
 
 class _Finding:

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "captures", nargs="*", metavar="CAPTURE", help="recorded traffic: raw, cryptofeed's, marketd's own"
     )
-    parser.add_argument("--venue", default=DEFAULT_VENUE, help=f"whose traffic it is (default {DEFAULT_VENUE})")
+    parser.add_argument("--venue", help=f"whose traffic it is (default: what the recording says, else {DEFAULT_VENUE})")
     parser.add_argument(
         "--speed", choices=("1", "10", "max"), default="1", help="of a recording (default 1: as it was)"
     )
@@ -66,7 +66,8 @@ def run(args: argparse.Namespace) -> int:
     with needs_daemon_extra():
         import marketd.daemon.feeds.emulator  # noqa: F401
         from marketd.daemon.feeds.venues import venue_of
-    venue_of(args.venue)
+    if args.venue is not None:
+        venue_of(args.venue)
     if not 0 <= args.port <= 65_535:
         raise InvalidArgument(f"--port: {args.port} is none; write 0 (any) to 65535", field="port")
     emulator, symbols = _emulator(args)
@@ -77,9 +78,15 @@ def run(args: argparse.Namespace) -> int:
 def _emulator(args: argparse.Namespace) -> tuple[EmulatorBase, list[str]]:
     """And the symbols of its market."""
     from marketd.daemon.feeds.emulator import Emulator, Playback, PlaybackEmulator
+    from marketd.daemon.feeds.recorded_venue import recorded_venue
 
     if args.synthetic == bool(args.captures):
         raise InvalidArgument("emulate: name the files of a recording, or --synthetic")
+    if args.symbols and not args.synthetic:
+        raise InvalidArgument(
+            "--symbols: a recording has the symbols that it has; this is for --synthetic", field="symbols"
+        )
+    args.venue = recorded_venue(args.captures, args.venue) if args.captures else args.venue or DEFAULT_VENUE
     where = {"host": args.host, "port": args.port, "expose": args.expose}
     if args.venue.startswith("BINANCE"):
         market = _market(args)
@@ -101,10 +108,6 @@ def _market(args: argparse.Namespace) -> CaptureSource | SyntheticMarket:
             raise InvalidArgument("--rate: trades a second, more than 0", field="rate")
         symbols = [symbol.strip().upper().replace("/", "") for symbol in (args.symbols or DEFAULT_SYMBOLS).split(",")]
         return SyntheticMarket(args.seed, [symbol for symbol in symbols if symbol], args.rate)
-    if args.symbols:
-        raise InvalidArgument(
-            "--symbols: a recording has the symbols that it has; this is for --synthetic", field="symbols"
-        )
     print(f"reading {words.plural(len(args.captures), 'file')} …", file=sys.stderr)
     capture = CaptureSource(args.captures, speed=args.speed)
     for damage in capture.damage:

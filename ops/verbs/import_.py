@@ -17,6 +17,7 @@ from pathlib import Path
 
 import zmq.asyncio
 
+from marketd.daemon.feeds.recorded_venue import recorded_venue
 from marketd.daemon.import_lane import CaptureImport, DaemonIds, Ids, ImportProgress, ImportReport, OwnIds
 from marketd.daemon.ingest_link import IngestLink
 from marketd.daemon.prepare import reachable_database
@@ -36,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_subparsers(dest="what", metavar="WHAT", required=True)
     capture = what.add_parser("capture", help="recorded WebSocket traffic of a venue")
     capture.add_argument("files", nargs="+", type=Path, metavar="FILE")
-    capture.add_argument("--venue", default="BINANCE", help="whose traffic it is (default: BINANCE)")
+    capture.add_argument("--venue", help="whose traffic it is (default: what the recording says, else BINANCE)")
     capture.add_argument(
         "--close", action="store_true", help="close the bars that are still forming at the end, as they stand (PARTIAL)"
     )
@@ -45,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    args.venue = recorded_venue(args.files, args.venue)
     report = asyncio.run(_import(args, load_config(args)))
     if args.json:
         print_json(report._asdict() | {"instruments": [i.name for i in report.instruments]})
@@ -95,6 +97,8 @@ async def _of_daemon(config: Config, stack: AsyncExitStack) -> tuple[Ids, str]:
 def _print(report: ImportReport) -> None:
     names = ", ".join(instrument.name for instrument in report.instruments)
     print(f"imported {report.trades} trades and {report.candles} candles of {names} from {report.lines} messages")
+    for name, count in sorted(report.others.items()):
+        print(f"  {count} records of {name}")
     if report.known:
         print(f"  {report.known} trades were there already")
     if report.refused:

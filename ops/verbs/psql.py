@@ -1,7 +1,7 @@
 """Open psql in the daemon's database, with our tables on the search path.
 
     marketd psql
-    marketd psql -- -c "select * from v_trades where ts_event > now() - interval '1 min' limit 10"
+    marketd psql -c "select * from v_trades where ts_event > now() - interval '1 min' limit 10"
     marketd psql -- --csv -f report.sql
 
 What stands behind `--` goes to psql. v_trades and v_candles show real numbers; the tables hold integers at the
@@ -44,19 +44,21 @@ class Command(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("arguments", nargs="*", metavar="ARGUMENT", help="for psql; write -- before the first")
+    parser.add_argument("-c", dest="sql", action="append", default=[], metavar="SQL", help="run this, and end")
     add_config_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     config = load_config(args)
+    arguments = [*(part for sql in args.sql for part in ("-c", sql)), *args.arguments]
     psql = find_psql(config)
     dsn = config.database.url or running_embedded_dsn(config.state_path)
     if dsn:
-        command = command_for(psql, dsn, args.arguments, os.environ)
+        command = command_for(psql, dsn, arguments, os.environ)
         os.execve(command.program, command.arguments, command.environment)
     with database_dsn(config) as started:
         # the server that we started must outlive psql, so psql is our child
-        return _wait_for(command_for(psql, started, args.arguments, os.environ))
+        return _wait_for(command_for(psql, started, arguments, os.environ))
 
 
 def find_psql(config: Config) -> Path:

@@ -3,6 +3,7 @@
     marketd quarantine list                             the newest
     marketd quarantine list --summary --start 1d        how many of each rule, instrument and source
     marketd quarantine show 17 18                       with what was sent
+    marketd quarantine replay --rule max_skew --start 1d   offers them once more to the running daemon
     marketd quarantine purge --rule max_skew --end 7d   deletes for good, after a question; --yes leaves that out
 
 --start and --end speak of the moment when marketd refused a record.
@@ -12,12 +13,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from marketd.market.errors import InvalidArgument, UnknownStream
+from marketd.client.pipeline import DataIngestionPipeline
+from marketd.market.errors import InvalidArgument, MarketdError, UnknownStream
 from marketd.market.records import KindTable
 from marketd.market.times import parse_time_ns
 from marketd.ops import words
@@ -25,6 +29,7 @@ from marketd.ops.databases import database_dsn, run_in_database
 from marketd.ops.extras import needs_daemon_extra
 from marketd.ops.moments import add_span_options
 from marketd.ops.options import add_config_options, add_json_option, count, load_config, print_json
+from marketd.ops.replaying import SOURCE, replay
 from marketd.ops.tables import Page, print_table
 
 DEFAULT_ROWS = 50
@@ -38,17 +43,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     listing = actions.add_parser("list", help="the newest, or --summary")
     show = actions.add_parser("show", help="whole rows, with what was sent")
+    replay = actions.add_parser("replay", help="offer them to the running daemon once more")
     purge = actions.add_parser("purge", help="delete for good")
     listing.add_argument("--summary", action="store_true", help="count by rule, instrument, kind and source")
-    for found in (show, purge):
+    for found in (show, replay, purge):
         found.add_argument("ids", nargs="*", type=int, metavar="ID")
-    for found in (listing, show):
+    for found in (listing, show, replay):
         found.add_argument(
             "--limit", type=count, metavar="N", default=DEFAULT_ROWS, help=f"at most N rows (default {DEFAULT_ROWS})"
         )
     purge.add_argument("--dry-run", action="store_true", help="only count what would go")
     purge.add_argument("--yes", action="store_true", help="do not ask")
-    for found in (listing, show, purge):
+    for found in (listing, show, replay, purge):
         found.add_argument("--rule", help="such as positive_price, max_skew, duplicate")
         found.add_argument("--instrument", metavar="NAME", help="BTCUSDT.BINANCE, BTCUSDT, BTC/USDT, or its id")
         found.add_argument("--kind", help="such as trade")
@@ -59,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    actions = {"list": _list, "show": _show, "purge": _purge}
+    actions = {"list": _list, "show": _show, "replay": _replay, "purge": _purge}
     return actions[args.action](args)
 
 
@@ -98,7 +104,7 @@ def _show(args: argparse.Namespace) -> int:
         print_json(found)
         return 0
     if not found:
-        print(_NOTHING, file=sys.stderr)
+        return _nothing_found(args)
     page = Page()
     for row in found:
         page.line(f"{row.pop('id')}: {row.pop('rule')}: {row.pop('detail')}", "bold")
@@ -108,14 +114,51 @@ def _show(args: argparse.Namespace) -> int:
     return 0
 
 
+def _nothing_found(args: argparse.Namespace) -> int:
+    """Rows that were asked for by their ids, and are not there, are an error."""
+    if args.ids:
+        raise MarketdError(f"{args.action}: no row {', '.join(map(str, args.ids))} in the quarantine that fits")
+    print(_NOTHING, file=sys.stderr)
+    return 0
+
+
+def _demand_a_filter(args: argparse.Namespace) -> None:
+    if not (args.ids or any((args.rule, args.instrument, args.kind, args.source, args.start, args.end))):
+        raise InvalidArgument(
+            f"{args.action}: say which rows: ids, --rule, --instrument, --kind, --source, --start or --end (everything "
+            "until now: --end now)"
+        )
+
+
+def _replay(args: argparse.Namespace) -> int:
+    with needs_daemon_extra():
+        from marketd.sql.quarantine import Filter, purge_quarantine, show_quarantine
+    _demand_a_filter(args)
+    rows = _run(args, lambda connection, wanted: show_quarantine(connection, wanted, args.limit))
+    if not rows:
+        return _nothing_found(args)
+    accepted, refused, kept = 0, Counter[str](), Counter[str]()
+    config = load_config(args)
+    with DataIngestionPipeline(config.runtime_path, name=SOURCE) as pipeline, database_dsn(config) as dsn:
+        for part in replay(pipeline, rows):
+            accepted, refused, kept = accepted + part.accepted, refused + part.refused, kept + part.kept
+            if part.done:  # the daemon has them on disk, here or there
+                run_in_database(dsn, partial(purge_quarantine, wanted=Filter(part.done)))
+    if args.json:
+        print_json({"accepted": accepted, "refused": dict(refused), "kept": dict(kept)})
+        return 0
+    print(f"{words.plural(accepted, 'row')} accepted")
+    for rule, number in sorted(refused.items()):
+        print(f"  {number} refused again, in quarantine anew: {rule}")
+    for reason, number in sorted(kept.items()):
+        print(f"  {number} kept: {reason}")
+    return 0
+
+
 def _purge(args: argparse.Namespace) -> int:
     with needs_daemon_extra():
         from marketd.sql.quarantine import count_quarantine, purge_quarantine
-    if not (args.ids or any((args.rule, args.instrument, args.kind, args.source, args.start, args.end))):
-        raise InvalidArgument(
-            "purge: say what is to go: ids, --rule, --instrument, --kind, --source, --start or --end (everything "
-            "until now: --end now)"
-        )
+    _demand_a_filter(args)
     if not (args.yes or args.dry_run or sys.stdin.isatty()):
         raise InvalidArgument("purge: nobody is there to be asked; add --yes, or --dry-run to count", field="--yes")
     number = _run(args, count_quarantine)

@@ -32,6 +32,7 @@ from marketd.client.frames import Frame
 from marketd.client.provider import UnifiedDataProvider
 from marketd.market.errors import InvalidArgument
 from marketd.market.instruments import Instrument
+from marketd.market.records import BY_NAME
 from marketd.ops import words
 from marketd.ops.cli import EXIT_NOT_WELL
 from marketd.ops.daemons import add_daemon_options, open_provider
@@ -93,12 +94,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    _check(args)
     with open_provider(args) as provider:
         if args.what == "health":
             return _health(provider, args)
         if args.what == "instruments":
             return _instruments(provider, args)
         return _frame(_ask(provider, args), args)
+
+
+def _check(args: argparse.Namespace) -> None:
+    start, end = getattr(args, "start", None), getattr(args, "end", None)
+    if start is not None and end is not None and start > end:
+        raise InvalidArgument(
+            "--start: it is after --end; a duration says how long ago: --start 5min --end 1min", field="start"
+        )
+    if args.what == "stream" and args.symbol is None and args.name in BY_NAME:
+        raise InvalidArgument(f"symbol: {args.name} belongs to an instrument; name one", field="symbol")
 
 
 def _ask(provider: UnifiedDataProvider, args: argparse.Namespace) -> Frame:

@@ -25,7 +25,7 @@ from marketd.daemon.feeds.emulator import venue_answers
 from marketd.daemon.feeds.emulator.base import Client, EmulatorBase, response_of
 from marketd.daemon.feeds.emulator.capture import SPEEDS, TURN
 from marketd.daemon.feeds.emulator.source import Crowd, Message, Progress, Send
-from marketd.daemon.feeds.survey import survey
+from marketd.daemon.feeds.survey import require_instruments, survey
 from marketd.market.errors import InvalidArgument
 from marketd.market.times import NS_PER_MS, NS_PER_SECOND
 
@@ -48,7 +48,7 @@ class Playback:
         self.damage: list[str] = []
         self._position = 0
         self._load([Path(path) for path in paths])
-        self.instruments = survey(paths, venue).instruments
+        self.instruments = require_instruments(survey(paths, venue), paths).instruments
 
     def _load(self, paths: list[Path]) -> None:
         for reader in read_captures(paths):

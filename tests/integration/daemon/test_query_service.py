@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import shutil
+import time
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
@@ -351,6 +352,27 @@ async def test_a_version_that_shared_memory_has_replaced_is_waited_for_and_then_
     assert len(await desk.rows(known_at=first.ts_known)) == 3  # trades have no versions
     await desk.commit(1)
     assert (await desk.bars(bar_source="own", known_at=first.ts_known))["high"].tolist() == [100]
+
+
+async def test_a_moment_that_is_still_to_come_is_refused(desk: Desk) -> None:
+    take_some(desk, 0)
+    for ask in (desk.bars, desk.rows):
+        with pytest.raises(InvalidArgument, match=r"known_at: .* is in the future") as raised:
+            await ask(known_at=time.time_ns() + 60 * SECOND)
+        assert raised.value.field == "known_at" and "ask again" not in str(raised.value)
+
+
+async def test_a_moment_is_answered_once_nothing_more_can_be_known_of_it(desk: Desk) -> None:
+    """Records may still come with an older ts_known until the database, the arena or its heart have passed it."""
+    newest = take_some(desk, 0).ts_known
+    arena = desk.daemon.publisher.board(BTC).arena
+    for ask in (desk.bars, desk.rows):
+        arena.heartbeat(time.monotonic_ns(), newest, 0, 0)
+        with pytest.raises(NotYetStored, match="nothing more is known") as raised:
+            await ask(known_at=newest + SECOND, timeout_ms=100)
+        assert raised.value.field == "known_at"
+        arena.heartbeat(time.monotonic_ns(), newest + 60 * SECOND, 0, 0)
+        assert len(await ask(known_at=newest + SECOND, timeout_ms=100))
 
 
 # ---- the ledger -------------------------------------------------------------------------------------

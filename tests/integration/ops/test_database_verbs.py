@@ -7,15 +7,18 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import asyncpg
 import pytest
 
+from fake_daemon import FakeDaemon
+from marketd.ipc.protocol import Ingest
 from marketd.market.instruments import Instrument
 from marketd.market.records import BY_NAME, empty
-from marketd.ops.cli import EXIT_NOT_WELL, EXIT_USAGE, main
+from marketd.ops.cli import EXIT_FAILED, EXIT_NOT_RUNNING, EXIT_NOT_WELL, EXIT_USAGE, main
 from marketd.sql.partitions import PartitionKeeper
 from marketd.sql.profiles import Profile, detect_profile
 from marketd.sql.store import Commit, StoredQuarantine, commit
@@ -161,6 +164,30 @@ def test_show_tells_what_was_sent(refused: str, capsys: pytest.CaptureFixture[st
     assert "price=-5" in capsys.readouterr().out
     (row,) = ask_json(capsys, refused, "quarantine", "show", "--rule", "precision")
     assert row["payload"] == '{"p":"1.234567890"}'
+
+
+def test_a_replay_takes_from_the_quarantine_what_the_daemon_answered_for(
+    refused: str, capsys: pytest.CaptureFixture[str], runtime_dir: Path
+) -> None:
+    """Accepted, or refused anew by the rule of today; what is no record stays where it is."""
+    with FakeDaemon(runtime_dir, [BTC]) as daemon:
+        where = ("--set", f"runtime_dir={runtime_dir}")
+        assert ask(refused, "quarantine", "replay", *where) == EXIT_USAGE  # everything is nobody's wish
+        assert ask(refused, "quarantine", "replay", "999", *where) == EXIT_FAILED
+        told = ask_json(capsys, refused, "quarantine", "replay", "1", "4", *where)
+        assert (told["accepted"], told["refused"]) == (0, {"positive_price": 1})
+        assert list(told["kept"].values()) == [1] and "no record" in next(iter(told["kept"]))
+        batch = next(each for each in daemon.received if isinstance(each, Ingest))
+        assert (batch.source, batch.instrument) == ("quarantine replay", BTC.name)
+        assert [row["id"] for row in ask_json(capsys, refused, "quarantine", "list")] == [4, 3, 2]
+
+
+def test_a_replay_that_is_not_answered_takes_nothing_away(
+    refused: str, capsys: pytest.CaptureFixture[str], runtime_dir: Path
+) -> None:
+    where = ("--set", f"runtime_dir={runtime_dir}")
+    assert ask(refused, "quarantine", "replay", "--rule", "max_skew", *where) == EXIT_NOT_RUNNING
+    assert len(ask_json(capsys, refused, "quarantine", "list")) == 4
 
 
 def test_purge_wants_a_bound_and_a_yes(

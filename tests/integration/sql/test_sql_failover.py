@@ -11,16 +11,19 @@ import asyncpg
 import pytest
 from standbys import Standby, both, pair
 
-from integration.conftest import installation_for
+from integration.conftest import Server, installation_for
 from journaled import Journaled, count, drained, draining
 from lane import FUNDING
 from marketd.sql.connections import DatabaseConnectionManager
 from marketd.sql.embedded import EmbeddedPostgres
+from marketd.sql.errors import SchemaTooNew
 from marketd.sql.hosts import wanted_server
 from marketd.sql.profiles import Profile
 from marketd.sql.replica import LagMeter, ReadReplica
+from marketd.sql.retry import can_be_waited_for
 from marketd.sql.schema_runner import SchemaRunner
 from marketd.sql.series import ensure_series_table
+from marketd.sql.troubles import is_about_records, trouble_of
 from support import eventually_async
 
 
@@ -132,3 +135,42 @@ def test_a_lag_is_the_age_of_the_newest_position_that_was_reached() -> None:
 )
 def test_of_several_hosts_the_primary_is_meant(dsn: str, read_only: bool, wanted: str | None) -> None:
     assert wanted_server(dsn, read_only=read_only) == wanted
+
+
+@pytest.mark.parametrize("server", [Profile.POSTGRES], indirect=True, ids=str)
+async def test_an_actor_waits_for_a_database_that_does_not_exist_yet_and_says_so(server: Server) -> None:
+    manager = DatabaseConnectionManager(server.dsn("later"))
+    opening = asyncio.create_task(manager.open(patient=True))
+    await eventually_async(lambda: manager.statistics().trouble.startswith("no_such_database: "))
+    maintenance = await asyncpg.connect(server.dsn("postgres"))
+    await maintenance.execute("CREATE DATABASE later")
+    await opening
+    assert (manager.statistics().state, manager.statistics().trouble) == ("up", "")
+    await manager.close()
+    await maintenance.execute("DROP DATABASE later")
+    await maintenance.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "trouble", "about_records"),
+    [
+        (asyncpg.DiskFullError("x"), "disk_full", False),
+        (asyncpg.InvalidPasswordError("x"), "login_refused", False),
+        (asyncpg.InsufficientPrivilegeError("x"), "right_missing", False),
+        (asyncpg.UndefinedColumnError("x"), "schema", False),
+        (asyncpg.UndefinedFileError("x"), "stale_session", False),
+        (asyncpg.InternalServerError("x"), "broken", False),
+        (asyncpg.UniqueViolationError("x"), "unknown", False),
+        (ConnectionRefusedError(), "away", False),
+        (SchemaTooNew(), "schema", False),
+        (asyncpg.NumericValueOutOfRangeError("x"), "records", True),
+        (asyncpg.CheckViolationError("x"), "records", True),
+        (asyncpg.ProgramLimitExceededError("x"), "records", True),
+        (asyncpg.RaiseError("x"), "records", True),
+        (asyncpg.UntranslatableCharacterError("x"), "records", True),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else str(value),
+)
+def test_a_refusal_is_about_the_records_or_is_waited_for(error: Exception, trouble: str, about_records: bool) -> None:
+    assert (trouble_of(error).name, is_about_records(error)) == (trouble, about_records)
+    assert can_be_waited_for(error) is not about_records

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from fake_daemon import BTC, FakeDaemon
 from marketd.client import book_rebuild
 from marketd.client.book_rebuild import DISORDER_NS, rebuilt_book
+from marketd.client.book_requests import books_with_imbalances
 from marketd.client.books import OrderBookDataFrame
 from marketd.client.calls import Call, Reply
 from marketd.client.catalogue import Catalogue
@@ -24,6 +25,7 @@ from marketd.market.book_deltas import DeltaRecorder
 from marketd.market.errors import InvalidArgument, NotStored, NotYetStored
 from marketd.market.records import BOOK_DELTA, BY_NAME, Coverage, Records, empty
 
+FUTURE = "2222-01-01T00:00:00+00:00"
 SECOND, MS = 1_000_000_000, 1_000_000
 START = 1_000 * SECOND
 BOOK_STREAM = BY_NAME["book"].id
@@ -359,3 +361,14 @@ def test_the_answer_is_about_the_instrument_that_was_asked_for(daemon: FakeDaemo
     daemon.store("book_delta", numbered(told_steps(3).recorder.take()))
     assert rebuilt(daemon, START).instrument == BTC
     assert BOOK_DELTA.itemsize == 56  # FIRST_PAGE of them are some 6 MB
+
+
+def test_a_book_of_the_future_is_refused_before_anything_is_sent() -> None:
+    """Nobody can say how it will be, and a later answer would be another one."""
+    for plan in (
+        rebuilt_book(Catalogue(), "BTC/USDT", FUTURE, None),
+        books_with_imbalances(Catalogue(), "BTC/USDT", FUTURE, "raw", 1, None),
+    ):
+        with pytest.raises(InvalidArgument, match=r"timestamp: 2222-.* is in the future") as raised:
+            next(plan)
+        assert raised.value.field == "timestamp" and "ask again" not in str(raised.value)

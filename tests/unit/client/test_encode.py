@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fake_daemon import BTC, CANDLE, FUNDING, TRADE, candles, trades
 from marketd.client.encode import Encoded, encode
-from marketd.client.encode_fields import encode_sides
+from marketd.client.encode_fields import encode_ids, encode_sides
 from marketd.client.frames import Frame
 from marketd.market.errors import InvalidArgument
 from marketd.market.instruments import Instrument
@@ -162,3 +162,12 @@ def test_every_row_is_either_sent_or_refused(prices: list[str]) -> None:
     places = range(len(prices)) if encoded.places is None else encoded.places.tolist()
     assert sorted([*refused, *places]) == list(range(len(prices)))
     assert len(encoded.records) == len(places)
+
+
+def test_a_trade_id_that_is_a_fraction_is_refused() -> None:
+    """As text it would be hashed, and no number of the venue's would ever be its equal."""
+    field = encode_ids([1.5, 17.0, 2.0**60, float("nan")], "trade_id")
+    assert field.marks is not None
+    assert field.values[1] == 17 and not field.marks[1]
+    assert {index: rule for index, (rule, _) in field.flaws.items()} == {0: "range", 2: "range"}
+    assert field.marks[3]  # as None: there is no id

@@ -198,3 +198,10 @@ def test_an_answer_that_contradicts_itself_is_a_protocol_error(daemon: FakeDaemo
     daemon.reply = lambda message, payloads: (answer, frames)
     with pytest.raises(ProtocolError, match="parts"):
         run(daemon, requests.rows(Catalogue(), "trade", "BTCUSDT"))
+
+
+@pytest.mark.parametrize("symbol", [None, "", 17])
+def test_a_symbol_that_is_none_is_refused_before_anything_is_sent(daemon: FakeDaemon, symbol: Any) -> None:
+    with pytest.raises(InvalidArgument, match=r"symbol: .* is none") as raised:
+        run(daemon, requests.ohlcv(Catalogue(), symbol, "1m", limit=1))
+    assert raised.value.field == "symbol" and not daemon.received

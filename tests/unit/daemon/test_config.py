@@ -180,7 +180,7 @@ def test_variables_override_the_file_and_set_overrides_both(tmp_path: Path) -> N
         ("MARKETD_JOURNAL__KEEP", "90", "journal.keep", "90s"),
         ("MARKETD_CAPTURE__RAW", "true", "capture.raw", True),
         ("MARKETD_TIMEFRAMES", '["1s", "1m"]', "timeframes", ("1s", "1m")),
-        ("MARKETD_VENUES__OKX__SYMBOLS", '["A"]', "venues.OKX.symbols", ("A",)),
+        ("MARKETD_VENUES__OKX__SYMBOLS", '["BTC/USDT"]', "venues.OKX.symbols", ("BTC/USDT",)),
         ("MARKETD_CACHE__BARS__1s", "60", "cache.bars.1s", 60),
         ("MARKETD_ALIASES__BTC", "BTCUSDT.BINANCE", "aliases.BTC", "BTCUSDT.BINANCE"),
         ("MARKETD_EMBEDDED__SETTINGS__work_mem", "64MB", "embedded.settings.work_mem", "64MB"),
@@ -261,5 +261,5 @@ def test_series_whose_numbers_collide_are_refused(monkeypatch: pytest.MonkeyPatc
 
 
 def test_only_enabled_venues_get_a_feed() -> None:
-    config = convert({"venues": {"OKX": {"enabled": False}, "BINANCE": {"symbols": ["A"]}}})
+    config = convert({"venues": {"OKX": {"enabled": False}, "BINANCE": {"symbols": ["BTC/USDT"]}}})
     assert list(config.active_venues) == ["BINANCE"]

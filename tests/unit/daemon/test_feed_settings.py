@@ -13,7 +13,7 @@ from marketd.daemon.feeds.venues import VENUES
 
 
 def settings_of(name: str, **table: Any) -> FeedSettings:
-    config = convert({"venues": {name: {"symbols": ["BTC/USDT"], **table}}, "book": {"depth": 5, "interval": "1s"}})
+    config = convert({"venues": {name: {"symbols": ["BTCUSDT"], **table}}, "book": {"depth": 5, "interval": "1s"}})
     return feed_settings(VENUES[name], config.venues[name], config)
 
 

@@ -10,7 +10,7 @@ from marketd.daemon.config import convert
 from marketd.daemon.reload import changes
 from marketd.daemon.settings import Config
 
-VENUE: dict[str, Any] = {"venues": {"BINANCE": {"symbols": ["A"]}}}
+VENUE: dict[str, Any] = {"venues": {"BINANCE": {"symbols": ["BTC/USDT"]}}}
 
 
 def test_nothing_changed_is_nothing_to_do() -> None:
@@ -50,7 +50,7 @@ def test_what_needs_a_restart_is_named(table: dict[str, Any], path: str) -> None
 
 
 def test_symbols_of_a_venue_may_change_and_its_address_may_not() -> None:
-    new = convert({"venues": {"BINANCE": {"symbols": ["A", "B"], "ws_url": "ws://x"}}})
+    new = convert({"venues": {"BINANCE": {"symbols": ["BTC/USDT", "ETH/USDT"], "ws_url": "ws://x"}}})
     assert changes(convert(VENUE), new) == (["venues.BINANCE.symbols"], ["venues.BINANCE.ws_url"])
 
 

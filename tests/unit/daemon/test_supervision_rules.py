@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -41,7 +42,7 @@ def test_deaths_outside_of_the_window_are_forgiven() -> None:
 
 
 def test_the_plan_has_one_feed_for_each_enabled_venue() -> None:
-    venues = {"OKX": {"symbols": ["A"]}, "KRAKEN": {"enabled": False}}
+    venues = {"OKX": {"symbols": ["BTC/USDT"]}, "KRAKEN": {"enabled": False}}
     config = convert({"query": {"processes": 2}, "venues": venues})
     assert plan.actors(config) == ["ingest", "writer", "storage", "query-1", "query-2", "feed-OKX"]
 
@@ -107,6 +108,26 @@ def test_what_a_venue_refuses_is_a_problem_that_is_told() -> None:
     feed = msgspec.structs.replace(actors()[0], name="feed-KRAKEN", statistics=statistics)
     reports = [*actors(), feed]
     assert judge("live", reports, "") == ("degraded", ["feed-KRAKEN is refused BTCUSD: no such pair"])
+
+
+@pytest.mark.parametrize(
+    ("statistics", "sentence"),
+    [
+        ({"writer": {"trouble": "disk_full: free space"}}, "writer waits: disk_full: free space"),
+        ({"database": {"state": "closed", "trouble": "login_refused: x"}}, "writer has no database: login_refused: x"),
+        ({"database": {"state": "down", "last_error": "OSError"}}, "writer has no database: OSError"),
+        (
+            {"writer": {"running_seconds": 31.0}},
+            "writer's transaction runs for 31 s: the database, or its disk, is slow",
+        ),
+        ({"replica": {"state": "behind"}}, "writer's read replica is behind: the primary answers all queries"),
+    ],
+)
+def test_a_trouble_of_the_database_is_told_and_degrades(statistics: dict[str, Any], sentence: str) -> None:
+    reports = [
+        msgspec.structs.replace(each, statistics=statistics) if each.name == "writer" else each for each in actors()
+    ]
+    assert judge("live", reports, "") == ("degraded", [sentence])
 
 
 def test_a_daemon_that_has_not_started_has_failed_to_serve() -> None:

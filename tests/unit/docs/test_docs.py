@@ -122,7 +122,7 @@ def test_every_command_in_an_example_has_a_verb(path: Path) -> None:
 def settings() -> Iterator[tuple[str, str, str, bool]]:
     """(path, type, default as JSON, may be reloaded) of each; those of a free table under NAME."""
     free: dict[str, Any] = {"venues": ("BINANCE", Venue), "streams": ("name", Stream)}
-    raw = {"venues": {"BINANCE": {"symbols": ["X"]}}, "streams": {"name": {"fields": {"field": "f8"}}}}
+    raw = {"venues": {"BINANCE": {"symbols": ["BTC/USDT"]}}, "streams": {"name": {"fields": {"field": "f8"}}}}
     plain = to_plain(convert(raw))
     for path in setting_names():
         if path[0] in free:
