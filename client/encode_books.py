@@ -83,7 +83,8 @@ def _pairs(side: str, levels: Any, index: int, flaws: Flaws) -> Sequence[Any]:
     if hasattr(levels, "tolist"):
         levels = levels.tolist()
     if levels is None or isinstance(levels, (str, bytes, Mapping)) or not isinstance(levels, Sequence):
-        flaws.setdefault(index, ("levels", f"{side}: {type(levels).__name__} is no list of (price, size)"))
+        rule = "absent" if levels is None else "levels"
+        flaws.setdefault(index, (rule, f"{side}: {type(levels).__name__} is no list of (price, size)"))
         return ()
     if len(levels) > MAX_BOOK_DEPTH:
         flaws.setdefault(index, ("range", f"{side}: {len(levels)} levels; a book has at most {MAX_BOOK_DEPTH}"))

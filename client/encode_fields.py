@@ -169,9 +169,10 @@ def _encode_id(value: Any) -> tuple[int, bool]:
     if isinstance(value, (int, np.integer)):
         return int(value), False
     if isinstance(value, (float, np.floating)):  # a column of a DataFrame: exact up to 2**53, and then perhaps not
-        if not abs(value) < MAX_EXACT or value != int(value):
+        number = float(value)
+        if not abs(number) < MAX_EXACT or not number.is_integer():
             raise ValueError(value)
-        return int(value), False
+        return int(number), False
     text = str(value)
     if text.isascii() and text.isdigit() and int(text) <= INT64_MAX and str(int(text)) == text:
         return int(text), False

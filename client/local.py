@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from marketd.client.arguments import check_symbol
 from marketd.ipc.arena import ArenaUnreadable, Identity
 from marketd.ipc.arena_reader import ArenaReader
 from marketd.ipc.paths import arena_path
@@ -52,7 +53,8 @@ class LocalDaemon:
         return [told.get(name) or _from_identity(identity, symbol) for name, identity in sorted(arenas.items())]
 
     def resolve(self, symbol: str) -> Instrument:
-        """Raises UnknownInstrument, AmbiguousSymbol, NotRunning."""
+        """Raises UnknownInstrument, AmbiguousSymbol, NotRunning, InvalidArgument."""
+        check_symbol(symbol)
         presence = self.presence()
         wanted = presence.aliases.get(symbol, symbol)
         return resolve(wanted, self.instruments(presence, wanted), default_venue=presence.default_venue)

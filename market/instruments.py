@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from marketd.market.errors import AmbiguousSymbol, InvalidArgument, UnknownInstrument
+from marketd.market.errors import AmbiguousSymbol, UnknownInstrument
 from marketd.market.records import INSTRUMENT, InstrumentFlag, Records
 
 IDS_PER_DAEMON = 65_536
@@ -120,10 +120,8 @@ def resolve(
 ) -> Instrument:
     """The instrument a caller means: alias, exact name, then `default_venue`, then the only one that has it.
 
-    Raises UnknownInstrument or AmbiguousSymbol, naming the choices, and InvalidArgument for what is no text.
+    Raises UnknownInstrument or AmbiguousSymbol, naming the choices.
     """
-    if not isinstance(symbol, str) or not symbol:
-        raise InvalidArgument(f"symbol: {symbol!r} is none; write one such as 'BTC/USDT'", field="symbol")
     instruments = list(instruments)
     wanted = (aliases or {}).get(symbol, symbol)
     matches = [i for i in instruments if not i.removed and wanted in symbol_spellings(i)]

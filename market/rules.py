@@ -84,9 +84,17 @@ def checks_of(kind: Kind) -> tuple[Check, ...]:
 
 def describe(check: Check, kind: Kind, batch: Batch, index: int) -> str:
     """What one record has in the fields of a check that it broke."""
+    if check.rule == "scope":
+        return _scope_of(kind)
     if batch.instrument is None or not check.fields:
         return RULES[check.rule]
     return ", ".join(f"{name} is {_shown(name, kind, batch.instrument, batch, index)}" for name in check.fields)
+
+
+def _scope_of(kind: Kind) -> str:
+    way_out = "send it with symbol None" if kind.is_global else "name the instrument that it is of"
+    scope = "global" if kind.is_global else "instrument"
+    return f"streams.{kind.name} is declared with scope = {scope!r}: {way_out}, or declare it otherwise"
 
 
 def _shown(name: str, kind: Kind, instrument: Instrument, batch: Batch, index: int) -> str:

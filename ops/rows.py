@@ -24,6 +24,8 @@ _BOOK_STATES = {int(state): state.name.lower() for state in BookState}
 _REASONS = {int(reason): reason.name.lower() for reason in ImbalanceReason if reason}
 _MEASURES = {int(measure): measure.name.lower() for measure in Measure}
 _KINDS = KindTable()
+_WEIGHTED_PLACES = 4  # beyond the scale of prices: what a double adds to a quotient says nothing
+_ABSENT_TIME = "-"
 Value = str | int | float | bool | None | list["Value"]
 
 
@@ -55,7 +57,17 @@ def csv_value(frame: Frame, name: str, value: object) -> str:
 
 def table_row(frame: Frame, row: Mapping[str, object]) -> list[str]:
     """The cells of one row for people."""
-    return [cell(frame, name, value) for name, value in row.items()]
+    return [_for_people(frame, name, value) for name, value in row.items()]
+
+
+def _for_people(frame: Frame, name: str, value: object) -> str:
+    if name in frame.time_columns and value == ABSENT:
+        return _ABSENT_TIME
+    if (frame.kind.name, name, value) == ("imbalance", "reason", 0):
+        return ""  # nothing is absent
+    if name == "weighted_mid" and isinstance(value, float) and math.isfinite(value):
+        return real(round(value, frame.instrument.price_scale + _WEIGHTED_PLACES))
+    return cell(frame, name, value)
 
 
 def cell(frame: Frame, name: str, value: object) -> str:

@@ -100,11 +100,11 @@ def _show(args: argparse.Namespace) -> int:
     kinds = load_config(args).kinds()
     rows = _run(args, lambda connection, wanted: show_quarantine(connection, wanted, args.limit))
     found = [{**_plain(row), "payload": readable(kinds, row["kind"], bytes(row["payload"]))} for row in rows]
+    if not found and (args.ids or not args.json):
+        return _nothing_found(args)
     if args.json:
         print_json(found)
         return 0
-    if not found:
-        return _nothing_found(args)
     page = Page()
     for row in found:
         page.line(f"{row.pop('id')}: {row.pop('rule')}: {row.pop('detail')}", "bold")

@@ -26,7 +26,7 @@ from marketd.ops import words
 from marketd.ops.daemons import add_daemon_options, open_provider
 from marketd.ops.moments import HELP, moment
 from marketd.ops.options import add_json_option, count
-from marketd.ops.rows import cell, json_value, shown_columns
+from marketd.ops.rows import json_value, shown_columns, table_row
 from marketd.ops.screen import until_interrupted
 
 
@@ -79,5 +79,5 @@ def _lines(stream: Iterator[Frame], depth: int | None, *, as_json: bool) -> Iter
 
 def _text(frame: Frame, row: dict[str, object]) -> str:
     """`2024-08-08T23:54:00.123000Z  trade_id=1 price=61000.5 size=0.1 side=buy`"""
-    time, *others = ((name, cell(frame, name, value)) for name, value in row.items())
+    time, *others = zip(row, table_row(frame, row), strict=True)
     return "  ".join((time[1], " ".join(f"{name}={value}" for name, value in others if value)))

@@ -12,7 +12,16 @@ from typing import NamedTuple
 
 import pytest
 
-from marketd.daemon.feeds.adapter import BookDelta, BookSnapshot, Event, Ignored, Trades, VenueAdapter, VenueTime
+from marketd.daemon.feeds.adapter import (
+    BookDelta,
+    BookSnapshot,
+    Event,
+    Ignored,
+    Subscribed,
+    Trades,
+    VenueAdapter,
+    VenueTime,
+)
 from marketd.daemon.feeds.bitstamp import BitstampAdapter
 from marketd.daemon.feeds.bybit import BybitLinearAdapter
 from marketd.daemon.feeds.captures import CaptureLine, CaptureReader
@@ -87,7 +96,8 @@ def play(adapter: VenueAdapter, came: list[CaptureLine]) -> Played:
     for line in came:
         decode = adapter.decode_rest(line.url, line.payload) if line.kind == "rest" else None
         events = adapter.decode_many([line.payload]) if decode is None else decode
-        [event] = [event for event in events if not isinstance(event, VenueTime)]  # one, or it is not accounted for
+        # one, or it is not accounted for
+        [event] = [event for event in events if not isinstance(event, VenueTime | Subscribed)]
         played.counts[f"{'REST ' if line.kind == 'rest' else ''}{name_of(event)}"] += 1
         take(played, event)
     return played

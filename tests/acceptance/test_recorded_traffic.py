@@ -213,7 +213,8 @@ def test_the_minutes_of_the_real_recording_are_those_of_its_statistics(played: P
     expected = stats(shared_data)
     have = {bar.ts_ms: short(bar) for bar in stored.bars(played.daemon, "BTCUSDT", 60)}
     last = max(expected)
-    assert have == {ts: bar for ts, bar in expected.items() if ts != last}
+    # the last one closes when the exchange has been silent for so long: by the time of this look, perhaps
+    assert {last: expected[last]} | have == expected
     assert short(oracle.bars(played.recorded.trades["BTCUSDT"], 60_000)[-1]) == expected[last]
 
 

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from desk import CONFIG, Desk, decoded, fresh_desk, take_some
@@ -263,6 +263,7 @@ async def test_whatever_is_committed_the_answer_is_that_of_the_lots(
 
 
 @examples
+@example(batches=[[(120250, 90, 1)], [(60000, 90, 1), (180250, 90, 1)]], committed=0, span=[0, 0], limit=None)
 @given(
     st.lists(
         st.lists(st.tuples(st.integers(0, KEPT_BARS * 50_000), st.integers(90, 110), st.integers(1, 9)), max_size=6),
@@ -295,6 +296,8 @@ async def test_generated_bars_are_the_folds_own(
             desk.daemon.take(*parts)
             lot = reference.accept(BTC, parts, desk.daemon.known, source="me")
             made |= {int(bar["ts"]): bar for kind, records in lot.rows if kind is CANDLES for bar in records}
+        # a bar from before the first trade that the fold knows is computed anew from stored trades, a little later
+        assume(not any(lot.unknown for lot, _ in desk.daemon.lots))
         if committed:
             await desk.commit(min(committed, len(desk.daemon.lots)))
         start, end = (START + at * SECOND for at in span)

@@ -164,6 +164,8 @@ def test_show_tells_what_was_sent(refused: str, capsys: pytest.CaptureFixture[st
     assert "price=-5" in capsys.readouterr().out
     (row,) = ask_json(capsys, refused, "quarantine", "show", "--rule", "precision")
     assert row["payload"] == '{"p":"1.234567890"}'
+    assert ask(refused, "quarantine", "show", "999") == EXIT_FAILED
+    assert "no row 999" in capsys.readouterr().err
 
 
 def test_a_replay_takes_from_the_quarantine_what_the_daemon_answered_for(

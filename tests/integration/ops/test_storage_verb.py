@@ -19,7 +19,7 @@ from marketd.ops.cli import EXIT_NOT_WELL, main
 from marketd.sql.connections import ConnectionStatistics, DatabaseConnectionManager
 from marketd.sql.storage import Disk, StorageReport, measure
 
-AWAY = ConnectionStatistics("up", 1, 1, 0, 0, 0, "", 0.0, 0.0)
+AWAY = ConnectionStatistics("up", 1, 1, 0, 0, 0, "", 0.0, 0.0, "")
 
 
 def ask_json(capsys: pytest.CaptureFixture[str], dsn: str, *arguments: str) -> Any:

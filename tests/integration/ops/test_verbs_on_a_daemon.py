@@ -112,7 +112,8 @@ def test_queries_print_tables_csv_and_json(daemon: Site) -> None:
     bars = daemon.run("query", "ohlcv", "ETH/USDT", "--timeframe", "1s", "--limit", "2")
     assert bars.stdout.split()[:2] == ["TIME", "OPEN"]
     assert "rows of ETHUSDT.BINANCE" in bars.stderr
-    assert daemon.json("query", "stream", "coverage", "BTC/USDT")["rows"][0]["state"] == "observed"
+    told = daemon.json("query", "stream", "coverage", "BTC/USDT")["rows"]
+    assert "observed" in {row["state"] for row in told}
     names = [instrument["name"] for instrument in daemon.json("query", "instruments")]
     assert "BTCUSDT.BINANCE" in names
     assert daemon.json("query", "health")["status"] in ("ok", "degraded")

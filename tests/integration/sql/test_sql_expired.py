@@ -17,6 +17,7 @@ from marketd.market.records import BY_NAME, COVERAGE, Coverage, Records, Source
 from marketd.market.timeline import Seen, timeline
 from marketd.sql import retention
 from marketd.sql.connections import type_connection
+from marketd.sql.levels import has_levels
 from marketd.sql.partitions import PartitionKeeper
 from marketd.sql.profiles import detect_profile
 from marketd.sql.read import Span, read_coverage
@@ -96,6 +97,8 @@ async def test_a_grid_fills_no_bars_flat_that_were_dropped(conn: type_connection
     await store.tell(Coverage.OBSERVED, FIRST_DAY, FIRST_DAY, BEFORE)
     await store.put(TRADE, trades([(0, 1, 100, 1)]))
     await store.put(CANDLE, bars([0, 1], timeframe=1, source=Source.OWN))
+    if await has_levels(conn):
+        await conn.execute("DELETE FROM refresh_due")  # else they wait for TimescaleDB's longer bars of them
     await drop_old_pieces(conn, "candles_1s", FAR)
     ledger = await ledger_of(conn)
     until = START + SECOND

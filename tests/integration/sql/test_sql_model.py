@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import Coroutine, Iterator
+from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
@@ -25,17 +26,19 @@ from lane import BTC, CANDLES, FUNDING, MS, bars, rates, trades
 from marketd.daemon.kernel import TRADE_KIND
 from marketd.market.bars import finish_bars
 from marketd.market.records import CandleFlag, Kind, Records
-from marketd.market.rows import codec
+from marketd.sql import retention
 from marketd.sql.partitions import DAY_NS, PartitionKeeper
 from marketd.sql.profiles import Profile
-from marketd.sql.read import CopiedRows, Span, read_bars, read_rows
+from marketd.sql.read import Span, read_bars, read_rows
 from marketd.sql.retention import drop_old_pieces
 from marketd.sql.schema_runner import SchemaRunner
 from marketd.sql.series import ensure_series_table
 from marketd.sql.store import Commit, commit, split_rows, to_datetime
+from packed import pack_all
 
-# Days to come: retention keeps what was stored lately, whatever its time, and here "lately" must be before them.
-FIRST_NS = (time.time_ns() // DAY_NS + 2) * DAY_NS
+# Days that are over: what is young is never packed.
+FIRST_NS = (time.time_ns() // DAY_NS - 10) * DAY_NS
+LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 DAYS = 4
 EVERYTHING = Span(FIRST_NS, FIRST_NS + (DAYS + 1) * DAY_NS)
 FINAL = 2**62
@@ -46,17 +49,12 @@ places = st.tuples(days, st.integers(0, 3))  # a day, and a minute of it
 prices = st.sampled_from([100, 200, 300])
 
 
-async def close_stretches(conn: Any, profile: Profile) -> None:
+async def close_stretches(conn: Any, profile: Profile, instrument: int) -> None:
     """Bring all that is there into the form in which closed stretches are kept."""
     if profile is not Profile.TIMESCALE:
+        await pack_all(conn, instruments={instrument}, tables=("trades", "candles_1s"))
         return
-    for table, order in (("trades", "ts_event DESC, trade_id"), ("candles", "ts DESC"), ("candles_1s", "ts DESC")):
-        enabled = "SELECT compression_enabled FROM timescaledb_information.hypertables WHERE hypertable_name = $1"
-        if not await conn.fetchval(enabled, table):
-            await conn.execute(
-                f"ALTER TABLE {table} SET (timescaledb.enable_columnstore,"
-                f" timescaledb.segmentby = 'instrument_id', timescaledb.orderby = '{order}')"
-            )
+    for table in ("trades", "candles", "candles_1s"):
         for (chunk,) in await conn.fetch("SELECT c::text FROM public.show_chunks($1::regclass) c", f"marketd.{table}"):
             await conn.execute("SELECT public.compress_chunk($1::text::regclass, if_not_compressed => true)", chunk)
 
@@ -134,11 +132,12 @@ class Life(RuleBasedStateMachine):
 
     @rule()
     def stretches_close(self) -> None:
-        self.wait(close_stretches(self.conn, self.profile))
+        self.wait(close_stretches(self.conn, self.profile, self.instrument))
 
     @rule(day=st.integers(1, DAYS - 1))
     def old_trades_go(self, day: int) -> None:
         before = FIRST_NS + day * DAY_NS
+        self.wait(self.conn.execute("UPDATE packed_blocks SET stored_at = $1", LONG_AGO))
         self.wait(drop_old_pieces(self.conn, "trades", to_datetime(before)))
         self.partitions.forget("trades")
         self.model.drop_trades(before)
@@ -167,14 +166,14 @@ class Life(RuleBasedStateMachine):
     def judge(self, known_at: int | None) -> None:
         at = FINAL if known_at is None else known_at
         options: Any = {"known_at": known_at}
-        found = decoded(self.wait(read_rows(self.conn, self.instrument, TRADE_KIND, EVERYTHING, **options)))
+        found = self.wait(read_rows(self.conn, self.instrument, TRADE_KIND, EVERYTHING, **options)).records()
         rows = sorted(zip(*(found[n].tolist() for n in ("ts_event", "seq", "trade_id", "price")), strict=True))
         assert rows == self.model.trades_at(at)
-        found = decoded(self.wait(read_rows(self.conn, self.instrument, FUNDING, EVERYTHING, **options)))
+        found = self.wait(read_rows(self.conn, self.instrument, FUNDING, EVERYTHING, **options)).records()
         assert sorted(zip(found["ts_event"].tolist(), found["rate"].tolist(), strict=True)) == self.model.rates_at(at)
         for timeframe in (1, 60):
             copied = self.wait(read_bars(self.conn, self.instrument, timeframe, EVERYTHING, **options))
-            found = finish_bars(decoded(copied), "best", None)
+            found = finish_bars(copied.records(), "best", None)
             assert list(zip(found["ts"].tolist(), found["open"].tolist(), strict=True)) == self.model.bars_at(
                 timeframe, at
             )
@@ -183,15 +182,23 @@ class Life(RuleBasedStateMachine):
         return self.runner.run(doing)
 
 
-def decoded(copied: CopiedRows) -> Records:
-    return codec(copied.table, copied.kind).decode(copied.data)[1]
-
-
 def _place(place: tuple[int, int]) -> int:
     day, minute = place
     return FIRST_NS + day * DAY_NS + minute * 60_000 * MS
 
 
+@pytest.fixture
+def _long_ago(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if all pieces had been made when 1970 began: retention keeps what was stored lately, whatever its time."""
+    whole = retention.pieces_of_table
+
+    async def found(conn: Any, table: str) -> list[retention.Piece]:
+        return [piece._replace(made=LONG_AGO) for piece in await whole(conn, table)]
+
+    monkeypatch.setattr(retention, "pieces_of_table", found)
+
+
+@pytest.mark.usefixtures("_long_ago")
 def test_any_life_of_a_database_gives_what_a_list_of_all_records_gives(database_name: str, server: Server) -> None:
     with asyncio.Runner() as runner:
         conn = runner.run(_prepared(server.dsn(database_name)))

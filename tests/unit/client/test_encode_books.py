@@ -61,7 +61,7 @@ def test_many_books_are_those_that_each_would_have_been_alone(rows: list[tuple[A
         ([("100", None)], "absent", "level 0: bid_size"),
         ([("100",)], "levels", "no pair of price and size"),
         (["100"], "levels", "no pair of price and size"),
-        (None, "levels", "bids: NoneType is no list"),
+        (None, "absent", "bids: NoneType is no list"),
         ({"100": "1"}, "levels", "bids: dict is no list"),
         ([("1", "1")] * (MAX_BOOK_DEPTH + 1), "range", "a book has at most"),
     ],

@@ -87,6 +87,15 @@ def test_the_appender_is_told_where_it_listens(opened: Opener) -> None:
             assert told[-1] == end
 
 
+def test_the_locks_of_journal_and_front_buffer_are_the_flushers_too(
+    opened: Opener, tmp_path: Path, runtime_dir: Path
+) -> None:
+    with opened():
+        pid = flusher_of(os.getpid())
+        held = {os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()}
+        assert {str(tmp_path / "journal" / LOCK_NAME), str(runtime_dir / "front")} <= held
+
+
 def test_a_killed_flusher_is_a_failure_that_says_how_it_ended(opened: Opener, tmp_path: Path) -> None:
     failures: list[BaseException] = []
     kernel = Kernel()

@@ -156,7 +156,9 @@ def test_a_series_is_taken_only_for_what_its_scope_says():
         records = np.zeros(2, dtype=kind.dtype)
         records["ts_event"] = NOW
         assert not validator.validate(kind, records, right, NOW).refused
-        assert [refused.rule for refused in validator.validate(kind, records, wrong, NOW).refused] == ["scope"] * 2
+        refused = validator.validate(kind, records, wrong, NOW).refused
+        assert [each.rule for each in refused] == ["scope"] * 2
+        assert f"streams.{kind.name} is declared with scope" in refused[0].detail
 
 
 @pytest.mark.parametrize("name", ["instrument", "producer", "quarantine"])
@@ -256,4 +258,4 @@ def test_refusals_are_counted_by_rule():
 def test_every_rule_that_is_used_has_its_sentence():
     used = {check.rule for kind in KINDS for check in checks_of(kind)}
     used |= {error.rule for error in (PrecisionError, RangeError, NotFiniteError)}
-    assert used | {"duplicate", "naive"} == set(RULES)
+    assert used | {"duplicate", "naive", "levels"} == set(RULES)

@@ -50,3 +50,9 @@ def test_a_machine_without_psql_is_told_the_way_out(tmp_path: Path, monkeypatch:
     (tmp_path / "postgres").mkdir()
     (tmp_path / "postgres" / "installation.json").write_text(f'{{"bin_dir": "{beside}"}}')
     assert psql.find_psql(Config(state_dir=str(tmp_path))) == beside / "psql"
+
+
+def test_a_statement_needs_no_dashes_before_it() -> None:
+    parser = build_parser()
+    assert parser.parse_args(["psql", "-c", "select 1"]).sql == ["select 1"]
+    assert parser.parse_args(["psql", "--", "-c", "select 1"]).arguments == ["-c", "select 1"]

@@ -68,3 +68,13 @@ def test_a_book_is_shown_by_its_state_and_the_levels_that_are_there() -> None:
 def test_why_an_imbalance_is_absent_is_a_word() -> None:
     found = frame("imbalance", ts_event=TS, state=3, reason=1)
     assert (cell(found, "state", 3), cell(found, "reason", 1), cell(found, "reason", 0)) == ("stale", "not_live", "0")
+
+
+def test_people_see_an_absent_time_and_no_digits_that_say_nothing() -> None:
+    gap = frame("coverage", ts_event=TS, ts_start=TS, ts_end=ABSENT, state=2)
+    assert table_row(gap, {"ts_end": ABSENT}) == ["-"] and cell(gap, "ts_end", ABSENT) == ""
+    fine = frame("imbalance", ts_event=TS, state=2, reason=0)
+    assert table_row(fine, {"state": 2, "reason": 0}) == ["live", ""]
+    book = frame("book", ts_event=TS, state=2)
+    assert table_row(book, {"weighted_mid": 61837.633333333331}) == ["61837.633333"]
+    assert cell(book, "weighted_mid", 61837.633333333331) == "61837.63333333333"
