@@ -12,6 +12,7 @@ acknowledgements, never the arena.
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -61,6 +62,7 @@ ACCEPTED_FROM_OUTSIDE = frozenset({"trade", "candle", "tick", "coverage", "book"
 _DONTWAIT = int(zmq.DONTWAIT)
 _DONTWAIT_MORE = int(zmq.DONTWAIT | zmq.SNDMORE)
 MAX_DUE_EVENTS = 1_000  # of the daemon itself, that wait for room in the journal
+TELL_NS = 20_000_000  # between two words to the writer, whom each wakes; it gathers for writer.batch_age anyway
 MAX_UNACKNOWLEDGED = 50_000  # answers that wait for the disk; beyond it nothing more is read
 MAX_RULES, OTHER_RULES = 256, "other"  # counted by name; senders name their own for what they rejected themselves
 MAX_DECLARED = 4_000  # instruments in one message: the answer, which tells what is known of each, has its limit too
@@ -102,7 +104,8 @@ class Ingest:
         self._decoder = protocol.Decoder(protocol.ToIngest)
         self._waiting: deque[tuple[int, bytes, protocol.Message]] = deque()  # (offset, peer, answer), by offset
         self._follower: bytes | None = None
-        self._told = -1
+        self._told = -1  # how far the writer knows that the journal is durable
+        self._told_ns = 0  # and when it was told
         self.acknowledged = -1  # the durable offset that was looked at last
         self.committed = 0
         # instruments of which the ledger does not say yet what was kept live only
@@ -433,7 +436,7 @@ class Ingest:
             self._waiting.append((offset, peer, answer))
 
     def acknowledge(self) -> None:
-        """Answer what has reached the disk, and tell the writer."""
+        """Answer what has reached the disk; tell the writer, who gathers rows for longer than it is kept waiting."""
         durable = self._journal.durable
         if durable == self.acknowledged:
             return
@@ -443,9 +446,14 @@ class Ingest:
         while waiting and waiting[0][0] <= durable:
             _, peer, answer = waiting.popleft()
             self._send(peer, answer)
-        if self._follower is not None and durable > self._told:
-            self._told = durable
-            self._send(self._follower, Durable(journal=self._journal.uuid, offset=durable))
+        if time.monotonic_ns() - self._told_ns >= TELL_NS:
+            self.tell_writer()
+
+    def tell_writer(self) -> None:
+        """How far the journal is durable, where the writer has not heard it yet."""
+        if self._follower is not None and self.acknowledged > self._told:
+            self._told, self._told_ns = self.acknowledged, time.monotonic_ns()
+            self._send(self._follower, Durable(journal=self._journal.uuid, offset=self._told))
 
     @property
     def accepting(self) -> bool:

@@ -224,6 +224,7 @@ class IngestActor(PollActor):
         if step:
             self._ingest.step_of_clock(step)
         self._ingest.tell_due_events()
+        self._ingest.tell_writer()
         if self._is_caught_up:
             self._ingest.leave_orphans()
         self._journal.release(self._ingest.committed, self.config.journal.keep)
@@ -242,6 +243,7 @@ class IngestActor(PollActor):
     def end(self) -> None:
         self._journal.close()
         self._ingest.acknowledge()
+        self._ingest.tell_writer()  # it drains after us, up to this last word
         self._beat_last()
         self._ingest.close()
         self._publisher.close()

@@ -22,6 +22,7 @@ from marketd import (
     AsyncUnifiedDataProvider,
     DataIngestionPipeline,
     Frame,
+    InvalidArgument,
     MarketdError,
     NotStored,
     NotYetStored,
@@ -256,7 +257,7 @@ def test_both_providers_and_the_command_line_give_the_same(
 def test_before_the_first_snapshot_and_in_the_future_there_is_no_book(md: UnifiedDataProvider) -> None:
     with pytest.raises(NotStored, match="none of its changes"):
         md.rebuild_orderbook(SYMBOL, time.time_ns() - 3600 * SECOND)
-    with pytest.raises(NotYetStored):
+    with pytest.raises(InvalidArgument, match="in the future"):
         md.rebuild_orderbook(SYMBOL, time.time_ns() + 60 * SECOND)
 
 
