@@ -46,6 +46,10 @@ TIMED_HITS = 15  # a mask: of the repeated reads one in 16 goes into the histogr
 _CANDLE = BY_NAME["candle"]
 _PARTIAL = int(CandleFlag.PARTIAL)
 _LIVE = int(ArenaState.LIVE)
+# on the path of each read, where an attribute of a module is a twentieth of the time
+_HEARTBEAT, _DURABLE = arena_words.HEARTBEAT_MONO, arena_words.DURABLE
+_PUBLISHED, _STATE = arena_words.PUBLISHED, arena_words.STATE
+_monotonic_ns = time.monotonic_ns
 
 
 class CacheStatistics(NamedTuple):
@@ -78,7 +82,7 @@ Pick = Callable[["memoryview[int]"], tuple[int, ...]]
 class _Kept(NamedTuple):
     """Bars that were read, and the state that their rings had then."""
 
-    mapped: object  # the mapped file's rings: another file, another object
+    live: memoryview[int]  # the mapped file's words: another file, another object
     pick: Pick  # from a cut's words those that say how far the rings are
     state: tuple[int, ...]
     frame: Frame
@@ -92,7 +96,8 @@ class _Repeated(NamedTuple):
     number: int
     frame: Frame
     watermark: int
-    durable: bool
+    durable: bool  # when it was read; until it is, `offset` says
+    offset: int
     look: Look
 
 
@@ -139,25 +144,21 @@ class DataCacheManager(BookReads):
         `"own"` or `"venue"` is only those. forming: bars still forming follow; a column `is_forming` tells them apart.
         Raises UnknownInstrument, AmbiguousSymbol, BeyondCache, Warming, NotRunning.
         """
-        started = time.monotonic_ns()
+        started = _monotonic_ns()
         repeated = self._repeated.get((symbol, timeframe, limit, bar_source))
         if repeated is not None and not forming:
-            words, number, frame, watermark, durable, look = repeated
-            stale_ns = started - words[arena_words.HEARTBEAT_MONO]
-            if (
-                words[arena_words.STATE] == _LIVE
-                and words[arena_words.PUBLISHED] == number
-                and stale_ns < REOPEN_AFTER_NS
-            ):
+            words, number, frame, watermark, durable, offset, look = repeated
+            stale_ns = started - words[_HEARTBEAT]
+            if words[_PUBLISHED] == number and words[_STATE] == _LIVE and stale_ns < REOPEN_AFTER_NS:
                 self._hits = hits = self._hits + 1
-                taken = time.monotonic_ns() - started
+                taken = _monotonic_ns() - started
                 if not hits & TIMED_HITS:
                     self._histogram.add(taken)
                 meta = LiveMeta(
                     served_from="arena",
                     watermark=watermark,
                     stale_ns=stale_ns,
-                    durable=durable,
+                    durable=durable or 0 <= offset <= words[_DURABLE],
                     latency_ns=taken,
                     look=look,
                 )
@@ -165,24 +166,25 @@ class DataCacheManager(BookReads):
         try:
             arena = self._by_symbol.get(symbol) or self._open(symbol)
             reader = arena.reader
-            stale_ns = _check(reader)
             live = reader.live_words
+            stale_ns = started - live[_HEARTBEAT]
+            if stale_ns > REOPEN_AFTER_NS or live[_STATE] != _LIVE:
+                stale_ns = _check(reader)
+                live = reader.live_words
             cut = reader.cut()
             kept = arena.kept.get((timeframe, limit, bar_source))
             words = cut.words
-            if kept is None or kept.mapped is not reader.rings or kept.state != kept.pick(words):
+            if kept is None or kept.live is not live or kept.state != kept.pick(words):
                 kept, cut = _read_bars(arena, timeframe, limit, bar_source)
                 words = cut.words
         except MarketdError:
             self._misses += 1
             raise
-        frame = kept.frame.restamped(_meta(reader, words, stale_ns, kept.look))
+        frame = kept.frame.restamped(_meta(live, words, stale_ns, kept.look))
         if forming:
             frame = _with_forming(frame, cut)
-        elif reader.live_words is live and (frame.meta.durable or words[arena_words.JOURNAL_OFFSET] < 0):
-            # one file throughout; and durable, or kept live only, for good
-            key = (symbol, timeframe, limit, bar_source)
-            self._repeat(key, live, frame, words[arena_words.NUMBER], kept.look)
+        elif reader.live_words is live:  # one file throughout
+            self._repeat((symbol, timeframe, limit, bar_source), live, words, kept.look, frame)
         self._count(frame, started)
         return frame
 
@@ -197,7 +199,7 @@ class DataCacheManager(BookReads):
     def _latest(
         self, stream: str, symbol: str, limit: int, *, ring: str, setting: str, timeframe: int | None = None
     ) -> Frame:
-        started = time.monotonic_ns()
+        started = _monotonic_ns()
         try:
             arena = self._by_symbol.get(symbol) or self._open(symbol)
             kind = self._kind(stream)
@@ -208,7 +210,7 @@ class DataCacheManager(BookReads):
             self._misses += 1
             raise
         look = Look(arena.reader, kind, records, timeframe)
-        meta = _meta(arena.reader, cut.words, stale_ns, look)
+        meta = _meta(arena.reader.live_words, cut.words, stale_ns, look)
         frame = frame_of(kind, arena.instrument, records, meta, timeframe=timeframe)
         self._count(frame, started)
         return frame
@@ -265,13 +267,24 @@ class DataCacheManager(BookReads):
     # ---- parts ----------------------------------------------------------------------------------
 
     def _repeat(
-        self, key: tuple[str, str | int, int, str], live: memoryview[int], frame: Frame, number: int, look: Look
+        self,
+        key: tuple[str, str | int, int, str],
+        live: memoryview[int],
+        words: memoryview[int],
+        look: Look,
+        frame: Frame,
     ) -> None:
         if len(self._repeated) >= MAX_REPEATED_READS:
             self._repeated.clear()
-        meta = frame.meta
-        assert meta.watermark is not None
-        self._repeated[key] = _Repeated(live, number, frame, meta.watermark, bool(meta.durable), look)
+        self._repeated[key] = _Repeated(
+            live,
+            words[arena_words.NUMBER],
+            frame,
+            words[arena_words.TS_KNOWN],
+            bool(frame.meta.durable),
+            words[arena_words.JOURNAL_OFFSET],
+            look,
+        )
 
     def _open(self, symbol: str) -> _Arena:
         instrument = self._local.resolve(symbol)
@@ -292,7 +305,7 @@ class DataCacheManager(BookReads):
             return self._kinds.by_name(stream)
 
     def _count(self, frame: Frame, started: int) -> None:
-        frame.meta.latency_ns = taken = time.monotonic_ns() - started
+        frame.meta.latency_ns = taken = _monotonic_ns() - started
         self._histogram.add(taken)
         self._hits += 1
 
@@ -310,12 +323,13 @@ def _check(reader: ArenaReader) -> int:
     return stale_ns
 
 
-def _meta(reader: ArenaReader, words: memoryview[int], stale_ns: int, look: Look) -> LiveMeta:
+def _meta(live: memoryview[int], words: memoryview[int], stale_ns: int, look: Look) -> LiveMeta:
+    """Of a cut's `words`, given the words of the file itself."""
     return LiveMeta(
         served_from="arena",
         watermark=words[arena_words.TS_KNOWN],
         stale_ns=stale_ns,
-        durable=0 <= words[arena_words.JOURNAL_OFFSET] <= reader.durable_offset,  # -1: kept live only
+        durable=0 <= words[arena_words.JOURNAL_OFFSET] <= live[_DURABLE],  # -1: kept live only
         look=look,
     )
 
@@ -346,14 +360,14 @@ def _read_bars(arena: _Arena, timeframe: str | int, limit: int, bar_source: str)
     seconds = parse_timeframe(timeframe)
     names = _ring_names(arena, timeframe_name(seconds), bar_source)
     _require_reach(arena, names, limit, "cache.bars")
-    mapped = arena.reader.rings
+    live = arena.reader.live_words
     records, cut = arena.reader.snapshot(dict.fromkeys(names, limit))
     bars = records[names[0]]
     if len(names) == 2:
         bars = merge_best(bars, records[names[1]], limit, seconds * NS_PER_SECOND)
     pick = _picker(arena.reader, names)
     look = Look(arena.reader, _CANDLE, bars, seconds)
-    kept = _Kept(mapped, pick, pick(cut.words), Frame(_CANDLE, arena.instrument, bars, timeframe=seconds), look)
+    kept = _Kept(live, pick, pick(cut.words), Frame(_CANDLE, arena.instrument, bars, timeframe=seconds), look)
     if len(arena.kept) >= MAX_KEPT_READS:
         arena.kept.clear()
     arena.kept[timeframe, limit, bar_source] = kept

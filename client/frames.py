@@ -25,6 +25,27 @@ from marketd.market.times import NS_PER_SECOND, parse_time_ns, type_time
 _NO_EXTRAS: Mapping[str, Column] = {}
 
 
+class _Table:
+    """What frames of the same records share: all but the stamps."""
+
+    __slots__ = ("columns", "extras", "instrument", "kind", "records", "timeframe")
+
+    def __init__(
+        self,
+        kind: Kind,
+        instrument: Instrument,
+        records: Records,
+        timeframe: int | None,
+        extras: Mapping[str, Column],
+    ) -> None:
+        self.kind = kind
+        self.instrument = instrument
+        self.records = records
+        self.timeframe = timeframe
+        self.extras = extras
+        self.columns: dict[str, Column] = {}  # those that were made
+
+
 class Frame:
     """Records of one kind of one instrument, oldest first.
 
@@ -33,7 +54,7 @@ class Frame:
     `frame[10:20]`, `frame[mask]`: another frame; `frame[-1]`: one row as a dict. `timeframe`: of bars, in seconds.
     """
 
-    __slots__ = ("_cache", "_extras", "instrument", "kind", "meta", "records", "timeframe")
+    __slots__ = ("_table", "meta")
 
     def __init__(
         self,
@@ -45,13 +66,26 @@ class Frame:
         timeframe: int | None = None,
         extras: Mapping[str, Column] = _NO_EXTRAS,
     ) -> None:
-        self.kind = kind
-        self.instrument = instrument
-        self.records = records
+        self._table = _Table(kind, instrument, records, timeframe, extras)
         self.meta = Meta() if meta is None else meta
-        self.timeframe = timeframe
-        self._extras = extras
-        self._cache: dict[str, Column] = {}
+
+    @property
+    def kind(self) -> Kind:
+        return self._table.kind
+
+    @property
+    def instrument(self) -> Instrument:
+        return self._table.instrument
+
+    @property
+    def records(self) -> Records:
+        """The raw structured array, shape (n,)."""
+        return self._table.records
+
+    @property
+    def timeframe(self) -> int | None:
+        """Of bars, in seconds."""
+        return self._table.timeframe
 
     def __len__(self) -> int:
         return len(self.records)
@@ -64,12 +98,12 @@ class Frame:
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns, in the order of `to_numpy`."""
-        return (*column_specs(self.kind), *self._extras)
+        return (*column_specs(self.kind), *self._table.extras)
 
     @property
     def extras(self) -> Mapping[str, Column]:
         """Columns that are no field of the records: `is_filled` and `is_observed` of a grid."""
-        return self._extras
+        return self._table.extras
 
     @property
     def time_columns(self) -> frozenset[str]:
@@ -86,7 +120,7 @@ class Frame:
         if isinstance(key, str):
             return self._column(key)
         if isinstance(key, (slice, np.ndarray)):
-            extras = {name: values[key] for name, values in self._extras.items()} if self._extras else _NO_EXTRAS
+            extras = {name: values[key] for name, values in self.extras.items()} if self.extras else _NO_EXTRAS
             return self._with(self.records[key], extras)
         return self._row(key)
 
@@ -96,14 +130,14 @@ class Frame:
         return (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
 
     def _column(self, name: str) -> Column:
-        found = self._cache.get(name)
+        found = self._table.columns.get(name)
         if found is None:
-            found = self._cache[name] = self._make(name)
+            found = self._table.columns[name] = self._make(name)
         return found
 
     def _make(self, name: str) -> Column:
-        if name in self._extras:
-            return self._extras[name]
+        if name in self._table.extras:
+            return self._table.extras[name]
         spec = column_specs(self.kind).get(name)
         if spec is None:
             raise InvalidArgument(f"columns: {name!r} is none of {', '.join(self.columns)}", field="columns")
@@ -118,9 +152,8 @@ class Frame:
 
     def restamped(self, meta: Meta) -> Frame:
         """The same records under another `meta`; columns that were made once serve both."""
-        other = Frame.__new__(Frame)  # on the path of every read of shared memory: half the time of __init__
-        other.kind, other.instrument, other.records, other.meta = self.kind, self.instrument, self.records, meta
-        other.timeframe, other._extras, other._cache = self.timeframe, self._extras, self._cache
+        other = Frame.__new__(Frame)  # on the path of every read of shared memory: a fraction of __init__'s time
+        other._table, other.meta = self._table, meta
         return other
 
     # ---- ways out -------------------------------------------------------------------------------
@@ -180,7 +213,7 @@ class Frame:
         scales = f"{i.price_scale} {i.size_scale} {i.quote_scale}"
         state = hashlib.sha256(f"{self.kind.name} {self.kind.dtype.descr} {i.name} {scales} {len(self)}".encode())
         state.update(self.records.tobytes())
-        for name, values in self._extras.items():
+        for name, values in self._table.extras.items():
             state.update(f"{name} {values.dtype.str}".encode())
             state.update(values.tobytes())
         return state.hexdigest()
