@@ -13,12 +13,12 @@ from typing import Any
 import asyncpg
 import numpy as np
 from closing import close
-from daemon_under_test import DaemonUnderTest, daemon_under_test, profiles
+from daemon_under_test import DaemonUnderTest, profiles
 from options import Options
 from profiling import profiled
 from report import Goal, Report
 from traffic import VENUE, Load, Traffic
-from week import SYMBOLS, Week, declare, fill
+from week import SYMBOLS, Week, daemon_with_week
 from week_questions import QUESTIONS, BareSql, Client, Question, chosen
 
 from marketd.client.provider import UnifiedDataProvider
@@ -42,11 +42,11 @@ def run(options: Options) -> Report:
     report = Report("query", f"answers about a week of ten symbols while {ROWS_PER_SECOND:,} rows a second come in")
     report.facts = {"rounds": rounds}
     for profile in profiles():
-        with daemon_under_test(profile=profile) as daemon:
-            instruments = declare(daemon)
-            asyncio.run(fill(daemon.dsn, week, instruments))
-            with profiled(options, f"query.{profile}", daemon.pids()):
-                asyncio.run(_measure(daemon, week, instruments, rounds, profile, report))
+        with (
+            daemon_with_week(week, profile) as (daemon, stored),
+            profiled(options, f"query.{profile}", daemon.pids()),
+        ):
+            asyncio.run(_measure(daemon, week, stored.instruments, rounds, profile, report))
     _set_goals(report)
     return report
 

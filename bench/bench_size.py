@@ -17,12 +17,12 @@ from typing import Any
 import asyncpg
 import numpy as np
 from closing import close
-from daemon_under_test import daemon_under_test, profiles
+from daemon_under_test import profiles
 from options import Options
 from peers_environment import peers_python
 from report import Goal, Report
 from table_sizes import bytes_of
-from week import SYMBOLS, WEEK_TABLES, Week, declare, fill
+from week import SYMBOLS, WEEK_TABLES, Week, daemon_with_week
 
 from marketd.sql.profiles import Profile
 
@@ -49,10 +49,9 @@ def run(options: Options) -> Report:
 
 
 def _of_profile(week: Week, profile: Profile, report: Report) -> dict[str, dict[str, Any]]:
-    with daemon_under_test(profile=profile) as daemon:
-        instruments = declare(daemon)
-        told = asyncio.run(fill(daemon.dsn, week, instruments))
+    with daemon_with_week(week, profile) as (daemon, stored):
         found, took = asyncio.run(_measured(daemon.dsn))
+    told = stored.told
     report.facts[f"{profile}: seconds to store"] = {table: each["seconds"] for table, each in told.items()}
     report.facts[f"{profile}: seconds to compress"] = took
     return {table: {"rows": told[table]["rows"], **found[table]} for table in WEEK_TABLES}

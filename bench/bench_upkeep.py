@@ -21,13 +21,13 @@ import asyncpg
 import numpy as np
 import numpy.typing as npt
 from closing import close, refresh
-from daemon_under_test import DaemonUnderTest, daemon_under_test, profiles
+from daemon_under_test import DaemonUnderTest, profiles
 from options import Options
 from profiling import profiled
 from report import Goal, Report
 from svg_plot import Panel, Series, Span, draw
 from traffic import VENUE, Load, Traffic
-from week import SYMBOLS, WEEK_TABLES, Week, declare, fill
+from week import SYMBOLS, WEEK_TABLES, Week, daemon_with_week
 
 from marketd.ipc import paths
 from marketd.ipc.arena_reader import ArenaReader
@@ -73,11 +73,11 @@ def run(options: Options) -> Report:
     report = Report("upkeep", f"{rate:,} trades a second while a week is compressed or packed, refreshed and dropped")
     courses = {}
     for profile in profiles():
-        with daemon_under_test(profile=profile) as daemon:
-            instruments = declare(daemon)
-            asyncio.run(fill(daemon.dsn, week, instruments))
-            with profiled(options, f"upkeep.{profile}", daemon.pids()):
-                courses[profile] = _course(daemon, week, 2.0 if options.quick else REST_SECONDS)
+        with (
+            daemon_with_week(week, profile) as (daemon, _),
+            profiled(options, f"upkeep.{profile}", daemon.pids()),
+        ):
+            courses[profile] = _course(daemon, week, 2.0 if options.quick else REST_SECONDS)
         _tell(report, profile, courses[profile])
     if not (options.quick or options.profile):
         PICTURE.write_text(draw("Upkeep beside ingest", _panels(courses)))

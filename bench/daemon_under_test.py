@@ -30,6 +30,7 @@ from marketd.sql.state_directory import StateDirectory
 
 MARKETD = [sys.executable, "-m", "marketd.ops"]
 START_SECONDS = 90.0
+STOP_SECONDS = 60.0
 COMMIT_SECONDS = 120.0
 POLL_SECONDS = 0.05
 
@@ -73,15 +74,20 @@ class DaemonUnderTest:
 
 
 @contextmanager
-def daemon_under_test(settings: str = "", profile: Profile | None = None) -> Iterator[DaemonUnderTest]:
+def daemon_under_test(
+    settings: str = "", profile: Profile | None = None, *, state: Path | None = None, leave: Path | None = None
+) -> Iterator[DaemonUnderTest]:
     """Start one, wait until it is live, stop and remove it. `settings`: further lines of its configuration.
 
-    profile: the same PostgreSQL for both, with TimescaleDB or without; None: as marketd chooses.
+    profile: the same PostgreSQL for both, with TimescaleDB or without; None: as marketd chooses. state: what an earlier
+    one left; it is copied. leave: where to leave its state when it was stopped in an orderly way.
     """
     home = Path(tempfile.mkdtemp(prefix="marketd-bench-", dir=os.environ.get("MARKETD_BENCH_DIR", "/var/tmp")))
     home.chmod(0o711)  # for root the database runs as another user, who must pass
     runtime_dir = Path("/dev/shm") / home.name
-    if profile is Profile.POSTGRES:
+    if state is not None:
+        subprocess.run(["cp", "-a", "--reflink=auto", str(state), str(home / "state")], check=True)
+    elif profile is Profile.POSTGRES:
         asyncio.run(_make_plain_database(home / "state"))
     config = home / "marketd.toml"
     config.write_text(
@@ -97,7 +103,9 @@ def daemon_under_test(settings: str = "", profile: Profile | None = None) -> Ite
             yield daemon
         finally:
             process.terminate()
-            process.wait(timeout=60)
+            process.wait(timeout=STOP_SECONDS)
+        if leave is not None:
+            (home / "state").rename(leave)
     finally:
         shutil.rmtree(home, ignore_errors=True)
         shutil.rmtree(runtime_dir, ignore_errors=True)

@@ -1,9 +1,11 @@
 """A week of ten symbols in a daemon's database, of both profiles alike: what the benchmarks of storage measure on.
 
     week = Week.of(quick=False)
-    instruments = declare(daemon)
-    asyncio.run(fill(daemon.dsn, week, instruments))
+    with daemon_with_week(week, profile) as (daemon, stored):
+        stored.instruments, stored.told
     week.of_symbol("trades", 0)          # the same records, for others
+
+MARKETD_BENCH_WEEK names a directory in which the filled databases are kept: each benchmark then begins with a copy.
 
 It is the last whole one as marketd cuts the tables of seconds (from Thursday to Thursday, UTC), so that all of it is
 over, and what it is closed into gives its space back. Rows go in as marketd's writer would have stored them while they
@@ -13,15 +15,21 @@ a kind would be too much of (ten gigabytes and more) is there for its end only; 
 
 from __future__ import annotations
 
+import asyncio
+import json
+import os
+import shutil
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import asyncpg
 import numpy as np
 import numpy.typing as npt
-from daemon_under_test import DaemonUnderTest
+from daemon_under_test import DaemonUnderTest, daemon_under_test
 from recorded_rows import RECORDINGS, TABLES, recorded
 from week_rows import longer_bars, make
 
@@ -33,9 +41,10 @@ from marketd.market.rows import codec
 from marketd.market.times import NS_PER_SECOND, timeframe_name
 from marketd.sql.copy import copy_in
 from marketd.sql.partitions import PartitionKeeper
-from marketd.sql.profiles import detect_profile
+from marketd.sql.profiles import Profile, detect_profile
 from marketd.sql.store import to_datetime
 
+KEPT = "MARKETD_BENCH_WEEK"
 SYMBOLS = 10
 VENUE = "WEEK"
 HOUR, DAY = 3600, 86_400
@@ -113,6 +122,42 @@ WEEK_TABLES = (*TABLES, "candles")
 def names() -> list[str]:
     """Of the symbols, as users call them."""
     return [f"W{number}{RECORDINGS[number % len(RECORDINGS)].symbol}.{VENUE}" for number in range(SYMBOLS)]
+
+
+class Stored(NamedTuple):
+    """What a daemon has of a week: the symbols, and rows and seconds of each table."""
+
+    instruments: list[Instrument]
+    told: dict[str, Any]
+
+
+@contextmanager
+def daemon_with_week(week: Week, profile: Profile) -> Iterator[tuple[DaemonUnderTest, Stored]]:
+    """A daemon of its own, in whose database the week is."""
+    kept = os.environ.get(KEPT)
+    if not kept:
+        with daemon_under_test(profile=profile) as daemon:
+            yield daemon, _store(daemon, week)
+        return
+    place = Path(kept) / f"{profile}.{'.'.join(map(str, week))}"
+    if not (place / "told.json").exists():
+        _keep(place, week, profile)
+    told = json.loads((place / "told.json").read_text())
+    with daemon_under_test(profile=profile, state=place / "state") as daemon:
+        yield daemon, Stored(declare(daemon), told)
+
+
+def _keep(place: Path, week: Week, profile: Profile) -> None:
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True, mode=0o711)
+    with daemon_under_test(profile=profile, leave=place / "state") as daemon:
+        told = _store(daemon, week).told
+    (place / "told.json").write_text(json.dumps(told))
+
+
+def _store(daemon: DaemonUnderTest, week: Week) -> Stored:
+    instruments = declare(daemon)
+    return Stored(instruments, asyncio.run(fill(daemon.dsn, week, instruments)))
 
 
 def declare(daemon: DaemonUnderTest) -> list[Instrument]:
