@@ -1,7 +1,7 @@
 """What a reader asks of the week, and how: through the client's API, and as bare SQL on a connection of one's own.
 
-Bare SQL is the statement that somebody would write who knows the tables: one binary COPY of the columns of the same
-rows, its bytes not looked at. Where the rows are packed, the blocks are fetched and unpacked.
+Bare SQL is one statement with the same answer, of somebody who knows the tables: fetched as rows by the driver, and as
+a binary COPY whose bytes are not looked at. Where the rows are packed, the blocks are fetched and unpacked.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from marketd.ipc.protocol import Answer, Bars
 from marketd.market.bars import finish_bars
 from marketd.market.blocks import Block
 from marketd.market.instruments import Instrument
-from marketd.market.records import BY_NAME
-from marketd.market.rows import codec
+from marketd.market.records import BY_NAME, Kind
+from marketd.market.rows import TableCodec, codec
 from marketd.market.times import NS_PER_SECOND, timeframe_name
 from marketd.sql.copy import copy_out
 from marketd.sql.store import to_datetime
@@ -122,43 +122,70 @@ def _bars_as_known(catalogue: Catalogue, asked: Asked) -> Plan[int]:
 
 
 class BareSql:
-    """The same rows by hand."""
+    """The same rows in the same order by hand: one statement, and the blocks that hold the rest of them, unpacked."""
 
     def __init__(self, connection: asyncpg.Connection[Any]) -> None:
         self._connection = connection
 
-    async def ask(self, asked: Asked) -> int:
-        question = asked.question
-        kind = BY_NAME[_STREAMS.get(question.table, "candle")]
-        of_table = codec(question.table, kind)
-        query = f"SELECT {', '.join(of_table.columns)} FROM {question.table} WHERE {_where(question, kind.time)}"
-        known = () if asked.known_ns is None else (to_datetime(asked.known_ns),)
-        if known:
-            query += " AND ts_known <= $4"
-        start, end = to_datetime(asked.start_ns), to_datetime(asked.end_ns)
-        data = await copy_out(self._connection, query, asked.instrument.id, start, end, *known)
-        return of_table.count(data) + await self._packed(asked, kind.time)
+    async def fetch(self, asked: Asked) -> int:
+        """As rows of the driver."""
+        query, args = _statement(asked)
+        return len(await self._connection.fetch(query, *args)) + await self._packed(asked)
 
-    async def _packed(self, asked: Asked, time: str) -> int:
+    async def copy(self, asked: Asked) -> int:
+        """As the bytes of a binary COPY, which nobody looks at."""
+        query, args = _statement(asked)
+        data = await copy_out(self._connection, query, *args)
+        return _codec(asked.question).count(data) + await self._packed(asked)
+
+    async def _packed(self, asked: Asked) -> int:
         """What of it is packed: each block fetched and unpacked."""
-        timeframe = 1 if asked.question.table == "book_buckets" else 0
-        start, end = to_datetime(asked.start_ns), to_datetime(asked.end_ns)
-        blocks = await self._connection.fetch(_BLOCKS, asked.question.table, asked.instrument.id, timeframe, start, end)
+        question = asked.question
+        timeframe = 1 if question.table == "book_buckets" else 0
+        span = to_datetime(asked.start_ns), to_datetime(asked.end_ns)
+        blocks = await self._connection.fetch(_BLOCKS, question.table, asked.instrument.id, timeframe, *span)
         count = 0
         for block in blocks:
             records = Block(block["data"]).records()
-            wanted = (records[time] >= asked.start_ns) & (records[time] < asked.end_ns)
+            times = records[_kind(question).time]
+            wanted = (times >= asked.start_ns) & (times < asked.end_ns)
             if asked.known_ns is not None:
                 wanted &= records["ts_known"] <= asked.known_ns
             count += int(wanted.sum())
         return count
 
 
-def _where(question: Question, time: str) -> str:
-    """Several timeframes are one statement, and so one round trip, as the API's are."""
-    of_timeframe = ""
-    if question.table == "candles":
-        of_timeframe = f" AND timeframe IN ({', '.join(map(str, question.timeframes))})"
-    elif question.table == "book_buckets":
-        of_timeframe = " AND timeframe = 1"
-    return f"instrument_id = $1 AND {time} >= $2 AND {time} < $3{of_timeframe}"
+def _kind(question: Question) -> Kind:
+    return BY_NAME[_STREAMS.get(question.table, "candle")]
+
+
+def _codec(question: Question) -> TableCodec:
+    return codec(question.table, _kind(question))
+
+
+def _statement(asked: Asked) -> tuple[str, list[Any]]:
+    """What somebody would write who knows that a moment may have several versions, of which the newest counts.
+
+    Several timeframes are one statement, and so one round trip, as the API's are.
+    """
+    question, time = asked.question, _kind(asked.question).time
+    columns = ", ".join(_codec(question).columns)
+    args: list[Any] = [asked.instrument.id, to_datetime(asked.start_ns), to_datetime(asked.end_ns)]
+    where = f"instrument_id = $1 AND {time} >= $2 AND {time} < $3"
+    if asked.known_ns is not None:
+        args.append(to_datetime(asked.known_ns))
+        where += " AND ts_known <= $4"
+    if question.table == "book_buckets":
+        where += " AND timeframe = 1"
+    if question.table in _STREAMS:
+        newest = f"SELECT DISTINCT ON ({time}) * FROM {question.table} WHERE {where} ORDER BY {time} DESC, seq DESC"
+        return f"SELECT {columns} FROM ({newest}) newest ORDER BY {time} DESC", args
+    of_timeframes = f" AND timeframe IN ({', '.join(map(str, question.timeframes))})"
+    of_table = "" if question.table == "candles_1s" else of_timeframes
+    bars = f"SELECT {columns} FROM {question.table} WHERE {where}{of_table}"
+    if asked.known_ns is None:
+        return f"{bars} ORDER BY ts DESC", args
+    versions = f"{bars} UNION ALL SELECT {columns} FROM candle_versions WHERE {where}{of_timeframes}"
+    key = "ts, source" if question.table == "candles_1s" else "timeframe, ts, source"
+    newest = f"SELECT DISTINCT ON ({key}) * FROM ({versions}) versions ORDER BY {key}, seq DESC"
+    return f"SELECT {columns} FROM ({newest}) newest ORDER BY ts DESC", args

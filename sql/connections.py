@@ -91,8 +91,11 @@ class DatabaseConnectionManager:
             # TimescaleDB's bound on rows of compressed chunks that a transaction may touch (53400): how much that is, a
             # batch says. Unknown to others, and no harm there.
             "timescaledb.max_tuples_decompressed_per_dml_transaction": "0",
+            # DISTINCT ON over the moments of an instrument: it searches the index for each, where one walk has them all
+            "timescaledb.enable_skipscan": "off",
             **(settings or {}),
         }
+        self._read_only = read_only
         self._pool: asyncpg.Pool[Any] | None = None
         self._health: asyncio.Task[None] | None = None
         self._up = asyncio.Event()
@@ -235,6 +238,7 @@ class DatabaseConnectionManager:
             max_size=maximum,
             timeout=self._connect_timeout,
             server_settings=self._session,
+            reset=_leave_as_it_is if self._read_only else None,
             target_session_attrs=cast(Any, self._target),  # its word will do; the stubs know the enum only
         )
         try:
@@ -326,6 +330,11 @@ class DatabaseConnectionManager:
                 extra={"action": "db_up", "application_name": self._session["application_name"]},
             )
             self._down_since = 0.0
+
+
+async def _leave_as_it_is(conn: type_connection) -> None:
+    """Who only reads leaves nothing behind in a session once the transaction is over: no lock, setting or cursor that
+    would be worth a round trip before each answer."""
 
 
 def _is_lost(conn: type_connection) -> bool:

@@ -125,14 +125,14 @@ async def spy(conn: type_connection) -> AsyncIterator[Spy]:
     yield Spy(conn)
 
 
-async def fill(conn: type_connection, table: str, times: list[int]) -> None:
+async def fill(conn: type_connection, table: str, times: list[int], instrument_id: int = BTC.id) -> None:
     columns = await conn.fetch(
         "SELECT column_name AS name, data_type AS type FROM information_schema.columns"
         " WHERE table_schema = 'marketd' AND table_name = $1 ORDER BY ordinal_position",
         table,
     )
     values = {"timestamp with time zone": "$1", "ARRAY": "'{1}'", "bytea": "''"}
-    named = {"instrument_id": str(BTC.id), "timeframe": "60", "state": "2"}  # a LIVE book
+    named = {"instrument_id": str(instrument_id), "timeframe": "60", "state": "2"}  # a LIVE book
     listed = ", ".join(named.get(each["name"]) or values.get(each["type"], "1") for each in columns)
     await conn.executemany(f"INSERT INTO {table} SELECT {listed}", [(to_datetime(ts),) for ts in times])
 
@@ -219,6 +219,20 @@ async def test_every_statement_on_large_tables_touches_the_pieces_of_its_span_an
     assert missing == set(), (
         "statements that nothing here runs: add them to run_everything, or to EXEMPT with the reason"
     )
+
+
+async def test_the_moments_of_an_instrument_are_walked_and_not_searched_one_by_one(spy: Spy) -> None:
+    begin = NOW - HOUR_NS
+    moments = [begin + number * SECOND for number in range(1, 1_000)]
+    for number in range(5):  # which share their moments
+        await fill(spy, "imbalances", moments, BTC.id + number)
+    await spy.execute("ANALYZE imbalances")
+    spy.seen.clear()
+
+    await read_versions(spy, BTC.id, KINDS.by_name("imbalance"), Span(begin, NOW))
+
+    (plan,) = [plan for query, plan in spy.seen if "DISTINCT ON" in query]
+    assert "SkipScan" not in [node.get("Custom Plan Provider") for node in nodes(plan)]
 
 
 def flaws(plan: Any, parents: dict[str, str]) -> list[str]:
