@@ -112,7 +112,13 @@ class Parser:
 
 
 class _Up:
+    """A connection that has asked for all that it should."""
+
     is_up = True
+
+    def __init__(self) -> None:
+        self.has_asked = asyncio.Event()
+        self.has_asked.set()
 
 
 class FeedInMemory:
