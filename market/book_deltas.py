@@ -49,7 +49,11 @@ class DeltaRecorder:
             (_BID, change.bids, change.bids_before),
             (_ASK, change.asks, change.asks_before),
         ):
-            rows = [(price, size) for price, size, was in zip(*levels, befores, strict=True) if size != was]
+            rows = [
+                (price, size)
+                for price, size, was in zip(levels.prices, levels.sizes, befores, strict=True)
+                if size != was
+            ]
             self._prices += [price for price, _ in rows]
             self._sizes += [size for _, size in rows]
             self._sides += repeat(side, len(rows))

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Literal, NamedTuple
 
+from msgspec import Struct
+
 from marketd.market.book import Levels, OrderBook
 from marketd.market.instruments import Instrument
 
 
-class BookSnapshot(NamedTuple):
+class BookSnapshot(Struct, gc=False):
     symbol: str
     sequence: int  # the venue's number of this state; 0 where it numbers nothing
     ts_ns: int  # ABSENT when it bears none
@@ -19,7 +21,7 @@ class BookSnapshot(NamedTuple):
     checksum: int | None = None
 
 
-class BookDelta(NamedTuple):
+class BookDelta(Struct, gc=False):
     """One message of changes; the numbers are 0 where the venue has none."""
 
     symbol: str

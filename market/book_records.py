@@ -22,6 +22,7 @@ from marketd.market.times import ABSENT
 
 _JUMP_UNIT = 10_000_000  # jumps are in thousandths of a basis point
 _NO_LEVELS = BestLevels([], [], [], [])
+_LIVE = BookState.LIVE
 
 
 class BookPacker:
@@ -63,21 +64,22 @@ class BookRecorder:
         self._state = BookState.EMPTY
         self._told_ns = ABSENT  # event time of the last record
         self._told_best: tuple[int | None, int | None] = (None, None)
-        # what was not told yet: its levels, since the book itself may be gone when its time comes
-        self._waiting: tuple[int, int, BestLevels] | None = None
+        # What was not told yet. The book is as it was then until the next call: one that leaves LIVE is kept as it was,
+        # and not changed into another (`BookSync`).
+        self._waiting: tuple[int, int, OrderBook] | None = None
         self._rows: list[bytes] = []
 
     def book(self, ts_ns: int, sequence: int, book: OrderBook) -> None:
-        """The book is LIVE and like this from `ts_ns` on."""
-        if self._state is not BookState.LIVE:
-            self._state = BookState.LIVE
-            self._tell(ts_ns, sequence, book.top(self._depth), BookFlag.STATE)
+        """The book is LIVE and like this from `ts_ns` on; until the next call nobody changes it."""
+        if self._state is not _LIVE:
+            self._state = _LIVE
+            self._tell(ts_ns, sequence, book, BookFlag.STATE)
         elif self._has_jumped(book):
-            self._tell(ts_ns, sequence, book.top(self._depth), BookFlag.JUMP)
+            self._tell(ts_ns, sequence, book, BookFlag.JUMP)
         elif abs(ts_ns - self._told_ns) >= self._interval_ns:
-            self._tell(ts_ns, sequence, book.top(self._depth), 0)
+            self._tell(ts_ns, sequence, book, 0)
         else:
-            self._waiting = ts_ns, sequence, book.top(self._depth)
+            self._waiting = ts_ns, sequence, book
 
     def leave(self, ts_ns: int, state: BookState) -> None:
         """From `ts_ns` on the book is in `state`, which is not LIVE."""
@@ -99,21 +101,19 @@ class BookRecorder:
 
     def _has_jumped(self, book: OrderBook) -> bool:
         bid, ask = self._told_best
-        best_bid, best_ask = book.best_bid, book.best_ask
-        if best_bid == bid and best_ask == ask:
+        if book.best_bid == bid and book.best_ask == ask:
             return False
-        return self._is_far(best_bid, bid) or self._is_far(best_ask, ask)
+        return self._is_far(book.best_bid, bid) or self._is_far(book.best_ask, ask)
 
     def _is_far(self, now: int | None, was: int | None) -> bool:
         if now is None or was is None:
             return now is not was
         return abs(now - was) * _JUMP_UNIT > self._jump * was
 
-    def _tell(self, ts_ns: int, sequence: int, levels: BestLevels, flags: int) -> None:
+    def _tell(self, ts_ns: int, sequence: int, book: OrderBook, flags: int) -> None:
         self._waiting = None
-        bids, _, asks, _ = levels
-        self._told_ns, self._told_best = ts_ns, (bids[0] if bids else None, asks[0] if asks else None)
-        self._rows.append(self._packer.pack(ts_ns, sequence, BookState.LIVE, levels, flags))
+        self._told_ns, self._told_best = ts_ns, (book.best_bid, book.best_ask)
+        self._rows.append(self._packer.pack(ts_ns, sequence, _LIVE, book.top(self._depth), flags))
 
 
 def levels_of(record: Records) -> tuple[Levels, Levels]:

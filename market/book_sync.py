@@ -17,6 +17,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from msgspec import Struct
+
 from marketd.market.book import Change, Levels, OrderBook
 from marketd.market.book_messages import BookDelta, BookRule, BookSnapshot, Fit
 from marketd.market.book_states import Action, BookEvent, transition
@@ -29,10 +31,10 @@ MAX_BUFFERED = 20_000  # deltas kept while a snapshot is awaited: minutes of the
 MAX_LEVELS = 500_000  # of one book; ten times the deepest that any venue shows
 
 _LIVE, _SYNCING, _STALE = BookState.LIVE, BookState.SYNCING, BookState.STALE
-_APPLIED, _KEEP = BookEvent.APPLIED, Action.KEEP
+_APPLIED, _KEEP, _NEXT = BookEvent.APPLIED, Action.KEEP, Fit.NEXT
 
 
-class Step(NamedTuple):
+class Step(Struct, gc=False):
     """What came of one call. A LIVE book is at `BookSync.sequence` and `BookSync.ts_ns`."""
 
     event: BookEvent
@@ -81,7 +83,7 @@ class BookSync:
         self._max_buffered = max_buffered
         self._is_subscribed = False
         self._has_snapshot = False  # `book` is a snapshot's, and what followed it
-        self._is_spliced = False  # a delta has followed the snapshot
+        self._fit = rule.splice  # how the next delta must join: `rule.follows` once one has followed the snapshot
         self._buffer: list[BookDelta] = []
         self._counts: Counter[BookEvent] = Counter()  # but for APPLIED, which would cost a hash a delta
         self._applied = 0
@@ -130,16 +132,17 @@ class BookSync:
             return self._told(BookEvent.OLD)
         if not (_is_possible(snapshot.bids) and _is_possible(snapshot.asks)):
             return self._told(BookEvent.DAMAGED)
+        self.book = OrderBook()
         self.book.reset(snapshot.bids, snapshot.asks)
         self.sequence, self.ts_ns = snapshot.sequence, snapshot.ts_ns
-        self._has_snapshot, self._is_spliced = True, False
+        self._has_snapshot, self._fit = True, self.rule.splice
         flaw = self._flaw(snapshot.checksum)
         return self._told(flaw or self._join_buffered())
 
     def delta(self, delta: BookDelta) -> Step:
         """One message of changes."""
         if self.state is _LIVE:
-            return self._follow(delta, BookEvent.APPLIED)
+            return self._follow(delta, _APPLIED)
         if not self._is_subscribed:
             return self._told(BookEvent.OLD)  # from a connection that is gone
         if self.state is _STALE:
@@ -152,22 +155,25 @@ class BookSync:
 
     def _follow(self, delta: BookDelta, applied: BookEvent) -> Step:
         """The book stands; the delta must join it."""
-        fit = self._fit(delta)
+        fit = self._fit(self.sequence, delta)
+        if fit is _NEXT:
+            change, flaw = self._apply(delta)
+            if flaw:
+                return self._told(flaw)
+            if applied is _APPLIED:  # nearly always; what the table says of it (a test compares)
+                self._applied += 1
+                return Step(_APPLIED, _LIVE, _LIVE, _KEEP, change)
+            return self._told(applied)
         if fit is Fit.OLD:
             return self._told(BookEvent.OLD)
-        if fit is Fit.GAP:
-            return self._begin_again(BookEvent.GAP, delta)
-        change, flaw = self._apply(delta)
-        if flaw:
-            return self._told(flaw)
-        return self._told(applied, change if applied is BookEvent.APPLIED else None)
+        return self._begin_again(BookEvent.GAP, delta)
 
     def _prove(self, delta: BookDelta) -> Step:
         """The first delta after a snapshot over REST: an older one proves as much as one that follows."""
-        fit = self._fit(delta)
+        fit = self._fit(self.sequence, delta)
         if fit is Fit.GAP or self._is_unproven(delta):
             return self._begin_again(BookEvent.SNAPSHOT_OLD, delta)
-        flaw = self._apply(delta)[1] if fit is Fit.NEXT else None
+        flaw = self._apply(delta)[1] if fit is _NEXT else None
         return self._told(flaw or BookEvent.JOINED)
 
     def _begin_again(self, event: BookEvent, delta: BookDelta) -> Step:
@@ -195,12 +201,13 @@ class BookSync:
         is_proven = self.rule.snapshot == "stream" or bool(self._buffer)
         if self._buffer and self._is_unproven(self._buffer[0]):
             return BookEvent.SNAPSHOT_OLD
+        has_joined = False
         for delta in self._buffer:
-            fit = self._fit(delta)
+            fit = self._fit(self.sequence, delta)
             if fit is Fit.GAP:
-                return BookEvent.GAP if self._is_spliced else BookEvent.SNAPSHOT_OLD
-            if fit is Fit.NEXT:
-                flaw = self._apply(delta)[1]
+                return BookEvent.GAP if has_joined else BookEvent.SNAPSHOT_OLD
+            if fit is _NEXT:
+                has_joined, flaw = True, self._apply(delta)[1]
                 if flaw:
                     return flaw
         self._buffer.clear()
@@ -210,48 +217,49 @@ class BookSync:
         """The first delta that was heard is newer than the snapshot, and does not say what came before it."""
         return self.rule.needs_older and first.last > self.sequence
 
-    def _fit(self, delta: BookDelta) -> Fit:
-        return (self.rule.follows if self._is_spliced else self.rule.splice)(self.sequence, delta)
-
     def _apply(self, delta: BookDelta) -> tuple[Change | None, BookEvent | None]:
-        """Change the book; what changed, and what is wrong with it now."""
-        if not (_is_possible(delta.bids) and _is_possible(delta.asks)):
+        """Change the book; what changed, or what is wrong with it then: that is taken back, so that whoever still has
+        to tell of the book tells what was right."""
+        bids, asks, book, rule = delta.bids, delta.asks, self.book, self.rule
+        if not (_is_possible(bids) and _is_possible(asks)):
             return None, BookEvent.DAMAGED
-        book = self.book
-        change = book.apply(delta.bids, delta.asks)
-        depth = self.rule.depth
-        if depth and (len(book.bid_prices) > depth or len(book.ask_prices) > depth):
-            change = change.then(book.cut(depth))
-        self.sequence, self._is_spliced = delta.last, True
+        change = book.apply(bids, asks)
+        if rule.depth and book.is_deeper_than(rule.depth):
+            change = change.then(book.cut(rule.depth))
+        self.sequence, self._fit = delta.last, rule.follows
         if delta.ts_ns != ABSENT:
             self.ts_ns = delta.ts_ns
-        return change, self._flaw(delta.checksum)
+        flaw = self._flaw(delta.checksum)
+        if flaw:
+            book.revert(change)
+            return None, flaw
+        return change, None
 
     def _flaw(self, checksum: int | None) -> BookEvent | None:
         """What is wrong with the book as it stands; None: nothing that can be seen."""
-        book = self.book
+        book, check = self.book, self.rule.checksum
         if book.is_crossed:
             return BookEvent.CROSSED
-        if checksum is not None and self.rule.checksum and self.rule.checksum(book, self.instrument) != checksum:
+        if checksum is not None and check is not None and check(book, self.instrument) != checksum:
             return BookEvent.CHECKSUM_FAILED
         return BookEvent.OVERFLOW if len(book) > MAX_LEVELS else None
 
-    def _told(self, event: BookEvent, change: Change | None = None) -> Step:
+    def _told(self, event: BookEvent) -> Step:
         before = self.state
-        if event is _APPLIED and before is _LIVE:  # nearly always; what the table says of it (a test compares)
-            self._applied += 1
-            return Step(event, before, before, _KEEP, change)
         self.state, action = transition(before, event)
         self._counts[event] += 1
         if action is not Action.KEEP:
             self._drop(keep_buffer=event in _KEEPS_BUFFER)
-        return Step(event, before, self.state, action, change)
+        return Step(event, before, self.state, action)
 
     def _drop(self, *, keep_buffer: bool = False) -> None:
-        """Forget the book. The deltas that wait may still join a newer snapshot, unless they are what is wrong."""
-        self.book.clear()
+        """Forget the book. The deltas that wait may still join a newer snapshot, unless they are what is wrong.
+
+        Whoever was told of the book keeps it as it was: the next one is another.
+        """
+        self.book = OrderBook()
         self.sequence = self.ts_ns = ABSENT
-        self._has_snapshot = self._is_spliced = False
+        self._has_snapshot, self._fit = False, self.rule.splice
         if not keep_buffer:
             self._buffer.clear()
 
@@ -261,7 +269,9 @@ _KEEPS_BUFFER = frozenset((BookEvent.SNAPSHOT_OLD, BookEvent.SILENT))
 
 def _is_possible(levels: Levels) -> bool:
     """Prices above zero and no size below: anything else is no level, whatever the sequence says."""
-    prices, sizes = levels
+    prices, sizes = levels.prices, levels.sizes
+    if len(prices) == 1 == len(sizes):
+        return 0 < prices[0] <= MAX_FIXED and 0 <= sizes[0] <= MAX_FIXED
     if len(prices) != len(sizes):
         return False
     return not prices or (min(prices) > 0 and min(sizes) >= 0 and max(prices) <= MAX_FIXED and max(sizes) <= MAX_FIXED)

@@ -11,25 +11,32 @@ All of them are absent where the book was not LIVE for a moment of the interval,
 
 How it is computed: with s(t) what rests in a bucket, and d_i the change of s at t_i, the integral of s over [a, b) is
 s(b) (b - a) - sum(d_i (t_i - a)). So a changed level costs two additions, however many buckets there are, and a book
-that is not LIVE is one in which nothing rests.
+that is not LIVE is one in which nothing rests. A minute that began at m has of a second that began at a the same
+changes, each a - m later: sum(d_i (t_i - m)) = sum(d_i (t_i - a)) + (a - m) sum(d_i). So changes are only noted when
+they come, and summed up once a second.
 """
 
 from __future__ import annotations
 
+import struct
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
-import numpy as np
-
-from marketd.market.book import Change, OrderBook
+from marketd.market.book import Change, Levels, OrderBook
 from marketd.market.errors import InvalidArgument
 from marketd.market.fixed import MAX_FIXED
-from marketd.market.records import BUCKETS, BUCKETS_A_SIDE, BookState, Records
+from marketd.market.records import BUCKETS, BUCKETS_A_SIDE, BookState
 from marketd.market.seconds import GRACE_NS, SecondsKernel
 from marketd.market.times import ABSENT, NS_PER_SECOND
 
 TIMEFRAMES = (1, 60)  # seconds
 _BP = 10_000
+MAX_NOTED = 10_000  # changes that wait for the end of their second
+_ROW = struct.Struct(f"<5qi2h{2 * BUCKETS_A_SIDE}q")
+assert _ROW.size == BUCKETS.itemsize
+_UNKNOWN = (ABSENT,) * (2 * BUCKETS_A_SIDE)
+
+Noted = tuple[int, Levels, list[int]]  # ns since the second began; levels, and the sizes that they had before
 
 
 def default_width(mid2: int, tick_size: int) -> int:
@@ -67,6 +74,24 @@ class _Side:
             seconds[bucket] += by * second_ns
             minutes[bucket] += by * minute_ns
 
+    def settle(self, noted: Iterable[Noted], width: int, minute_ns: int) -> None:
+        """Take in what one second changed. The second began `minute_ns` after the minute."""
+        sums: defaultdict[int, int] = defaultdict(int)
+        moments: defaultdict[int, int] = defaultdict(int)
+        for second_ns, levels, befores in noted:
+            for price, size, before in zip(levels.prices, levels.sizes, befores, strict=True):
+                if size != before:
+                    bucket = price // width
+                    sums[bucket] += size - before
+                    moments[bucket] += (size - before) * second_ns
+        seconds, minutes = self.moments
+        for bucket, by in sums.items():
+            self.sizes[bucket] = self.sizes.get(bucket, 0) + by
+            if not self.sizes[bucket]:
+                del self.sizes[bucket]
+            seconds[bucket] += moments[bucket]
+            minutes[bucket] += moments[bucket] + by * minute_ns
+
     def become(self, sizes: Mapping[int, int], elapsed_ns: tuple[int, int]) -> None:
         """From now on exactly this rests."""
         before = self.sizes
@@ -74,7 +99,7 @@ class _Side:
         self.change([(bucket, by) for bucket, by in changes if by], elapsed_ns)
 
 
-class BucketKernel(SecondsKernel):
+class BucketKernel(SecondsKernel[bytes]):
     """One instrument. Tell it each state of the book; `advance` answers with BUCKETS records, seconds and minutes.
 
     `width` is in price units, 0: `default_width` of the first mid, and counting begins with that mid. A record bears
@@ -88,6 +113,7 @@ class BucketKernel(SecondsKernel):
         self.width = width
         self._tick_size = tick_size
         self._bids, self._asks = _Side(), _Side()
+        self._noted: list[tuple[int, Change]] = []  # of the open second: ns since it began, what changed
         self._state = BookState.EMPTY
         self._starts = [0] * len(TIMEFRAMES)  # of the intervals that are open
         self._live_ns = 0  # since the kernel began
@@ -98,40 +124,42 @@ class BucketKernel(SecondsKernel):
     def book(self, ts_ns: int, book: OrderBook, change: Change | None = None) -> None:
         """The book is LIVE and like this from `ts_ns` on, by `change` since the last call; None: it began anew."""
         self._move(ts_ns)
+        bid, ask = book.best_bid, book.best_ask
         self._mid2_now = ABSENT
-        if book.bid_prices and book.ask_prices:
-            self._mid2_now = book.bid_prices[-1] + book.ask_prices[0]
-            self._mid2 = [self._mid2_now] * len(TIMEFRAMES)
+        if bid is not None and ask is not None:
+            self._mid2_now = self._mid2[0] = self._mid2[1] = bid + ask
         was_known = self.width > 0 and self._state is BookState.LIVE
         self._state = BookState.LIVE
+        if change is not None and was_known:
+            self._noted.append((self._now - self._starts[0], change))
+            if len(self._noted) >= MAX_NOTED:
+                self._settle()
+            return
         if not self.width:
             if self._mid2_now == ABSENT:
                 return
             self.width = default_width(self._mid2_now, self._tick_size)
             self._begin(self._now)
-        if change is None or not was_known:
-            self._become(book)
-        else:
-            self._apply(change)
+        self._become(book)
 
     def leave(self, ts_ns: int, state: BookState) -> None:
         """From `ts_ns` on the book is in `state`, which is not LIVE."""
         self._move(ts_ns)
+        self._settle()
         self._state, self._mid2_now = state, ABSENT
         elapsed_ns = self._elapsed_ns()
         self._bids.become({}, elapsed_ns)
         self._asks.become({}, elapsed_ns)
 
-    def _apply(self, change: Change) -> None:
-        elapsed_ns, width = self._elapsed_ns(), self.width
-        for side, (prices, sizes), befores in (
-            (self._bids, change.bids, change.bids_before),
-            (self._asks, change.asks, change.asks_before),
-        ):
-            rows = zip(prices, sizes, befores, strict=True)
-            side.change([(price // width, size - was) for price, size, was in rows if size != was], elapsed_ns)
+    def _settle(self) -> None:
+        if self._noted:
+            noted, self._noted = self._noted, []
+            minute_ns = self._starts[0] - self._starts[1]
+            self._bids.settle([(ns, c.bids, c.bids_before) for ns, c in noted if c.bids_before], self.width, minute_ns)
+            self._asks.settle([(ns, c.asks, c.asks_before) for ns, c in noted if c.asks_before], self.width, minute_ns)
 
     def _become(self, book: OrderBook) -> None:
+        self._settle()
         elapsed_ns = self._elapsed_ns()
         for side, levels in ((self._bids, book.bids), (self._asks, book.asks)):
             sizes: defaultdict[int, int] = defaultdict(int)
@@ -144,6 +172,7 @@ class BucketKernel(SecondsKernel):
         return now - second, now - minute
 
     def _begin(self, ts_ns: int) -> None:
+        self._settle()
         for index in range(len(TIMEFRAMES)):
             self._open(index, ts_ns)
 
@@ -161,27 +190,25 @@ class BucketKernel(SecondsKernel):
         if self._state is BookState.LIVE:
             self._live_ns += ns
 
-    def _close(self, end_ns: int) -> Records:
+    def _close(self, end_ns: int) -> bytes:
+        self._settle()
         ended = [index for index, frame in enumerate(TIMEFRAMES) if end_ns % (frame * NS_PER_SECOND) == 0]
-        records = np.concatenate([self._record(index, end_ns) for index in ended])
+        rows = [self._row(index, end_ns) for index in ended]
         for index in ended:
             self._open(index, end_ns)
-        return records
+        return b"".join(rows)
 
-    def _record(self, index: int, end_ns: int) -> Records:
-        record = np.zeros(1, dtype=BUCKETS)
-        row = record[0]
-        row["ts"], row["timeframe"], row["state"] = self._starts[index], TIMEFRAMES[index], self._state
+    def _finish(self, end_ns: int, closed: bytes) -> bytes:
+        return closed
+
+    def _row(self, index: int, end_ns: int) -> bytes:
+        start, timeframe, state = self._starts[index], TIMEFRAMES[index], int(self._state)
         if self._live_ns == self._live_before[index] or self._mid2[index] == ABSENT:
-            for name in ("base", "bid_size", "ask_size"):
-                row[name] = ABSENT
-            row["width"] = self.width or ABSENT
-            return record
+            return _ROW.pack(start, 0, 0, self.width or ABSENT, ABSENT, timeframe, state, 0, *_UNKNOWN)
         base = self._mid2[index] // (2 * self.width)
-        row["width"], row["base"] = self.width, base
-        row["bid_size"] = self._means(self._bids, index, end_ns, range(base, base - BUCKETS_A_SIDE, -1))
-        row["ask_size"] = self._means(self._asks, index, end_ns, range(base, base + BUCKETS_A_SIDE))
-        return record
+        bids = self._means(self._bids, index, end_ns, range(base, base - BUCKETS_A_SIDE, -1))
+        asks = self._means(self._asks, index, end_ns, range(base, base + BUCKETS_A_SIDE))
+        return _ROW.pack(start, 0, 0, self.width, base, timeframe, state, 0, *bids, *asks)
 
     def _means(self, side: _Side, index: int, end_ns: int, buckets: range) -> list[int]:
         sizes, moments = side.sizes, side.moments[index]

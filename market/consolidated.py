@@ -78,7 +78,8 @@ class _VenueBook:
     def _keys(self, levels: Levels, sign: int) -> list[_Key]:
         price_factor, size_factor = self._factors
         number = self.instrument.id
-        scaled = ((price * price_factor, size * size_factor) for price, size in zip(*levels, strict=True))
+        rows = zip(levels.prices, levels.sizes, strict=True)
+        scaled = ((price * price_factor, size * size_factor) for price, size in rows)
         return [(sign * p, -s, number) for p, s in scaled if s and p <= MAX_FIXED and s <= MAX_FIXED]
 
 

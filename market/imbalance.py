@@ -24,10 +24,8 @@ window is not full). The weighted mid of the API is (Pa Qb + Pb Qa) / (Qb + Qa),
 
 from __future__ import annotations
 
-from bisect import bisect_left
+import struct
 from collections import deque
-
-import numpy as np
 
 from marketd.market import imbalance_state
 from marketd.market.book import Change, OrderBook
@@ -49,6 +47,9 @@ _BAND_UNIT = 10_000_000  # the band is in thousandths of a basis point
 _LONGEST = max(WINDOWS_SECONDS)
 _ABSENT_RATIO = -(2**31)
 _NO_FIGURES = (ABSENT,) * 6
+_ROW = struct.Struct("<9q10i")
+assert _ROW.size == IMBALANCE.itemsize
+_FIRST_VOLUME, _REASON = IMBALANCE.names.index("volume_1s"), IMBALANCE.names.index("reason")  # places in a row
 
 
 def ratio_ppm(first: int, second: int) -> int | None:
@@ -73,54 +74,51 @@ class Band:
 
     def follow(self, book: OrderBook, change: Change | None) -> None:
         """The book is now as it is, by `change` since the last call; None: it has nothing to do with it."""
-        if not book.bid_prices or not book.ask_prices or book.bid_prices[-1] + book.ask_prices[0] > MAX_FIXED:
+        bid, ask = book.best_bid, book.best_ask
+        if bid is None or ask is None or bid + ask > MAX_FIXED:
             self._high = self.bids = self.asks = 0
             self.mid2 = ABSENT
             return
-        mid2 = book.bid_prices[-1] + book.ask_prices[0]
-        low, high = self._low, self._high
-        if mid2 != self.mid2:
-            self.mid2 = mid2
-            low = -(-mid2 * (_BAND_UNIT - self._band) // (2 * _BAND_UNIT))
-            high = mid2 * (_BAND_UNIT + self._band) // (2 * _BAND_UNIT)
+        mid2 = bid + ask
         if change is None or not self._high:
-            self.bids = _between(book.bid_prices, book.bids, low, None)
-            self.asks = _between(book.ask_prices, book.asks, None, high + 1)
+            self._low, self._high = self._around(mid2)
+            self.bids, self.asks = book.bids_within(self._low, bid), book.asks_within(ask, self._high)
         else:
             self._add(change)
-            self._shift(book, low, high)
-        self._low, self._high = low, high
+            if mid2 != self.mid2:
+                self._shift(book, *self._around(mid2))
+        self.mid2 = mid2
+
+    def _around(self, mid2: int) -> tuple[int, int]:
+        low = -(-mid2 * (_BAND_UNIT - self._band) // (2 * _BAND_UNIT))
+        return low, mid2 * (_BAND_UNIT + self._band) // (2 * _BAND_UNIT)
 
     def _add(self, change: Change) -> None:
         """Changes within the band as it was."""
-        low, high = self._low, self._high
-        for price, size, before in zip(*change.bids, change.bids_before, strict=True):
-            if price >= low:
-                self.bids += size - before
-        for price, size, before in zip(*change.asks, change.asks_before, strict=True):
-            if price <= high:
-                self.asks += size - before
+        low, high, bids, asks = self._low, self._high, change.bids, change.asks
+        if bids.prices:
+            for price, size, before in zip(bids.prices, bids.sizes, change.bids_before, strict=True):
+                if price >= low:
+                    self.bids += size - before
+        if asks.prices:
+            for price, size, before in zip(asks.prices, asks.sizes, change.asks_before, strict=True):
+                if price <= high:
+                    self.asks += size - before
 
     def _shift(self, book: OrderBook, low: int, high: int) -> None:
-        """Levels that the band's new place takes in or leaves out."""
+        """To where the band is now: levels that it takes in or leaves out."""
         if low < self._low:
-            self.bids += _between(book.bid_prices, book.bids, low, self._low)
+            self.bids += book.bids_within(low, self._low - 1)
         elif low > self._low:
-            self.bids -= _between(book.bid_prices, book.bids, self._low, low)
+            self.bids -= book.bids_within(self._low, low - 1)
         if high > self._high:
-            self.asks += _between(book.ask_prices, book.asks, self._high + 1, high + 1)
+            self.asks += book.asks_within(self._high + 1, high)
         elif high < self._high:
-            self.asks -= _between(book.ask_prices, book.asks, high + 1, self._high + 1)
+            self.asks -= book.asks_within(high + 1, self._high)
+        self._low, self._high = low, high
 
 
-def _between(prices: list[int], sizes: dict[int, int], low: int | None, high: int | None) -> int:
-    """What rests at low <= price < high."""
-    start = 0 if low is None else bisect_left(prices, low)
-    end = None if high is None else bisect_left(prices, high)
-    return sum(map(sizes.__getitem__, prices[start:end]))
-
-
-class ImbalanceKernel(SecondsKernel):
+class ImbalanceKernel(SecondsKernel[list[int]]):
     """One instrument. Tell it each state of the book and each trade; `advance` answers with IMBALANCE records."""
 
     def __init__(self, band_bps: float, *, grace_ns: int = GRACE_NS) -> None:
@@ -129,6 +127,7 @@ class ImbalanceKernel(SecondsKernel):
         self._state = BookState.EMPTY
         self._figures: tuple[int, ...] = _NO_FIGURES
         self._ratio: int | None = None
+        self._near = (ABSENT, ABSENT)  # what rested within the band when the ratio was computed
         self._weighted = self._defined_ns = 0  # sum(r dt) and sum(dt) of the second
         self._seconds: deque[tuple[int, int]] = deque(maxlen=_LONGEST)  # those of the last seconds, the newest last
         self._volumes: dict[int, tuple[int, int]] = {}  # bought and sold, by the second's number
@@ -137,16 +136,18 @@ class ImbalanceKernel(SecondsKernel):
     def book(self, ts_ns: int, book: OrderBook, change: Change | None = None) -> None:
         """The book is LIVE and like this from `ts_ns` on, by `change` since the last call; None: it began anew."""
         self._move(ts_ns)
-        self._band.follow(book, change if self._state is BookState.LIVE else None)
-        self._state = BookState.LIVE
         band = self._band
-        self._ratio = ratio_ppm(band.bids, band.asks)
-        if band.mid2 == ABSENT:
+        band.follow(book, change if self._state is BookState.LIVE else None)
+        near_bids, near_asks = near = band.bids, band.asks
+        if near != self._near or self._state is not BookState.LIVE:
+            self._near, self._ratio = near, ratio_ppm(near_bids, near_asks)
+        self._state = BookState.LIVE
+        bid, ask = book.best_bid, book.best_ask
+        if band.mid2 == ABSENT or bid is None or ask is None:
             self._figures = _NO_FIGURES
             return
-        bid, ask = book.bid_prices[-1], book.ask_prices[0]
-        near_bids = band.bids if band.bids <= MAX_FIXED else ABSENT
-        near_asks = band.asks if band.asks <= MAX_FIXED else ABSENT
+        if near_bids > MAX_FIXED or near_asks > MAX_FIXED:
+            near_bids, near_asks = (side if side <= MAX_FIXED else ABSENT for side in near)
         self._figures = (band.mid2, ask - bid, near_bids, near_asks, book.bids[bid], book.asks[ask])
 
     def leave(self, ts_ns: int, state: BookState) -> None:
@@ -177,7 +178,7 @@ class ImbalanceKernel(SecondsKernel):
             ImbalanceState(
                 imbalance_state.VERSION,
                 self._now,
-                [(end, records.tobytes()) for end, records in self._closed],
+                [(end, _ROW.pack(*row)) for end, row in self._closed],
                 int(self._state),
                 list(self._figures),
                 self._ratio,
@@ -193,7 +194,7 @@ class ImbalanceKernel(SecondsKernel):
         """Go on from a `state`. InvalidArgument if it is none."""
         found = imbalance_state.decode(state)
         self._now, self._end_ns = found.now_ns, ABSENT
-        self._closed = [(end, np.frombuffer(bytearray(row), dtype=IMBALANCE)) for end, row in found.closed]
+        self._closed = [(end, list(_ROW.unpack(row))) for end, row in found.closed]
         self._state, self._figures, self._ratio = BookState(found.state), tuple(found.figures), found.ratio
         self._weighted, self._defined_ns = found.weighted, found.defined_ns
         self._seconds.extend(found.seconds)
@@ -211,7 +212,7 @@ class ImbalanceKernel(SecondsKernel):
             self._weighted += self._ratio * ns
             self._defined_ns += ns
 
-    def _close(self, end_ns: int) -> Records:
+    def _close(self, end_ns: int) -> list[int]:
         self._seconds.append((self._weighted, self._defined_ns))
         self._weighted = self._defined_ns = 0
         is_live = self._state is BookState.LIVE
@@ -223,29 +224,28 @@ class ImbalanceKernel(SecondsKernel):
             reason = ImbalanceReason.NO_LEVELS
         elif None in means:
             reason = ImbalanceReason.WARMING
-        record = np.zeros(1, dtype=IMBALANCE)
         unknown = [_ABSENT_RATIO] * len(WINDOWS_SECONDS)  # volumes: trades of this second may still come
-        record[0] = (end_ns, 0, 0, *self._figures, *map(_or_absent, means), *unknown, int(self._state), int(reason))
-        return record
+        return [end_ns, 0, 0, *self._figures, *map(_or_absent, means), *unknown, int(self._state), int(reason)]
 
-    def _finish(self, end_ns: int, records: Records) -> Records:
-        end = end_ns // NS_PER_SECOND
-        for second in [second for second in self._volumes if second < end - _LONGEST]:
-            del self._volumes[second]
+    def _finish(self, end_ns: int, closed: list[int]) -> bytes:
+        end, volumes = end_ns // NS_PER_SECOND, self._volumes
+        for second in [second for second in volumes if second < end - _LONGEST]:
+            del volumes[second]
         bought = sold = 0
         start = end
-        for seconds in WINDOWS_SECONDS:
-            for second in range(end - seconds, start):
-                plus, minus = self._volumes.get(second, (0, 0))
-                bought += plus
-                sold += minus
+        for place, seconds in enumerate(WINDOWS_SECONDS, _FIRST_VOLUME):
+            if volumes:
+                for second in range(end - seconds, start):
+                    plus, minus = volumes.get(second, (0, 0))
+                    bought += plus
+                    sold += minus
             start = end - seconds
             if start * NS_PER_SECOND < self._trades_since:
-                if records["reason"][0] == ImbalanceReason.NONE:
-                    records["reason"] = ImbalanceReason.WARMING
+                if closed[_REASON] == ImbalanceReason.NONE:
+                    closed[_REASON] = int(ImbalanceReason.WARMING)
                 break
-            records[f"volume_{seconds}s"] = _or_absent(ratio_ppm(bought, sold))
-        return records
+            closed[place] = _or_absent(ratio_ppm(bought, sold))
+        return _ROW.pack(*closed)
 
     def _means(self) -> list[int | None]:
         """The time-weighted mean of each window that is full."""

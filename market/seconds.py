@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -21,16 +21,21 @@ from marketd.market.times import ABSENT, NS_PER_MS, NS_PER_SECOND
 GRACE_NS = 250 * NS_PER_MS  # as bars have
 MAX_LEAP_NS = 120 * NS_PER_SECOND
 
+Closed = TypeVar("Closed")
 
-class SecondsKernel(ABC):
-    """Walks over the ends of seconds. A subclass integrates over stretches of time and closes seconds."""
+
+class SecondsKernel(ABC, Generic[Closed]):
+    """Walks over the ends of seconds. A subclass integrates over stretches of time and closes seconds.
+
+    What is known of a second when it closes is a `Closed`; its grace over, that becomes the bytes of its records.
+    """
 
     def __init__(self, dtype: np.dtype[Any], grace_ns: int) -> None:
         self._none = np.empty(0, dtype)
         self._grace_ns = grace_ns
         self._now = ABSENT  # the kernel has integrated up to here
         self._end_ns = ABSENT  # of the second that holds `_now`; ABSENT: not known
-        self._closed: list[tuple[int, Records]] = []  # (end, records) that wait for the grace; bounded by MAX_LEAP_NS
+        self._closed: list[tuple[int, Closed]] = []  # (end, …) that wait for the grace; bounded by MAX_LEAP_NS
 
     def advance(self, newest_ns: int) -> Records:
         """Records of the seconds that have ended by `newest_ns`, the newest event time of the instrument."""
@@ -39,9 +44,9 @@ class SecondsKernel(ABC):
             self._move(due - due % NS_PER_SECOND)
         if not self._closed or self._closed[0][0] > due:
             return self._none
-        ready = [self._finish(end, records) for end, records in self._closed if end <= due]
-        self._closed = [(end, records) for end, records in self._closed if end > due]
-        return np.concatenate(ready)
+        ready = [self._finish(end, closed) for end, closed in self._closed if end <= due]
+        self._closed = [(end, closed) for end, closed in self._closed if end > due]
+        return np.frombuffer(bytearray().join(ready), dtype=self._none.dtype)
 
     def most(self, times: Iterable[int]) -> int:
         """How many seconds end on the way over these times, one after the other."""
@@ -87,9 +92,9 @@ class SecondsKernel(ABC):
         """So much time passes over the book as it stands."""
 
     @abstractmethod
-    def _close(self, end_ns: int) -> Records:
-        """The second ends here, at the kernel's now; its records, with unset stamps of knowledge."""
+    def _close(self, end_ns: int) -> Closed:
+        """The second ends here, at the kernel's now."""
 
-    def _finish(self, end_ns: int, records: Records) -> Records:
-        """The grace of the second that ended at `end_ns` is over: what `_close` could not know yet."""
-        return records
+    @abstractmethod
+    def _finish(self, end_ns: int, closed: Closed) -> bytes:
+        """The grace of the second that ended at `end_ns` is over: its records, with unset stamps of knowledge."""

@@ -30,9 +30,9 @@ class ChainedBooks:
         return snapshot
 
     def delta(self, delta: BookDelta) -> BookDelta:
-        previous = self._last.get(delta.symbol, LOST)
+        delta.previous = self._last.get(delta.symbol, LOST)
         self._last[delta.symbol] = delta.last
-        return delta._replace(previous=previous)
+        return delta
 
     def lose(self, symbols: Iterable[str] | None = None) -> None:
         """A message of these symbols' books, or (None) of any, was lost."""

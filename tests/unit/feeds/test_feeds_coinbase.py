@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from marketd.daemon.feeds.adapter import (
     BookDelta,
@@ -310,7 +311,7 @@ def test_updates_of_the_exchange_feed_bear_no_numbers() -> None:
     assert delta == BookDelta("BTCUSD", 0, 0, 0, SENT_NS, Levels([1010], [0]), Levels([1015], [2 * 10**8]))
     assert adapter.book_rule is not None
     assert adapter.book_rule.follows(0, delta) is Fit.NEXT
-    assert adapter.book_rule.follows(0, delta._replace(previous=LOST)) is Fit.GAP
+    assert adapter.book_rule.follows(0, replace(delta, previous=LOST)) is Fit.GAP
 
 
 def test_an_update_that_cannot_be_used_makes_the_next_one_a_gap() -> None:

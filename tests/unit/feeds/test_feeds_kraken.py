@@ -9,6 +9,7 @@ from zlib import crc32
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from marketd.daemon.feeds.adapter import (
     BookDelta,
@@ -392,4 +393,4 @@ def test_a_delta_without_numbers_follows_unless_one_was_lost() -> None:
     assert rule is not None
     delta = BookDelta("BTCUSD", 0, 0, 0, ABSENT, Levels([], []), Levels([], []))
     assert rule.follows(0, delta) is rule.splice(0, delta) is Fit.NEXT
-    assert rule.follows(0, delta._replace(previous=LOST)) is Fit.GAP
+    assert rule.follows(0, replace(delta, previous=LOST)) is Fit.GAP

@@ -45,7 +45,7 @@ def test_a_book_is_what_a_dict_says_after_any_changes(first_bids, first_asks, me
         for found, was, now in ((change.bids, before[0], bids), (change.asks, before[1], asks)):
             befores = change.bids_before if found is change.bids else change.asks_before
             for price in {*was, *now}:
-                rows = zip(*found, befores, strict=True)
+                rows = zip(found.prices, found.sizes, befores, strict=True)
                 assert sum(s - b for p, s, b in rows if p == price) == now.get(price, 0) - was.get(price, 0)
         best_bids, best_asks = sorted(bids, reverse=True)[:depth], sorted(asks)[:depth]
         top = book.top(depth)

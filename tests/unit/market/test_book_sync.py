@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from book_oracles import levels
 from marketd.market.book import BestLevels, Levels, OrderBook
@@ -246,11 +247,11 @@ def test_a_crossed_snapshot_is_asked_for_again():
 def test_a_checksum_that_fails_leaves_live_and_one_that_holds_does_not():
     sync = BookSync(CHECKED, INSTRUMENT)
     sync.subscribed()
-    assert_told(sync.snapshot(snapshot(10)._replace(checksum=1)), BookEvent.CHECKSUM_FAILED, SYNCING, Action.ASK)
-    assert_told(sync.snapshot(snapshot(10)._replace(checksum=0)), BookEvent.JOINED, LIVE)
-    assert_told(sync.delta(delta(11, {97: 5})._replace(checksum=5)), BookEvent.APPLIED, LIVE)
+    assert_told(sync.snapshot(replace(snapshot(10), checksum=1)), BookEvent.CHECKSUM_FAILED, SYNCING, Action.ASK)
+    assert_told(sync.snapshot(replace(snapshot(10), checksum=0)), BookEvent.JOINED, LIVE)
+    assert_told(sync.delta(replace(delta(11, {97: 5}), checksum=5)), BookEvent.APPLIED, LIVE)
     assert_told(sync.delta(delta(12, {97: 6})), BookEvent.APPLIED, LIVE)
-    assert_told(sync.delta(delta(13, {97: 5})._replace(checksum=6)), BookEvent.CHECKSUM_FAILED, SYNCING, Action.ASK)
+    assert_told(sync.delta(replace(delta(13, {97: 5}), checksum=6)), BookEvent.CHECKSUM_FAILED, SYNCING, Action.ASK)
 
 
 @pytest.mark.parametrize(
@@ -259,9 +260,9 @@ def test_a_checksum_that_fails_leaves_live_and_one_that_holds_does_not():
 )
 def test_a_level_that_cannot_be_leaves_live_whatever_its_number(bad: Levels):
     sync = live()
-    step = sync.delta(delta(11)._replace(bids=bad))
+    step = sync.delta(replace(delta(11), bids=bad))
     assert_told(step, BookEvent.DAMAGED, SYNCING, Action.ASK)
-    assert_told(sync.snapshot(snapshot(20)._replace(asks=bad)), BookEvent.DAMAGED, SYNCING, Action.ASK)
+    assert_told(sync.snapshot(replace(snapshot(20), asks=bad)), BookEvent.DAMAGED, SYNCING, Action.ASK)
 
 
 def test_a_message_that_could_not_be_read_leaves_live():
@@ -294,7 +295,8 @@ def test_levels_deeper_than_the_venue_keeps_are_cut_and_the_change_says_so():
     step = sync.delta(delta(11, {100: 7}))
     assert sync.book.bids == {100: 7, 99: 1}
     assert step.change is not None
-    assert list(zip(*step.change.bids, step.change.bids_before, strict=True)) == [(100, 7, 0), (98, 0, 2)]
+    bids = step.change.bids
+    assert list(zip(bids.prices, bids.sizes, step.change.bids_before, strict=True)) == [(100, 7, 0), (98, 0, 2)]
 
 
 # ---- not LIVE any more ----------------------------------------------------------------------------------------
@@ -422,7 +424,7 @@ def befall(sync: BookSync, market: Market, fate: str, message: BookDelta, old: i
     if fate == "swap":
         return [sync.delta(market.deltas[min(message.last + 1, len(market.deltas) - 1)]), sync.delta(message)]
     if fate == "damage":
-        return [sync.delta(message._replace(bids=Levels([-number], [1])))]
+        return [sync.delta(replace(message, bids=Levels([-number], [1])))]
     if fate == "cut":
         return [sync.disconnected(), sync.delta(message), sync.subscribed()]
     if fate == "silent":
