@@ -41,6 +41,7 @@ _SURE_BELOW = 10.0**15
 # nearest point is the nearest; and 1e-12 of a value is far more than they err where it is compared with SNAP_RELATIVE.
 _SURE_DISTANCE = 0.25
 _SURE_RELATIVE = SNAP_RELATIVE - 1e-12
+_UNITS = tuple(10.0**scale for scale in range(20))
 _FEW = 16  # texts; below, one by one is quicker than arrays
 
 
@@ -54,20 +55,14 @@ class Parsed(NamedTuple):
 
 def parse_fixed(text: Number, scale: int, *, field: str = "value") -> int:
     """One number at `scale`; raises PrecisionError, RangeError or NotFiniteError naming `field`."""
-    if isinstance(text, float):
-        is_plain = 0.0 <= text < _SURE_BELOW
+    if isinstance(text, str):
+        is_plain = len(text) <= _PLAIN_CHARS and text.replace(".", "", 1).isdigit() and text.isascii()
     else:
-        is_plain = (
-            isinstance(text, str)
-            and len(text) <= _PLAIN_CHARS
-            and text.replace(".", "", 1).isdigit()
-            and text.isascii()
-        )
+        is_plain = isinstance(text, float) and 0.0 <= text < _SURE_BELOW
     if is_plain:
         # the way of nearly all of a venue's numbers; exact for the reason given at _from_texts: of the decimals with
         # so few digits no two are the same double, so the one that is found is the shortest
-        real = float(text)
-        unit = 10.0**scale
+        real, unit = float(text), _UNITS[scale] if scale < len(_UNITS) else 10.0**scale
         grid = int(real * unit + 0.5)
         if grid < _SURE_BELOW and grid / unit == real:
             return grid
@@ -149,7 +144,9 @@ def _parse(value: Any, scale: int, field: str) -> tuple[int, bool]:
         return _parse_text(str(value), scale, field), False
     if isinstance(value, (bool, np.bool_)):
         raise NotFiniteError(f"{field}: {value!r} is no number", field=field)
-    if isinstance(value, SupportsIndex):
+    if isinstance(value, int):
+        return _checked(value * 10**scale, value, scale, field), False
+    if isinstance(value, SupportsIndex):  # a protocol: 20 µs to look at
         return _checked(value.__index__() * 10**scale, value, scale, field), False
     if isinstance(value, np.floating):
         return _parse_real(float(value), scale, field)

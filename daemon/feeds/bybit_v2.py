@@ -94,12 +94,12 @@ class BybitV2(BybitRest):
 
     def _sides(self, symbol: str, rows: Sequence[messages.OldLevel]) -> tuple[Levels, Levels]:
         """Bids and asks of a message that tells them in one list."""
-        reader = self._readers[symbol]
+        prices, sizes = self._readers[symbol].prices, self._readers[symbol].sizes
         bids, asks = Levels([], []), Levels([], [])
         for row in rows:
             side = bids if row.side == "Buy" else asks
-            side.prices.append(reader.price(row.price))
-            side.sizes.append(reader.size(row.size))
+            side.prices.append(prices[row.price])
+            side.sizes.append(sizes[row.size])
         return bids, asks
 
 

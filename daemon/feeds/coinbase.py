@@ -250,6 +250,7 @@ class CoinbaseAdapter(CoinbaseRest):
 
 def _sides(reader: LevelReader, event: messages.BookEvent) -> tuple[Levels, Levels]:
     bids, asks = Levels([], []), Levels([], [])
+    prices, sizes = reader.prices, reader.sizes
     for level in event.updates:
         if level.side == "bid":
             side = bids
@@ -257,6 +258,6 @@ def _sides(reader: LevelReader, event: messages.BookEvent) -> tuple[Levels, Leve
             side = asks
         else:
             raise msgspec.ValidationError(f"side is {level.side[:40]!r}")
-        side.prices.append(reader.price(level.price))
-        side.sizes.append(reader.size(level.size))
+        side.prices.append(prices[level.price])
+        side.sizes.append(sizes[level.size])
     return bids, asks

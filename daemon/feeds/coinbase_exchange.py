@@ -81,9 +81,9 @@ class CoinbaseExchangeAdapter(CoinbaseRest):
                 symbol = self._symbol(batch, message.product_id)
                 if symbol is None:
                     continue
-                if isinstance(message, messages.UpdateMessage):
+                if type(message) is messages.UpdateMessage:
                     self._on_update(batch, symbol, message, frame)
-                elif isinstance(message, messages.SnapshotMessage):
+                elif type(message) is messages.SnapshotMessage:
                     self._on_snapshot(batch, symbol, message, frame)
                 else:
                     self._on_match(batch, symbol, message, frame)
@@ -163,6 +163,7 @@ class CoinbaseExchangeAdapter(CoinbaseRest):
 
 def _changes(reader: LevelReader, changes: Sequence[tuple[str, str, str]]) -> tuple[Levels, Levels]:
     bids, asks = Levels([], []), Levels([], [])
+    prices, sizes = reader.prices, reader.sizes
     for side, price, size in changes:
         if side == "buy":
             levels = bids
@@ -170,6 +171,6 @@ def _changes(reader: LevelReader, changes: Sequence[tuple[str, str, str]]) -> tu
             levels = asks
         else:
             raise msgspec.ValidationError(f"side is {side[:40]!r}")
-        levels.prices.append(reader.price(price))
-        levels.sizes.append(reader.size(size))
+        levels.prices.append(prices[price])
+        levels.sizes.append(sizes[size])
     return bids, asks

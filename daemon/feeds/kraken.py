@@ -19,7 +19,7 @@ import msgspec
 from marketd.daemon.feeds import kraken_messages as messages
 from marketd.daemon.feeds.adapter import BookDelta, BookRule, BookSnapshot, Event, Levels
 from marketd.daemon.feeds.adapter_base import rows_of
-from marketd.daemon.feeds.kraken_books import checksum, places_of
+from marketd.daemon.feeds.kraken_books import Checksums, places_of
 from marketd.daemon.feeds.kraken_rest import DEPTH, KrakenRest, side_of
 from marketd.daemon.feeds.levels import LevelReader
 from marketd.daemon.feeds.venue_batch import Batch
@@ -48,11 +48,6 @@ _TRADES = msgspec.json.Decoder(list[messages.NumberTrade])
 _USED = frozenset(("book", "trade", "ohlc"))
 
 
-def book_checksum(book: OrderBook, instrument: Instrument) -> int:
-    """Version 2 writes numbers with the places that AssetPairs tells, which are the instrument's scales."""
-    return checksum(book, instrument, places_of(instrument))
-
-
 class KrakenAdapter(KrakenRest):
     numbered_trades = True
     ping: tuple[str, float] | None = ('{"method":"ping"}', PING_SECONDS)
@@ -67,12 +62,17 @@ class KrakenAdapter(KrakenRest):
     ) -> None:
         super().__init__(trades, candles, words={}, book=book, series=series)
         self.book_rule = (
-            BookRule("stream", splice=unnumbered, follows=unnumbered, checksum=book_checksum, depth=DEPTH)
+            BookRule("stream", splice=unnumbered, follows=unnumbered, checksum=self._checksum, depth=DEPTH)
             if book
             else None
         )
         self._books = ChainedBooks()
+        self._checksums = Checksums()
         self._bars = OpenBars()
+
+    def _checksum(self, book: OrderBook, instrument: Instrument) -> int:
+        """Numbers are written with the places that AssetPairs tells, which are the instrument's scales."""
+        return self._checksums.of(book, instrument, places_of(instrument))
 
     # ---- streams ------------------------------------------------------------------------------
 
@@ -291,5 +291,10 @@ def _params(verb: str, channel: str, pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def _side(reader: LevelReader, rows: Sequence[messages.NumberLevel]) -> Levels:
-    price, size = reader.price, reader.size
-    return Levels([price(number_text(row.price)) for row in rows], [size(number_text(row.size)) for row in rows])
+    if not rows:
+        return Levels([], [])
+    prices, sizes = reader.prices, reader.sizes
+    return Levels(
+        [prices[bytes(row.price)] for row in rows],
+        [sizes[bytes(row.size)] for row in rows],
+    )

@@ -31,17 +31,46 @@ def places_of(instrument: Instrument) -> Places:
 
 
 def decimal_places(text: str) -> int:
-    return len(text.partition(".")[2])
+    return len(text) - text.find(".") - 1 if "." in text else 0
 
 
 def checksum(book: OrderBook, instrument: Instrument, places: Places) -> int:
     """The venue's checksum of a book that is held at the instrument's scales."""
-    top = book.top(CHECKED_LEVELS)
-    prices = _at(top.ask_prices + top.bid_prices, places.price - instrument.price_scale)
-    digits = [0] * (2 * len(prices))
-    digits[::2] = prices
-    digits[1::2] = _at(top.ask_sizes + top.bid_sizes, places.size - instrument.size_scale)
-    return crc32(("%d%d" * len(prices) % tuple(digits)).encode())  # half the time of joined texts
+    return Checksums().of(book, instrument, places)
+
+
+class Checksums:
+    """Checksums of books of which each has changed little since its last one.
+
+    The digits of a side whose best levels are the same are not written anew. Nothing is taken on trust: the levels are
+    compared.
+    """
+
+    def __init__(self) -> None:
+        self._asks: dict[str, _Written] = {}  # by symbol
+        self._bids: dict[str, _Written] = {}
+
+    def of(self, book: OrderBook, instrument: Instrument, places: Places) -> int:
+        bid_prices, bid_sizes, ask_prices, ask_sizes = book.top(CHECKED_LEVELS)
+        more = places.price - instrument.price_scale, places.size - instrument.size_scale
+        asks = _digits(self._asks, instrument.symbol, (ask_prices, ask_sizes, more))
+        return crc32(_digits(self._bids, instrument.symbol, (bid_prices, bid_sizes, more)), crc32(asks))
+
+
+_Side = tuple[list[int], list[int], tuple[int, int]]  # prices, sizes, and how many more places the venue writes of each
+_Written = tuple[_Side, bytes]
+
+
+def _digits(written: dict[str, _Written], symbol: str, side: _Side) -> bytes:
+    last = written.get(symbol)
+    if last is not None and last[0] == side:
+        return last[1]
+    prices, sizes, (more_of_price, more_of_size) = side
+    numbers = [0] * (2 * len(prices))
+    numbers[::2], numbers[1::2] = _at(prices, more_of_price), _at(sizes, more_of_size)
+    digits = ("%d%d" * len(prices) % tuple(numbers)).encode()  # half the time of joined texts
+    written[symbol] = side, digits
+    return digits
 
 
 def _at(values: list[int], more_places: int) -> list[int]:

@@ -43,6 +43,15 @@ class Changes(Struct, gc=False):
     checksum: str = field(name="c", default="")
 
 
+class BookUpdate(Struct, gc=False, array_like=True):
+    """`[channel id, body, name, pair]` of a book, with one body."""
+
+    channel_id: Any
+    body: Changes
+    name: str
+    pair: str
+
+
 class TextTrade(Struct, gc=False, array_like=True):
     price: str
     size: str

@@ -18,7 +18,7 @@ import msgspec
 from marketd.daemon.feeds import kraken_messages as messages
 from marketd.daemon.feeds.adapter import BookDelta, BookRule, BookSnapshot, Event, Levels
 from marketd.daemon.feeds.adapter_base import rows_of
-from marketd.daemon.feeds.kraken_books import Places, TradeHashes, checksum, decimal_places, places_of
+from marketd.daemon.feeds.kraken_books import Checksums, Places, TradeHashes, decimal_places, places_of
 from marketd.daemon.feeds.kraken_rest import DEPTH, VENUE_WORDS, KrakenRest
 from marketd.daemon.feeds.levels import LevelReader
 from marketd.daemon.feeds.venue_batch import Batch
@@ -36,6 +36,8 @@ _array = msgspec.json.Decoder(messages.Array).decode
 _event = msgspec.json.Decoder(messages.EventMessage).decode
 _text = msgspec.json.Decoder(str).decode
 _changes = msgspec.json.Decoder(messages.Changes).decode
+_book = msgspec.json.Decoder(messages.BookUpdate).decode
+_BOOK, _TWO_BODIES = b'"book-', b"},{"  # told by a look at the bytes
 _TRADES = msgspec.json.Decoder(list[messages.TextTrade])
 _bar = msgspec.json.Decoder(messages.TextBar).decode
 
@@ -62,10 +64,11 @@ class KrakenV1Adapter(KrakenRest):
         self._bars = OpenBars()
         self._hashes = TradeHashes()
         self._places: dict[str, Places] = {}
+        self._checksums = Checksums()
         self._book_ns: dict[str, int] = {}  # a level that is sent again bears its old time
 
     def _checksum(self, book: OrderBook, instrument: Instrument) -> int:
-        return checksum(book, instrument, self._places.get(instrument.symbol) or places_of(instrument))
+        return self._checksums.of(book, instrument, self._places.get(instrument.symbol) or places_of(instrument))
 
     def forget(self, symbol: str) -> None:
         super().forget(symbol)
@@ -110,6 +113,8 @@ class KrakenV1Adapter(KrakenRest):
             symbol: str | None = None
             name = ""
             try:
+                if _BOOK in frame and _TWO_BODIES not in frame and self._on_plain_book(batch, frame):
+                    continue
                 if frame[:1] == b"{":
                     self._on_event(batch, frame)
                     continue
@@ -121,7 +126,7 @@ class KrakenV1Adapter(KrakenRest):
                     continue
                 if name.startswith("book-"):
                     bodies = (array.body, array.second) if is_double else (array.body,)
-                    self._on_book(batch, symbol, bodies, frame)
+                    self._on_book(batch, symbol, [_changes(body) for body in bodies], frame)
                 elif name == "trade":
                     self._on_trades(batch, symbol, array.body, frame)
                 elif name.startswith("ohlc-"):
@@ -150,11 +155,21 @@ class KrakenV1Adapter(KrakenRest):
                 batch.subscribed(self._requests.of(message.request, message.pair))
             batch.ignore_unknown(message.event)
 
-    def _on_book(self, batch: Batch, symbol: str, bodies: Sequence[msgspec.Raw], frame: bytes) -> None:
+    def _on_plain_book(self, batch: Batch, frame: bytes) -> bool:
+        """Nearly all that comes, read at one go; False: it is something else, or damaged, and was not touched."""
+        try:
+            message = _book(frame)
+        except UNREADABLE:
+            return False
+        symbol = self._symbol(batch, message.pair)
+        if symbol is not None:
+            self._on_book(batch, symbol, (message.body,), frame)
+        return True
+
+    def _on_book(self, batch: Batch, symbol: str, parts: Sequence[messages.Changes], frame: bytes) -> None:
         if self.book_rule is None:
             batch.ignore("book")
             return
-        parts = [_changes(body) for body in bodies]
         try:
             if parts[0].all_asks is not None or parts[0].all_bids is not None:
                 batch.books.append(self._books.snapshot(self._snapshot(symbol, parts[0])))
@@ -173,7 +188,7 @@ class KrakenV1Adapter(KrakenRest):
         rows = bids + asks
         if rows:
             self._places[symbol] = Places(
-                max(decimal_places(row.price) for row in rows), max(decimal_places(row.size) for row in rows)
+                max([decimal_places(row.price) for row in rows]), max([decimal_places(row.size) for row in rows])
             )
         reader = self._readers[symbol]
         self._book_ns.pop(symbol, None)
@@ -189,8 +204,13 @@ class KrakenV1Adapter(KrakenRest):
 
     def _newest_ns(self, symbol: str, rows: Sequence[messages.TextLevel]) -> int:
         # compared as texts: seconds of this century have ten digits before the point
-        newest = seconds_ns(max([row.time for row in rows])) if rows else ABSENT
-        newest = self._book_ns[symbol] = max(newest, self._book_ns.get(symbol, ABSENT))
+        newest = ABSENT
+        if rows:
+            newest = seconds_ns(rows[0].time if len(rows) == 1 else max([row.time for row in rows]))
+        before = self._book_ns.get(symbol, ABSENT)
+        if newest < before:
+            return before
+        self._book_ns[symbol] = newest
         return newest
 
     def _on_trades(self, batch: Batch, symbol: str, body: msgspec.Raw, frame: bytes) -> None:
@@ -258,7 +278,10 @@ class KrakenV1Adapter(KrakenRest):
 
 
 def _side(reader: LevelReader, rows: Sequence[messages.TextLevel]) -> Levels:
-    return Levels([reader.price(row.price) for row in rows], [reader.size(row.size) for row in rows])
+    if not rows:
+        return Levels([], [])
+    prices, sizes = reader.prices, reader.sizes
+    return Levels([prices[row.price] for row in rows], [sizes[row.size] for row in rows])
 
 
 def _checksum_of(parts: Sequence[messages.Changes]) -> int | None:

@@ -16,7 +16,7 @@ from marketd.market.instruments import Instrument
 
 MAX_TEXTS = 1 << 13  # of one instrument and field: some 1 MB; eight times as many are no quicker
 
-Written = str | int | float  # most venues write texts, some JSON numbers
+Written = str | int | float | bytes  # most venues write texts, some JSON numbers: bytes are one as it was written
 
 
 class NotPositive(RuleViolation):
@@ -31,13 +31,17 @@ class Negative(RuleViolation):
     rule = "non_negative"
 
 
+def _plain(written: Written) -> str | int | float:
+    return written.decode().strip('"') if type(written) is bytes else written
+
+
 class _Prices(dict[Written, int]):
     def __init__(self, scale: int) -> None:
         super().__init__()
         self._scale = scale
 
     def __missing__(self, text: Written) -> int:
-        value = parse_fixed(text, self._scale, field="price")
+        value = parse_fixed(_plain(text), self._scale, field="price")
         if value <= 0:
             raise NotPositive(f"price: {str(text)[:40]!r} is not above zero", field="price")
         if len(self) >= MAX_TEXTS:
@@ -52,7 +56,7 @@ class _Sizes(dict[Written, int]):
         self._scale = scale
 
     def __missing__(self, text: Written) -> int:
-        value = parse_fixed(text, self._scale, field="size")
+        value = parse_fixed(_plain(text), self._scale, field="size")
         if value < 0:
             raise Negative(f"size: {str(text)[:40]!r} is below zero", field="size")
         if len(self) >= MAX_TEXTS:
@@ -65,20 +69,21 @@ class LevelReader:
     """Reads the levels of one instrument. Raises RuleViolation for what is no level at its scales."""
 
     def __init__(self, instrument: Instrument) -> None:
-        self._prices = _Prices(instrument.price_scale)
-        self._sizes = _Sizes(instrument.size_scale)
+        # By text; whatever is looked up is read. Adapters look up here in their loops: a method would cost as much again.
+        self.prices: dict[Written, int] = _Prices(instrument.price_scale)
+        self.sizes: dict[Written, int] = _Sizes(instrument.size_scale)
 
     def price(self, text: Written) -> int:
-        return self._prices[text]
+        return self.prices[text]
 
     def size(self, text: Written) -> int:
-        return self._sizes[text]
+        return self.sizes[text]
 
     def levels(self, rows: Sequence[Sequence[Any]]) -> Levels:
         """Rows that begin with price and size: texts, or JSON numbers where a venue sends those."""
         if not rows:
             return Levels([], [])
-        prices, sizes = self._prices, self._sizes
+        prices, sizes = self.prices, self.sizes
         read_prices, read_sizes = [], []
         for row in rows:  # one loop: messages have few levels, and comprehensions are calls
             read_prices.append(prices[row[0]])

@@ -21,7 +21,7 @@ from marketd.daemon.feeds.precision import floor_places
 from marketd.market.fixed import parse_fixed
 from marketd.market.instruments import Instrument
 from marketd.market.records import CANDLE, TRADE, Records, Source
-from marketd.market.times import ABSENT, NS_PER_SECOND
+from marketd.market.times import ABSENT, NS_PER_SECOND, NS_PER_US
 
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """What a message of the wrong shape raises while it is decoded."""
@@ -34,22 +34,28 @@ assert _CANDLE_ROW.size == CANDLE.itemsize
 _LAST_SECOND = MAX_ID // NS_PER_SECOND  # the last second that nanoseconds in 64 bits reach (2262)
 
 
+_LAST_TEXT = str(_LAST_SECOND)
+
+
 # ---- times ----------------------------------------------------------------------------------------
 
 
 def rfc3339_ns(text: str) -> int:
     """`2021-04-17T16:43:37.093357Z` in ns; up to nine decimals count."""
-    if text[19:20] not in (".", "Z") or text[-1:] != "Z":
+    fraction = text[20:-1]
+    if text[19:20] != "." or text[-1:] != "Z" or not fraction.isdecimal():
         return _any_time_ns(text)
-    fraction, seconds = text[20:-1], text[17:19]
-    if not (seconds + fraction).isdecimal() or text[16:17] != ":":
-        return _any_time_ns(text)
-    return _minute_ns(text[:16]) + int(seconds) * NS_PER_SECOND + int(fraction[:9].ljust(9, "0"))
+    if len(fraction) == 6:
+        return _second_ns(text[:19]) + int(fraction) * NS_PER_US
+    return _second_ns(text[:19]) + int(fraction[:9].ljust(9, "0"))
 
 
 @lru_cache(maxsize=4096)
-def _minute_ns(minute: str) -> int:
-    return _any_time_ns(f"{minute}:00+00:00")
+def _second_ns(second: str) -> int:
+    """`2021-04-17T16:43:37`; a leap second is the 60th of its minute."""
+    if second[17:].isdecimal() and second[16:17] == ":":
+        return _any_time_ns(f"{second[:16]}:00+00:00") + int(second[17:]) * NS_PER_SECOND
+    return _any_time_ns(f"{second}+00:00")
 
 
 def _any_time_ns(text: str) -> int:
@@ -67,6 +73,8 @@ def _any_time_ns(text: str) -> int:
 
 def seconds_ns(text: str) -> int:
     """Decimal seconds since 1970, `1618678157.908269`, in ns, exactly (a float would be off by up to 200 ns)."""
+    if len(text) == 17 and text[10] == "." and text < _LAST_TEXT and (digits := text[:10] + text[11:]).isdecimal():
+        return int(digits) * NS_PER_US  # nearly always
     whole, _, fraction = text.partition(".")
     if not (whole + fraction).isdecimal() or not whole or len(whole) > 10 or int(whole) >= _LAST_SECOND:
         raise msgspec.ValidationError(f"{text[:40]!r} is no time in seconds")

@@ -24,6 +24,7 @@ from marketd.daemon.feeds.adapter import (
 )
 from marketd.daemon.feeds.bitstamp import RULE, BitstampAdapter
 from marketd.daemon.feeds.recent import RecentIds
+from marketd.market.book import Levels
 from marketd.market.errors import ConfigError, InvalidArgument
 from marketd.market.instruments import Instrument
 from marketd.market.records import TRADE, Source
@@ -86,7 +87,9 @@ def test_a_trade_bears_the_takers_side_and_microseconds() -> None:
 
 def test_the_changes_of_a_book_are_a_delta_numbered_by_its_time() -> None:
     delta = only(adapter(book=True), changes(bids=[["3805.43", "1.5"]], asks=[["3805.44", "0.00000000"]]))
-    assert delta == BookDelta("ETHUSD", MICROS, MICROS, None, MICROS * 1000, ([380543], [150000000]), ([380544], [0]))
+    assert delta == BookDelta(
+        "ETHUSD", MICROS, MICROS, None, MICROS * 1000, Levels([380543], [150000000]), Levels([380544], [0])
+    )
 
 
 def test_changes_join_a_snapshot_by_their_times() -> None:
@@ -97,7 +100,9 @@ def test_changes_join_a_snapshot_by_their_times() -> None:
 def test_the_snapshot_over_rest_bears_the_time_by_which_changes_join_it() -> None:
     body = json.dumps({"microtimestamp": str(MICROS), "bids": [["1.00", "2"]], "asks": [["1.01", "0.5"]]}).encode()
     snapshot = adapter().decode_snapshot("ETHUSD", body)
-    assert snapshot == BookSnapshot("ETHUSD", MICROS, MICROS * 1000, ([100], [200000000]), ([101], [50000000]))
+    assert snapshot == BookSnapshot(
+        "ETHUSD", MICROS, MICROS * 1000, Levels([100], [200000000]), Levels([101], [50000000])
+    )
     request = adapter().snapshot_request("ETHUSD")
     assert request is not None
     assert request.target == "/api/v2/order_book/ethusd/"

@@ -25,6 +25,7 @@ from marketd.daemon.feeds.adapter import (
 )
 from marketd.daemon.feeds.bybit import BybitAdapter, BybitInverseAdapter, BybitLinearAdapter
 from marketd.daemon.feeds.bybit_markets import RULE
+from marketd.market.book import Levels
 from marketd.market.errors import ConfigError, InvalidArgument
 from marketd.market.instruments import Instrument
 from marketd.market.records import Source, TradeFlag
@@ -144,8 +145,8 @@ def test_a_book_begins_with_a_snapshot_and_goes_on_by_numbered_deltas() -> None:
     then = book(18521289, "delta", [["16493.50", "0"]])
     snapshot, delta = said(linear(book=True), first, then)
     ns = (MS - 2) * NS_PER_MS  # the matching engine's
-    assert snapshot == BookSnapshot("BTCUSDT", 18521288, ns, ([1649350], [6]), ([1661100], [29]))
-    assert delta == BookDelta("BTCUSDT", 18521289, 18521289, 18521288, ns, ([1649350], [0]), ([], []))
+    assert snapshot == BookSnapshot("BTCUSDT", 18521288, ns, Levels([1649350], [6]), Levels([1661100], [29]))
+    assert delta == BookDelta("BTCUSDT", 18521289, 18521289, 18521288, ns, Levels([1649350], [0]), Levels([], []))
 
 
 def test_a_delta_follows_its_predecessor_or_it_is_a_gap() -> None:
@@ -316,7 +317,9 @@ def test_an_old_book_is_read(is_inverse: bool) -> None:
     levels = [old_level("1.00", "Buy", 2.5), old_level("1.10", "Sell", 3)]
     message = old_book("snapshot", levels if is_inverse else {"order_book": levels}, 7)
     ns = 1618677786430132 * 1000
-    assert only(linear(book=True), message) == BookSnapshot("BTCUSDT", 7, ns, ([100], [2500]), ([110], [3000]))
+    assert only(linear(book=True), message) == BookSnapshot(
+        "BTCUSDT", 7, ns, Levels([100], [2500]), Levels([110], [3000])
+    )
 
 
 def test_an_old_delta_deletes_before_it_inserts_and_its_number_only_ascends() -> None:
@@ -326,7 +329,7 @@ def test_an_old_delta_deletes_before_it_inserts_and_its_number_only_ascends() ->
         "insert": [old_level("1.00", "Buy", 1)],
     }
     delta = only(linear(book=True), old_book("delta", data, 900))
-    assert (delta.bids, delta.asks) == (([100, 100], [0, 1000]), ([110], [4000]))
+    assert (delta.bids, delta.asks) == (Levels([100, 100], [0, 1000]), Levels([110], [4000]))
     assert delta.previous is None
     assert [RULE.follows(last, delta) for last in (1, 899, 900, 901)] == [Fit.NEXT, Fit.NEXT, Fit.OLD, Fit.OLD]
     assert only(linear(), old_book("delta", data, 900)) == Ignored("orderBookL2_25")

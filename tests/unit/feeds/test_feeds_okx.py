@@ -137,8 +137,10 @@ def test_a_book_is_a_snapshot_and_deltas_that_name_their_predecessor() -> None:
     then = book("update", 10, 15, [level("8476.9", "0")])
     snapshot, delta = said(adapter(book=True), first, then)
     ns = MS * NS_PER_MS
-    assert snapshot == BookSnapshot("BTCUSDT", 10, ns, ([84769], [41500000000]), ([84770], [700000000]), None)
-    assert delta == BookDelta("BTCUSDT", 15, 15, 10, ns, ([84769], [0]), ([], []), None)
+    assert snapshot == BookSnapshot(
+        "BTCUSDT", 10, ns, Levels([84769], [41500000000]), Levels([84770], [700000000]), None
+    )
+    assert delta == BookDelta("BTCUSDT", 15, 15, 10, ns, Levels([84769], [0]), Levels([], []), None)
 
 
 def test_the_documented_sequence_with_a_pause_and_a_reset_has_no_gap() -> None:
