@@ -226,6 +226,12 @@ def empty(kind: Kind, count: int) -> Records:
     return records
 
 
+def newest_of(records: Records, field: str) -> int:
+    """The greatest of a field of at least one record; numpy's own way costs 3 µs, and there is nearly always one."""
+    column = records[field]
+    return int(column[0]) if len(column) == 1 else int(column.max())
+
+
 __all__ = [
     "ABSENT",
     "ACTIVITY_BAR",
@@ -268,5 +274,6 @@ __all__ = [
     "book_dtype",
     "book_kind",
     "empty",
+    "newest_of",
     "series_kind",
 ]

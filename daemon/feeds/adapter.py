@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from msgspec import Struct
+
 from marketd.market.book_sync import BookDelta, BookRule, BookSnapshot, Fit, Levels
 from marketd.market.errors import MarketdError
 from marketd.market.instruments import Instrument
@@ -25,21 +27,21 @@ MAX_PAYLOAD_BYTES = 16_384  # of a rejected message that is kept
 Found = TypeVar("Found")
 
 
-class Trades(NamedTuple):
+class Trades(Struct, gc=False):
     """TRADE records of one symbol, in the order of their messages."""
 
     symbol: str
     records: Records
 
 
-class Candles(NamedTuple):
+class Candles(Struct, gc=False):
     """CANDLE records (source VENUE) of closed bars of one symbol."""
 
     symbol: str
     records: Records
 
 
-class Series(NamedTuple):
+class Series(Struct, gc=False):
     """Records of a declared series of one symbol (funding, mark_price, open_interest, liquidation)."""
 
     symbol: str
@@ -47,14 +49,14 @@ class Series(NamedTuple):
     records: Records
 
 
-class VenueTime(NamedTuple):
+class VenueTime(Struct, gc=False):
     """The newest time of the venue in the messages of one symbol; "" is the venue as a whole."""
 
     symbol: str
     ts_ns: int
 
 
-class Ignored(NamedTuple):
+class Ignored(Struct, gc=False):
     """`messages` of one name that were understood and are of no use here."""
 
     name: str

@@ -10,7 +10,7 @@ sizes are decimal texts; times are ms, or µs on connections that ask for it, to
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -76,7 +76,7 @@ class _Batch:
         self.book: list[Event] = []
         self.series: dict[tuple[str, str], list[tuple[int, Sequence[declared.Value]]]] = {}
         self.times: dict[str, int] = {}  # symbol -> newest time as the venue wrote it
-        self.ignored: Counter[str] = Counter()
+        self.ignored: defaultdict[str, int] = defaultdict(int)
         self.others: list[Event] = []
 
     def see(self, symbol: str, clock: int) -> None:

@@ -36,6 +36,7 @@ from marketd.market.times import ABSENT, NS_PER_SECOND
 _log = logging.getLogger(__name__)
 
 _TRADE = BY_NAME["trade"].id
+_APPLIED = BookEvent.APPLIED
 MAX_WAIT_NS = 60 * NS_PER_SECOND  # seconds wait so long for trades that are being fetched; then volumes are absent
 
 
@@ -135,7 +136,13 @@ class BookKeeper:
         if isinstance(event, BookSnapshot):
             self._is_first = False
             return self._after(self.sync.snapshot(event), event.ts_ns)
-        return self._after(self.sync.delta(event), event.ts_ns)
+        sync = self.sync
+        step = sync.delta(event)
+        if step.event is _APPLIED and self._is_told and sync.ts_ns != ABSENT:  # nearly always
+            self._see(sync.ts_ns)
+            self._tell(sync.ts_ns, sync.book, step.change)
+            return []
+        return self._after(step, event.ts_ns)
 
     def time(self, ts_ns: int, *, trades_complete: bool = True) -> list[Part]:
         """The instrument's events have come up to this time. Seconds wait while trades of them are being fetched."""
@@ -150,11 +157,9 @@ class BookKeeper:
             self._leave_kernels(ts_ns)
         parts += self._records()
         if self._may_close_seconds(trades_complete=trades_complete):
-            figures: list[Part] = [
-                ("imbalance", self._imbalance.advance(self.newest_ns)),
-                ("buckets", self._buckets.advance(self.newest_ns)),
-            ]
-            parts += [part for part in figures if len(part[1])]
+            for kind, kernel in (("imbalance", self._imbalance), ("buckets", self._buckets)):
+                if len(records := kernel.advance(self.newest_ns)):
+                    parts.append((kind, records))
         return parts
 
     def _may_close_seconds(self, *, trades_complete: bool) -> bool:
@@ -195,10 +200,12 @@ class BookKeeper:
         return [*parts, *self._records()]
 
     def _records(self) -> list[Part]:
-        parts: list[Part] = [("book", self._recorder.advance(self.newest_ns))]
-        if self._settings.deltas:
-            parts.append(("book_delta", self._deltas.take()))
-        return [part for part in parts if len(part[1])]
+        parts: list[Part] = []
+        if len(books := self._recorder.advance(self.newest_ns)):
+            parts.append(("book", books))
+        if self._settings.deltas and len(deltas := self._deltas.take()):
+            parts.append(("book_delta", deltas))
+        return parts
 
     def _time_of(self, event_ns: int) -> int:
         """The time of the book as it stands now: of its newest delta, else the newest that is known."""

@@ -147,14 +147,15 @@ class FeedBooks:
                     kept.keeper.coverage(records)
 
     def take(self, state: SymbolState, event: BookSnapshot | BookDelta) -> list[Part]:
-        kept = self._kept.get(state.symbol)
+        kept = self._kept.get(event.symbol)
         if kept is None:
             return []
-        before = kept.keeper.sync.state
-        parts = kept.keeper.take(event)
-        if kept.keeper.sync.state is not before or isinstance(event, BookSnapshot):
+        keeper = kept.keeper
+        before = keeper.sync.state
+        parts = keeper.take(event)
+        if keeper.sync.state is not before or type(event) is BookSnapshot:
             kept.changed.set()
-        if kept.keeper.needs_snapshot:
+        if keeper.needs_snapshot:
             self._look(state, kept)
         return parts
 

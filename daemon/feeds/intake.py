@@ -10,7 +10,6 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from functools import partial
 
 from marketd.daemon.feeds import series as declared
 from marketd.daemon.feeds.adapter import (
@@ -29,7 +28,7 @@ from marketd.daemon.feeds.feed_books import FeedBooks
 from marketd.daemon.feeds.feed_model import Sink
 from marketd.daemon.feeds.repair import Repairs
 from marketd.daemon.feeds.symbol_state import CoverageEvent, Part, SymbolState, tick
-from marketd.market.records import Coverage, Kind
+from marketd.market.records import Coverage, Kind, newest_of
 from marketd.market.times import ABSENT, NS_PER_SECOND
 
 _log = logging.getLogger(__name__)
@@ -79,13 +78,15 @@ class Intake:
     def _lots(self, events: Iterable[Event], now: float) -> Lots:
         lots: Lots = {}
         for event in events:
+            kind = type(event)
+            if kind is BookDelta or kind is VenueTime:  # as most are
+                continue
             if isinstance(event, (Trades, Candles, Series)):
                 state = self._states.get(event.symbol)
                 if state is None:
                     self.ignore("not subscribed", len(event.records))
                     continue
-                for part in self._parts(state, event, now):
-                    _add(lots, state, part)
+                _add_all(lots, state, self._parts(state, event, now))
                 self.repairs.look(state)
             elif isinstance(event, Ignored):
                 self.ignore(event.name, event.messages)
@@ -114,23 +115,22 @@ class Intake:
         for state, parts in list(lots.values()):
             self._books.trades(state, [records for kind, records in parts if kind == "trade"])
         times: dict[str, int] = {}  # of symbols whose books were touched, or whose time went on
+        books, states = self._books, self._states
         for event in events:
-            if isinstance(event, (BookSnapshot, BookDelta)):
-                self._add_all(lots, event.symbol, partial(self._books.take, event=event))
+            kind = type(event)
+            if kind is BookDelta or kind is BookSnapshot:
+                if (state := states.get(event.symbol)) and (parts := books.take(state, event)):
+                    _add_all(lots, state, parts)
                 times.setdefault(event.symbol, ABSENT)
-            elif isinstance(event, VenueTime):
+            elif kind is VenueTime:
                 times[event.symbol] = event.ts_ns
-            elif isinstance(event, Rejected) and event.book:
+            elif kind is Rejected and event.book:
                 for symbol in symbols if event.symbol is None else [event.symbol]:
-                    self._add_all(lots, symbol, self._books.damaged)
+                    if state := states.get(symbol):
+                        _add_all(lots, state, books.damaged(state))
         for symbol, ts_ns in times.items():
-            self._add_all(lots, symbol, partial(self._books.time, ts_ns=ts_ns))
-
-    def _add_all(self, lots: Lots, symbol: str, tell: Callable[[SymbolState], list[Part]]) -> None:
-        state = self._states.get(symbol)
-        if state is not None:
-            for part in tell(state):
-                _add(lots, state, part)
+            if (state := states.get(symbol)) and (parts := books.time(state, ts_ns)):
+                _add_all(lots, state, parts)
 
     def _begin_observed(self, lots: Lots, symbols: Collection[str], venue_ns: int) -> None:
         for symbol in self.unobserved.intersection(symbols) - lots.keys():
@@ -180,7 +180,7 @@ class Intake:
         for kind, records in parts:
             self.counts[kind] += len(records)
             if kind in ("trade", "tick"):
-                state.newest_ns = max(state.newest_ns, int(records["ts_event"].max()))
+                state.newest_ns = max(state.newest_ns, newest_of(records, "ts_event"))
                 state.sent_at = time.monotonic()
         await self._sink.send(state.instrument, parts, observed=True)
 
@@ -208,6 +208,11 @@ class Intake:
             return False
         # what is missing or held back is older than the tick would be
         return state.trades.sequence.missing is None and not (by_clock and now - state.sent_at < QUIET_SECONDS)
+
+
+def _add_all(lots: Lots, state: SymbolState, parts: Iterable[Part]) -> None:
+    for part in parts:
+        _add(lots, state, part)
 
 
 def _add(lots: Lots, state: SymbolState, part: Part) -> None:

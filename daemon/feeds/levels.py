@@ -69,7 +69,7 @@ class LevelReader:
     """Reads the levels of one instrument. Raises RuleViolation for what is no level at its scales."""
 
     def __init__(self, instrument: Instrument) -> None:
-        # By text; whatever is looked up is read. Adapters look up here in their loops: a method would cost as much again.
+        # By text; whatever is looked up is read. Adapters look up here in their loops: a method costs as much again.
         self.prices: dict[Written, int] = _Prices(instrument.price_scale)
         self.sizes: dict[Written, int] = _Sizes(instrument.size_scale)
 

@@ -11,7 +11,7 @@ from marketd.daemon.feeds.recent import AsTheyCome, RecentIds
 from marketd.daemon.feeds.sequence import NOTHING_YET, NumberSequence, bar_numbers, trade_numbers
 from marketd.ipc.protocol import Resume
 from marketd.market.instruments import Instrument
-from marketd.market.records import BY_NAME, CANDLE, COVERAGE, TICK, TRADE, Coverage, Records
+from marketd.market.records import BY_NAME, CANDLE, COVERAGE, TICK, TRADE, Coverage, Records, newest_of
 from marketd.market.times import ABSENT, NS_PER_SECOND
 
 Part = tuple[str, Records]  # name of the kind, records
@@ -65,7 +65,7 @@ class Track:
 
     def follow(self, handed_on: Records, now: float) -> None:
         if len(handed_on):
-            self.last_ts = max(self.last_ts, int(handed_on[self.time_field].max()))
+            self.last_ts = max(self.last_ts, newest_of(handed_on, self.time_field))
         if not self.sequence.held:
             self.held_since = None
         elif self.held_since is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 
 from marketd.daemon.feeds import series as declared
@@ -37,7 +37,7 @@ class Batch:
         self.books: list[BookSnapshot | BookDelta] = []
         self.series: dict[tuple[str, str], list[tuple[int, Sequence[declared.Value]]]] = {}  # (symbol, stream) -> rows
         self.others: list[Event] = []
-        self.ignored: Counter[str] = Counter()
+        self.ignored: defaultdict[str, int] = defaultdict(int)
         self.times: dict[str, int] = {}  # symbol -> newest time, ns
 
     def trade(self, symbol: str, row: bytes) -> None:
@@ -90,11 +90,17 @@ class Batch:
         self.others.append(rejected(symbol, rule, detail, payload, trade_id)._replace(book=book))
 
     def events(self) -> list[Event]:
-        events: list[Event] = [Trades(symbol, trade_records(rows)) for symbol, rows in self.trades.items()]
-        events += [Candles(symbol, candle_records(rows)) for symbol, rows in self.bars.items()]
+        events: list[Event] = []
+        for symbol, rows in self.trades.items():
+            events.append(Trades(symbol, trade_records(rows)))
+        for symbol, rows in self.bars.items():
+            events.append(Candles(symbol, candle_records(rows)))
         events += self.books
-        events += [Series(*key, declared.rows(key[1], rows)) for key, rows in self.series.items()]
+        for (symbol, stream), values in self.series.items():
+            events.append(Series(symbol, stream, declared.rows(stream, values)))
         events += self.others
-        events += [Ignored(name, number) for name, number in self.ignored.items()]
-        events += [VenueTime(symbol, ts_ns) for symbol, ts_ns in self.times.items()]
+        for name, number in self.ignored.items():
+            events.append(Ignored(name, number))
+        for symbol, ts_ns in self.times.items():
+            events.append(VenueTime(symbol, ts_ns))
         return events

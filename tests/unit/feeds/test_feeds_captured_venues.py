@@ -383,7 +383,7 @@ def test_the_trades_of_coinbase_are_numbered_without_a_hole(shared_data: Path) -
     assert capture.adapter.numbered_trades
     trades = [event for event in capture.adapter.decode_many(capture.frames) if isinstance(event, Trades)]
     assert len(trades) == len(PRODUCTS)
-    for _, records in trades:
+    for records in [event.records for event in trades]:
         assert (np.diff(records["trade_id"]) == 1).all()
         assert (np.diff(records["ts_event"]) >= 0).all()
         assert set(records["side"].tolist()) <= {-1, 1}
