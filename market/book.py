@@ -130,8 +130,7 @@ class OrderBook:
     @property
     def is_crossed(self) -> bool:
         """The best bid is not below the best ask: no venue's book looks like that, so this one is wrong."""
-        bid, ask = self.best_bid, self.best_ask
-        return bid is not None and ask is not None and bid >= ask
+        return bool(self._bid_keys and self._ask_keys) and self._bid_keys[-1] >= -self._ask_keys[-1]
 
     def __len__(self) -> int:
         """Levels of both sides."""

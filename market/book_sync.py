@@ -237,12 +237,14 @@ class BookSync:
 
     def _flaw(self, checksum: int | None) -> BookEvent | None:
         """What is wrong with the book as it stands; None: nothing that can be seen."""
-        book, check = self.book, self.rule.checksum
+        book = self.book
         if book.is_crossed:
             return BookEvent.CROSSED
-        if checksum is not None and check is not None and check(book, self.instrument) != checksum:
-            return BookEvent.CHECKSUM_FAILED
-        return BookEvent.OVERFLOW if len(book) > MAX_LEVELS else None
+        if checksum is not None:
+            check = self.rule.checksum
+            if check is not None and check(book, self.instrument) != checksum:
+                return BookEvent.CHECKSUM_FAILED
+        return BookEvent.OVERFLOW if len(book.bids) + len(book.asks) > MAX_LEVELS else None
 
     def _told(self, event: BookEvent) -> Step:
         before = self.state
@@ -270,10 +272,10 @@ _KEEPS_BUFFER = frozenset((BookEvent.SNAPSHOT_OLD, BookEvent.SILENT))
 def _is_possible(levels: Levels) -> bool:
     """Prices above zero and no size below: anything else is no level, whatever the sequence says."""
     prices, sizes = levels.prices, levels.sizes
-    if len(prices) == 1 == len(sizes):
-        return 0 < prices[0] <= MAX_FIXED and 0 <= sizes[0] <= MAX_FIXED
     if len(prices) != len(sizes):
         return False
+    if len(prices) == 1:
+        return 0 < prices[0] <= MAX_FIXED and 0 <= sizes[0] <= MAX_FIXED
     return not prices or (min(prices) > 0 and min(sizes) >= 0 and max(prices) <= MAX_FIXED and max(sizes) <= MAX_FIXED)
 
 

@@ -20,7 +20,7 @@ from marketd.daemon.feeds.adapter import Limits
 from marketd.market.errors import MarketdError
 
 MAX_PENDING = 20_000  # messages read and not yet handled, a session
-BATCH = 5_000  # messages at most in one call of the handler
+BATCH = 200  # messages at most in one call of the handler: of a burst the first go on while the last are still decoded
 PROBE_AFTER_SECONDS = 2.0  # of silence: ask whether the other side is there
 ROLL_AHEAD_SECONDS = 3600.0  # before the venue's own end of a connection
 LAST_BATCH_SECONDS = 60.0  # for the handler to take what it was given, once the session is cancelled
