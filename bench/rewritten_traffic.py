@@ -16,7 +16,7 @@ from duel import Traffic
 from recorded_traffic import CAPTURES, NOW, Capture, prepared
 
 from marketd.daemon.feeds.adapter import BookDelta, BookSnapshot, Trades, VenueAdapter
-from marketd.daemon.feeds.kraken_books import checksum, places_of
+from marketd.daemon.feeds.kraken_books import Checksums, places_of
 from marketd.daemon.feeds.okx_book import DEPTH as OKX_DEPTH
 from marketd.daemon.feeds.okx_book import shortest
 from marketd.daemon.feeds.venues import VENUES
@@ -237,7 +237,7 @@ class _Shown:
         now.reset(Levels(top.bid_prices, top.bid_sizes), Levels(top.ask_prices, top.ask_sizes))
         self._shown = now
         bids, asks = self._changes(before.bids, now.bids), self._changes(before.asks, now.asks)
-        number_of = checksum(now, self._instrument, places_of(self._instrument))
+        number_of = Checksums().of(now, self._instrument, places_of(self._instrument))
         return Message(number, number + trades - 1, ts_ms, is_snapshot, bids, asks, checksum=number_of)
 
     def _changes(self, before: dict[int, int], now: dict[int, int]) -> Side:

@@ -34,11 +34,6 @@ def decimal_places(text: str) -> int:
     return len(text) - text.find(".") - 1 if "." in text else 0
 
 
-def checksum(book: OrderBook, instrument: Instrument, places: Places) -> int:
-    """The venue's checksum of a book that is held at the instrument's scales."""
-    return Checksums().of(book, instrument, places)
-
-
 class Checksums:
     """Checksums of books of which each has changed little since its last one.
 
@@ -51,6 +46,7 @@ class Checksums:
         self._bids: dict[str, _Written] = {}
 
     def of(self, book: OrderBook, instrument: Instrument, places: Places) -> int:
+        """The venue's checksum of a book that is held at the instrument's scales."""
         bid_prices, bid_sizes, ask_prices, ask_sizes = book.top(CHECKED_LEVELS)
         more = places.price - instrument.price_scale, places.size - instrument.size_scale
         asks = _digits(self._asks, instrument.symbol, (ask_prices, ask_sizes, more))

@@ -212,6 +212,17 @@ def test_a_change_that_waited_when_the_book_was_lost_is_told_with_its_levels() -
     assert told["bid_count"].tolist() == [3, 0]
 
 
+def test_what_waited_is_told_as_it_was_when_the_next_change_is_wrong() -> None:
+    made, _ = live_keeper()
+    made.take(delta(11, 11, NOW + 1, Levels([98], [4])))
+    parts = made.take(delta(12, 12, NOW + 2, Levels([103, 98], [1, 0])))  # crosses the best ask
+    books = of(parts, "book")
+    assert books["state"].tolist() == [BookState.LIVE, BookState.SYNCING]
+    assert books["sequence"][0] == 11
+    assert books["bid_price"][0].tolist()[:3] == [100, 99, 98]
+    assert books["bid_size"][0].tolist()[:3] == [7, 5, 4]
+
+
 def test_new_scales_drop_the_book_and_begin_it_anew_at_them() -> None:
     made, _ = live_keeper()
     finer = Instrument(id=2, symbol="BTCUSDT", venue="BINANCE", price_scale=3, size_scale=5, quote_scale=8)

@@ -24,7 +24,7 @@ from marketd.daemon.feeds.adapter import (
     VenueError,
 )
 from marketd.daemon.feeds.kraken import KrakenAdapter
-from marketd.daemon.feeds.kraken_books import Places, TradeHashes, checksum
+from marketd.daemon.feeds.kraken_books import Checksums, Places, TradeHashes
 from marketd.daemon.feeds.kraken_v1 import KrakenV1Adapter
 from marketd.daemon.feeds.venue_books import LOST
 from marketd.daemon.feeds.venues import venue_of
@@ -89,7 +89,7 @@ def test_the_checksum_is_that_of_the_documentation() -> None:
     sizes = [500] * 10  # 0.00000500
     book.reset(Levels([int(text[2:]) for text in V1_BIDS], sizes), Levels([int(text[2:]) for text in V1_ASKS], sizes))
     pair = Instrument(id=1, symbol="X", venue="KRAKEN", price_scale=5, size_scale=8, quote_scale=8)
-    assert checksum(book, pair, Places(5, 8)) == V1_CHECKSUM
+    assert Checksums().of(book, pair, Places(5, 8)) == V1_CHECKSUM
 
 
 @given(
@@ -113,7 +113,25 @@ def test_the_checksum_is_over_the_digits_that_the_venue_writes(
         return [(format_fixed(p, 3) + "0" * more[0], format_fixed(s, 5) + "0" * more[1]) for p, s in rows]
 
     expected = naive_checksum(written(asks), written(bids)[::-1])
-    assert checksum(book, pair, Places(3 + more[0], 5 + more[1])) == expected
+    assert Checksums().of(book, pair, Places(3 + more[0], 5 + more[1])) == expected
+
+
+@given(
+    st.lists(
+        st.tuples(st.booleans(), st.integers(1, 40), st.integers(0, 3), st.sampled_from("XY"), st.sampled_from((3, 4))),
+        max_size=40,
+    )
+)
+def test_a_checksum_is_the_same_whatever_was_computed_before(
+    rows: list[tuple[bool, int, int, str, int]],
+) -> None:
+    checksums, books = Checksums(), {"X": OrderBook(), "Y": OrderBook()}
+    for is_bid, price, size, symbol, places in rows:
+        level, none = Levels([price if is_bid else 100 - price], [size]), Levels([], [])
+        book = books[symbol]
+        book.apply(*((level, none) if is_bid else (none, level)))
+        pair = Instrument(id=1, symbol=symbol, venue="KRAKEN", price_scale=3, size_scale=5, quote_scale=8)
+        assert checksums.of(book, pair, Places(places, 5)) == Checksums().of(book, pair, Places(places, 5))
 
 
 # ---- version 2 ------------------------------------------------------------------------------------

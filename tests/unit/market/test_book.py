@@ -71,6 +71,25 @@ def test_a_cut_leaves_the_best_levels_and_says_what_went(bid_changes, ask_change
     assert not any(change.bids.sizes + change.asks.sizes)
 
 
+@given(changes, changes, changes, changes, st.integers(1, 8))
+def test_a_change_that_is_taken_back_leaves_the_book_as_it_was(first_bids, first_asks, bids, asks, depth):
+    book = book_of(dict(first_bids), dict(first_asks))
+    before = deepcopy(book)
+    change = book.apply(levels(bids), levels(asks))
+    if book.is_deeper_than(depth):
+        change = change.then(book.cut(depth))
+    book.revert(change)
+    assert_is(book, before.bids, before.asks)
+
+
+@given(changes, changes, st.integers(1, 30), st.integers(1, 30))
+def test_what_rests_within_two_prices_is_the_sum_of_the_levels_there(bid_rows, ask_rows, low, high):
+    bids, asks = applied({}, bid_rows), applied({}, ask_rows)
+    book = book_of(bids, asks)
+    assert book.bids_within(low, high) == sum(size for price, size in bids.items() if low <= price <= high)
+    assert book.asks_within(low, high) == sum(size for price, size in asks.items() if low <= price <= high)
+
+
 def test_removing_a_level_that_is_not_there_changes_nothing():
     book = book_of({10: 1}, {11: 1})
     change = book.apply(Levels([9], [0]), Levels([], []))

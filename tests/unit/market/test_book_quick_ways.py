@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from marketd.market import buckets
 from marketd.market.book_states import Action, BookEvent, transition
 from marketd.market.book_sync import BookDelta, BookRule, BookSnapshot, BookSync, Fit, Levels
 from marketd.market.buckets import BucketKernel
@@ -37,6 +40,40 @@ def test_an_applied_delta_of_a_live_book_does_what_the_table_says() -> None:
 def test_applied_deltas_are_counted_beside_all_else() -> None:
     assert live_book(3).statistics().events == {"subscribed": 1, "joined": 1, "applied": 3}
     assert "applied" not in live_book(0).statistics().events
+
+
+def test_a_book_that_left_live_stays_as_it_was_for_whoever_was_told_of_it() -> None:
+    none = Levels([], [])
+    crossing = BookDelta("BTCUSDT", 4, 4, None, START, Levels([102, 99], [1, 0]), none)
+    after_a_hole = BookDelta("BTCUSDT", 9, 9, None, START, Levels([98], [1]), none)
+    anew = BookSnapshot("BTCUSDT", 9, START, Levels([50], [1]), Levels([51], [1]))
+    crossed = BookSnapshot("BTCUSDT", 9, START, Levels([52], [1]), Levels([51], [1]))
+    for befalls in (
+        lambda sync: sync.delta(crossing),
+        lambda sync: sync.delta(after_a_hole),
+        lambda sync: sync.snapshot(anew),
+        lambda sync: sync.snapshot(crossed),
+        lambda sync: sync.disconnected(),
+    ):
+        sync = live_book(3)
+        told = sync.book
+        befalls(sync)
+        assert (told.bids, told.asks) == ({100: 5, 99: 3}, {101: 5})
+        assert told.top(5) == ([100, 99], [5, 3], [101], [5])
+        assert sync.book is not told
+
+
+def test_changes_that_wait_for_the_end_of_their_second_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = []
+    for most in (3, 10_000):
+        monkeypatch.setattr(buckets, "MAX_NOTED", most)
+        kernel, book = BucketKernel(10), live_book(0).book
+        kernel.book(START, book)
+        for number in range(1, 20):
+            kernel.book(START + number * 10**7, book, book.apply(Levels([99 - number], [number]), Levels([], [])))
+            assert len(kernel._noted) < most
+        ends.append(kernel.advance(START + 3 * NS_PER_SECOND).tobytes())
+    assert ends[0] == ends[1]
 
 
 def test_a_kernel_told_in_many_steps_of_a_second_says_what_one_told_once_says() -> None:
