@@ -293,8 +293,4 @@ def _params(verb: str, channel: str, pairs: Sequence[str]) -> dict[str, Any]:
 def _side(reader: LevelReader, rows: Sequence[messages.NumberLevel]) -> Levels:
     if not rows:
         return Levels([], [])
-    prices, sizes = reader.prices, reader.sizes
-    return Levels(
-        [prices[bytes(row.price)] for row in rows],
-        [sizes[bytes(row.size)] for row in rows],
-    )
+    return reader.columns([bytes(row.price) for row in rows], [bytes(row.size) for row in rows])

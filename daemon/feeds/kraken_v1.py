@@ -280,8 +280,7 @@ class KrakenV1Adapter(KrakenRest):
 def _side(reader: LevelReader, rows: Sequence[messages.TextLevel]) -> Levels:
     if not rows:
         return Levels([], [])
-    prices, sizes = reader.prices, reader.sizes
-    return Levels([prices[row.price] for row in rows], [sizes[row.size] for row in rows])
+    return reader.columns([row.price for row in rows], [row.size for row in rows])
 
 
 def _checksum_of(parts: Sequence[messages.Changes]) -> int | None:

@@ -1,68 +1,65 @@
 """Levels of an order book as venues write them: lists of decimal texts, to fixed-point integers, quickly.
 
 A book's prices come again and again, and so do many of its sizes: each side of an instrument keeps the texts that it
-has read, so that a level costs two look-ups. The texts are dropped when there are too many of them.
+has read, so that a level costs two look-ups. The texts are dropped when there are too many of them. A whole book is
+read as two arrays.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from marketd.daemon.feeds.adapter import Levels
 from marketd.market.errors import RuleViolation
-from marketd.market.fixed import parse_fixed
+from marketd.market.fixed import parse_fixed, parse_fixed_array
 from marketd.market.instruments import Instrument
 
 MAX_TEXTS = 1 << 13  # of one instrument and field: some 1 MB; eight times as many are no quicker
+MANY = 200  # levels; from here on arrays are quicker, and a book is likely to be all new
 
 Written = str | int | float | bytes  # most venues write texts, some JSON numbers: bytes are one as it was written
 
 
-class NotPositive(RuleViolation):
+class _Refused(RuleViolation):
+    says: ClassVar[str] = ""
+
+
+class NotPositive(_Refused):
     """A price is not above zero."""
 
     rule = "positive_price"
+    says = "is not above zero"
 
 
-class Negative(RuleViolation):
+class Negative(_Refused):
     """A size is below zero."""
 
     rule = "non_negative"
+    says = "is below zero"
 
 
-def _plain(written: Written) -> str | int | float:
-    return written.decode().strip('"') if type(written) is bytes else written
+class _Numbers(dict[Written, int]):
+    """Texts that were read, and their numbers; one that is looked up for the first time is read."""
 
-
-class _Prices(dict[Written, int]):
-    def __init__(self, scale: int) -> None:
+    def __init__(self, field: str, scale: int, refusal: type[_Refused], least: int) -> None:
         super().__init__()
-        self._scale = scale
+        self._field, self._scale, self._refusal, self._least = field, scale, refusal, least
 
-    def __missing__(self, text: Written) -> int:
-        value = parse_fixed(_plain(text), self._scale, field="price")
-        if value <= 0:
-            raise NotPositive(f"price: {str(text)[:40]!r} is not above zero", field="price")
+    def __missing__(self, written: Written) -> int:
+        text = written.decode().strip('"') if type(written) is bytes else written
+        value = parse_fixed(text, self._scale, field=self._field)
+        if value < self._least:
+            raise self._refusal(f"{self._field}: {str(text)[:40]!r} {self._refusal.says}", field=self._field)
         if len(self) >= MAX_TEXTS:
             self.clear()
-        self[text] = value
+        self[written] = value
         return value
 
-
-class _Sizes(dict[Written, int]):
-    def __init__(self, scale: int) -> None:
-        super().__init__()
-        self._scale = scale
-
-    def __missing__(self, text: Written) -> int:
-        value = parse_fixed(_plain(text), self._scale, field="size")
-        if value < 0:
-            raise Negative(f"size: {str(text)[:40]!r} is below zero", field="size")
-        if len(self) >= MAX_TEXTS:
-            self.clear()
-        self[text] = value
-        return value
+    def many(self, texts: Sequence[Any]) -> list[int] | None:
+        """All of them at one go; None where one is to be refused: one by one tells which."""
+        numbers, _, errors = parse_fixed_array(texts, self._scale, field=self._field)
+        return None if errors or numbers.min() < self._least else numbers.tolist()
 
 
 class LevelReader:
@@ -70,8 +67,8 @@ class LevelReader:
 
     def __init__(self, instrument: Instrument) -> None:
         # By text; whatever is looked up is read. Adapters look up here in their loops: a method costs as much again.
-        self.prices: dict[Written, int] = _Prices(instrument.price_scale)
-        self.sizes: dict[Written, int] = _Sizes(instrument.size_scale)
+        self.prices = _Numbers("price", instrument.price_scale, NotPositive, 1)
+        self.sizes = _Numbers("size", instrument.size_scale, Negative, 0)
 
     def price(self, text: Written) -> int:
         return self.prices[text]
@@ -83,9 +80,23 @@ class LevelReader:
         """Rows that begin with price and size: texts, or JSON numbers where a venue sends those."""
         if not rows:
             return Levels([], [])
+        if len(rows) >= MANY:
+            return self.columns([row[0] for row in rows], [row[1] for row in rows])
         prices, sizes = self.prices, self.sizes
         read_prices, read_sizes = [], []
         for row in rows:  # one loop: messages have few levels, and comprehensions are calls
             read_prices.append(prices[row[0]])
             read_sizes.append(sizes[row[1]])
         return Levels(read_prices, read_sizes)
+
+    def columns(self, prices: Sequence[Any], sizes: Sequence[Any]) -> Levels:
+        """Levels whose prices and sizes stand apart."""
+        if len(prices) >= MANY:
+            read_prices, read_sizes = self.prices.many(prices), self.sizes.many(sizes)
+            if read_prices is not None and read_sizes is not None:
+                # changes will name these prices again; sizes are others then
+                if len(self.prices) + len(prices) <= MAX_TEXTS:
+                    self.prices.update(zip(prices, read_prices, strict=True))
+                return Levels(read_prices, read_sizes)
+        known_prices, known_sizes = self.prices, self.sizes
+        return Levels([known_prices[text] for text in prices], [known_sizes[text] for text in sizes])
