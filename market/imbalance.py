@@ -49,7 +49,8 @@ _ABSENT_RATIO = -(2**31)
 _NO_FIGURES = (ABSENT,) * 6
 _ROW = struct.Struct("<9q10i")
 assert _ROW.size == IMBALANCE.itemsize
-_FIRST_VOLUME, _REASON = IMBALANCE.names.index("volume_1s"), IMBALANCE.names.index("reason")  # places in a row
+_NAMES = IMBALANCE.names or ()
+_FIRST_VOLUME, _REASON = _NAMES.index("volume_1s"), _NAMES.index("reason")  # places in a row
 
 
 def ratio_ppm(first: int, second: int) -> int | None:

@@ -59,7 +59,10 @@ class _Numbers(dict[Written, int]):
     def many(self, texts: Sequence[Any]) -> list[int] | None:
         """All of them at one go; None where one is to be refused: one by one tells which."""
         numbers, _, errors = parse_fixed_array(texts, self._scale, field=self._field)
-        return None if errors or numbers.min() < self._least else numbers.tolist()
+        if errors or numbers.min() < self._least:
+            return None
+        read: list[int] = numbers.tolist()
+        return read
 
 
 class LevelReader:
