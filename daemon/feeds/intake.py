@@ -78,8 +78,7 @@ class Intake:
     def _lots(self, events: Iterable[Event], now: float) -> Lots:
         lots: Lots = {}
         for event in events:
-            kind = type(event)
-            if kind is BookDelta or kind is VenueTime:  # as most are
+            if isinstance(event, (BookDelta, VenueTime)):  # as most are
                 continue
             if isinstance(event, (Trades, Candles, Series)):
                 state = self._states.get(event.symbol)
@@ -117,20 +116,19 @@ class Intake:
         times: dict[str, int] = {}  # of symbols whose books were touched, or whose time went on
         books, states = self._books, self._states
         for event in events:
-            kind = type(event)
-            if kind is BookDelta or kind is BookSnapshot:
-                if (state := states.get(event.symbol)) and (parts := books.take(state, event)):
-                    _add_all(lots, state, parts)
+            if isinstance(event, (BookDelta, BookSnapshot)):
+                if (kept := states.get(event.symbol)) and (parts := books.take(kept, event)):
+                    _add_all(lots, kept, parts)
                 times.setdefault(event.symbol, ABSENT)
-            elif kind is VenueTime:
+            elif isinstance(event, VenueTime):
                 times[event.symbol] = event.ts_ns
-            elif kind is Rejected and event.book:
+            elif isinstance(event, Rejected) and event.book:
                 for symbol in symbols if event.symbol is None else [event.symbol]:
-                    if state := states.get(symbol):
-                        _add_all(lots, state, books.damaged(state))
+                    if kept := states.get(symbol):
+                        _add_all(lots, kept, books.damaged(kept))
         for symbol, ts_ns in times.items():
-            if (state := states.get(symbol)) and (parts := books.time(state, ts_ns)):
-                _add_all(lots, state, parts)
+            if (kept := states.get(symbol)) and (parts := books.time(kept, ts_ns)):
+                _add_all(lots, kept, parts)
 
     def _begin_observed(self, lots: Lots, symbols: Collection[str], venue_ns: int) -> None:
         for symbol in self.unobserved.intersection(symbols) - lots.keys():
