@@ -16,6 +16,7 @@ from marketd.daemon.feeds.feed_model import BookSettings
 from marketd.daemon.feeds.survey import survey
 from marketd.daemon.feeds.symbol_state import Part
 from marketd.daemon.feeds.venues import VENUES
+from marketd.market import book
 from marketd.market.instruments import Instrument
 from marketd.market.records import BookState
 
@@ -97,7 +98,7 @@ def states(snapshot: BookSnapshot, deltas: Sequence[BookDelta]) -> list[State]:
     A futures delta that ends where the snapshot stands counts, as the venue says: it tells levels that are deeper than
     the snapshot.
     """
-    bids, asks = dict(zip(*snapshot.bids, strict=True)), dict(zip(*snapshot.asks, strict=True))
+    bids, asks = _applied({}, snapshot.bids), _applied({}, snapshot.asks)
     found = [State(snapshot.sequence, bids, asks)]
     for delta in deltas:
         if delta.last < snapshot.sequence or (delta.previous is None and delta.last == snapshot.sequence):
@@ -107,8 +108,8 @@ def states(snapshot: BookSnapshot, deltas: Sequence[BookDelta]) -> list[State]:
     return found
 
 
-def _applied(side: Levels, levels: tuple[list[int], list[int]]) -> Levels:
-    after = side | dict(zip(*levels, strict=True))
+def _applied(side: Levels, levels: book.Levels) -> Levels:
+    after = side | dict(zip(levels.prices, levels.sizes, strict=True))
     return {price: size for price, size in after.items() if size}
 
 
