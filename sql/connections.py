@@ -28,6 +28,7 @@ from marketd.sql.retry import (
     is_connection_loss,
     is_retryable,
 )
+from marketd.sql.sessions import Session, is_old
 from marketd.sql.troubles import needs_new_session, trouble_of
 
 logger = logging.getLogger(__name__)
@@ -239,6 +240,7 @@ class DatabaseConnectionManager:
             timeout=self._connect_timeout,
             server_settings=self._session,
             reset=_leave_as_it_is if self._read_only else None,
+            connection_class=Session,
             target_session_attrs=cast(Any, self._target),  # its word will do; the stubs know the enum only
         )
         try:
@@ -281,6 +283,8 @@ class DatabaseConnectionManager:
 
     async def _give_back(self, pool: asyncpg.Pool[Any], conn: type_connection) -> None:
         try:
+            if is_old(conn) and not conn.is_closed():
+                await conn.close(timeout=self._connect_timeout)  # the pool opens another one when it needs it
             await pool.release(cast(Any, conn), timeout=self._connect_timeout)
         except DRIVER_ERRORS as error:
             # asyncpg has closed it; the caller's own outcome matters more than that

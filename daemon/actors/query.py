@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import asyncpg
@@ -34,6 +35,8 @@ _FAILURES = metrics.counter("query_failures_total", "Requests that got an error"
 
 LOOK_SECONDS = 0.1  # how long somebody who left is worked for
 PATIENCE_SECONDS = 24 * 3600.0  # a database that is away at the start is waited for
+# At a time: a day of bars takes 20 MB while it is unpacked, and each thread keeps a heap of what it needed at most.
+UNPACKERS = 2
 
 
 class QueryStatistics(NamedTuple):
@@ -51,6 +54,8 @@ def socket_name(actor: str) -> str:
 class QueryActor(AsyncActor):
     async def start(self) -> None:
         config = self.config
+        threads = ThreadPoolExecutor(UNPACKERS, thread_name_prefix="marketd-unpack")
+        asyncio.get_running_loop().set_default_executor(threads)
         self._in_flight: set[asyncio.Task[None]] = set()
         self._requests = self._failures = self._abandoned = 0
         self._max_queue = config.query.max_queue

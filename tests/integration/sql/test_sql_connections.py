@@ -12,6 +12,7 @@ import pytest
 
 from integration.conftest import Server, installation_for
 from marketd.market.errors import InvalidArgument
+from marketd.sql import sessions
 from marketd.sql.connections import DatabaseConnectionManager
 from marketd.sql.embedded import EmbeddedPostgres
 from marketd.sql.errors import DatabaseError, DatabaseUnavailable, ProfileError, RetryBudgetExceeded
@@ -109,6 +110,25 @@ async def test_a_session_that_the_server_ends_is_replaced(
     async with connections.acquire() as conn:
         assert await conn.fetchval("SELECT 1") == 1
     assert connections.statistics().failures == 1
+
+
+async def test_a_session_that_is_old_is_replaced_when_it_is_given_back_and_not_before(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else what it keeps of every partition or chunk that it has touched grows for as long as the daemon lives."""
+    monkeypatch.setattr(sessions, "SESSION_SECONDS", 0.0)
+    async with DatabaseConnectionManager(database, max_size=1) as manager:
+        async with manager.acquire() as conn:
+            first = conn.get_server_pid()
+            assert await conn.fetchval("SELECT 1") == 1
+        monkeypatch.setattr(sessions, "SESSION_SECONDS", 300.0)
+        async with manager.acquire() as conn:
+            second = conn.get_server_pid()
+            known = await conn.fetch("SELECT pid FROM pg_stat_activity WHERE datname = current_database()")
+        async with manager.acquire() as conn:
+            assert conn.get_server_pid() == second != first
+        assert first not in {row["pid"] for row in known}
+        assert manager.statistics().failures == 0
 
 
 async def test_the_pool_goes_on_by_itself_when_the_server_is_back(state_dir: Path) -> None:
