@@ -111,7 +111,7 @@ def _bars_as_known(catalogue: Catalogue, asked: Asked) -> Plan[int]:
         start=asked.start_ns,
         end=asked.end_ns,
         known_at=asked.known_ns,
-        format="copy",
+        format="packed",
     )
     answer, reply = yield from ask(Call("query", request), Answer)
     found = yield from decode_answer(catalogue, answer, reply.payloads)

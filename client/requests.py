@@ -1,9 +1,10 @@
 """What is asked of the query actor, as plans; how its answers become frames. No sockets here.
 
-The daemon passes rows on as PostgreSQL copied them out (`format="copy"`): newest first, of bars every source; choosing
-and ordering them is done here, off its back. A long answer is fetched in pages (`page_of`), newest first, so that no
-message is larger than the protocol allows and a caller's limit is the only one he meets. Within one page the answer is
-one consistent picture; over several, records that came meanwhile may be in the newest only.
+The daemon passes rows on as PostgreSQL copied them out, or a packed block as it is (`format="packed"`): newest first or
+in no order, of bars every source; unpacking, choosing and ordering is done here, off its back. A long answer is fetched
+in pages (`page_of`), newest first, so that no message is larger than the protocol allows and a caller's limit is the
+only one he meets. Within one page the answer is one consistent picture; over several, records that came meanwhile may
+be in the newest only.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ from marketd.ipc.protocol import Answer, Bars, Health, HealthReport, Meta, Resul
 from marketd.ipc.sockets import Payload
 from marketd.market import book_rows
 from marketd.market.bars import SOURCES_PER_BAR, finish_bars
+from marketd.market.blocks import Block, unpacked
 from marketd.market.book_means import KIND_NAME as MEANS
 from marketd.market.book_means import means_kind
-from marketd.market.errors import AnswerTooLarge, InvalidArgument, ProtocolError
+from marketd.market.errors import AnswerTooLarge, BlockDamaged, InvalidArgument, ProtocolError
 from marketd.market.instruments import GLOBAL_NAME, Instrument
 from marketd.market.records import BOOK_DEPTH, BY_NAME, Kind, Records, book_kind
 from marketd.market.rows import codec
@@ -53,9 +55,21 @@ def decode_part(kind: Kind, part: ResultPart, payload: Payload) -> Records:
     """The records of one raw frame of an answer; ProtocolError when they are not what the header says."""
     if part.encoding == "records":
         return protocol.read_part(kind, part.count, payload)
+    if part.encoding == "packed":
+        return _unpacked(kind, part, payload)
     if part.encoding != "copy" or part.table is None:
         raise ProtocolError(f"parts: {part.name} comes as {part.encoding}, which was not asked for", field="parts")
     _, records = codec(part.table, kind).decode(payload)
+    if len(records) != part.count:
+        raise ProtocolError(f"parts: {part.name} has {len(records)} rows, its header says {part.count}", field="parts")
+    return records
+
+
+def _unpacked(kind: Kind, part: ResultPart, payload: Payload) -> Records:
+    try:
+        records = unpacked(Block(payload), kind)
+    except BlockDamaged as error:
+        raise ProtocolError(f"parts: {part.name}: {error}", field="parts") from error
     if len(records) != part.count:
         raise ProtocolError(f"parts: {part.name} has {len(records)} rows, its header says {part.count}", field="parts")
     return records
@@ -194,7 +208,7 @@ def bars(
             end=ends[group[0]],
             limit=asked,
             bar_source=bar_source,
-            format="copy",
+            format="packed",
         )
         try:
             answer, reply = yield from ask(Call("query", request), Answer)
@@ -297,7 +311,7 @@ def rows(
             end=page_end,
             limit=asked,
             known_at=known_at,
-            format="copy",
+            format="packed",
             timeframe=timeframe,
         )
         try:

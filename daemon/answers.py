@@ -1,7 +1,9 @@
 """How an answer's records leave: as they are (`records`, `copy`) or for clients that are not ours (`json`, `arrow`).
 
 `records` is the kind's dtype, `copy` PostgreSQL's binary COPY, newest row first and every source, where the rows came
-straight from the database's tables (packed blocks are `records`). `json` and `arrow` are columns in real numbers.
+straight from the database's tables (packed blocks are `records`). `packed` is the same, but where one packed block is
+all of the answer it leaves as it is: a twelfth of the bytes, and the caller unpacks it. `json` and `arrow` are columns
+in real numbers.
 """
 
 from __future__ import annotations
@@ -15,12 +17,14 @@ import numpy as np
 from marketd.ipc.protocol import MAX_PAYLOAD_BYTES, Format, ResultPart
 from marketd.market.activity_specs import real_thresholds
 from marketd.market.bars import finish_bars
+from marketd.market.blocks import Block
 from marketd.market.errors import AnswerTooLarge, InvalidArgument
 from marketd.market.fixed import to_real
 from marketd.market.instruments import Instrument
 from marketd.market.records import ACTIVITY_BAR, CANDLE, Kind, Records
-from marketd.market.rows import codec
 from marketd.sql.read import CopiedRows
+
+_AS_THEY_CAME = ("copy", "packed")
 
 
 class Result(NamedTuple):
@@ -42,20 +46,28 @@ class Rendered(NamedTuple):
 def render(result: Result, instrument: Instrument, wanted: Format) -> Rendered:
     """The result in the format a client asked for. InvalidArgument when this daemon cannot make it."""
     name, kind, copied = result.name, result.kind, result.copied
-    if copied is not None and copied.joined is None and wanted == "copy":
-        count = codec(copied.table, kind).count(copied.data)
+    if copied is not None and copied.block is not None and wanted == "packed":
+        part = ResultPart(name=name, kind=kind.name, count=copied.size(), encoding="packed", depth=_depth(kind))
+        return Rendered(part, copied.block)
+    if copied is not None and copied.joined is None and copied.block is None and wanted in _AS_THEY_CAME:
         part = ResultPart(
-            name=name, kind=kind.name, count=count, encoding="copy", table=copied.table, depth=_depth(kind)
+            name=name, kind=kind.name, count=copied.size(), encoding="copy", table=copied.table, depth=_depth(kind)
         )
         return Rendered(part, copied.data)
     records = decoded(result)
-    if wanted in ("records", "copy"):
+    if wanted in ("records", *_AS_THEY_CAME):
         part = ResultPart(name=name, kind=kind.name, count=len(records), encoding="records", depth=_depth(kind))
         return Rendered(part, np.ascontiguousarray(records).view(np.uint8).data)
     columns = real_columns(kind, records, instrument)
     data = _to_json(columns) if wanted == "json" else _to_arrow(columns)
     part = ResultPart(name=name, kind=kind.name, count=len(records), encoding=wanted, depth=_depth(kind))
     return Rendered(part, data)
+
+
+def times_of(result: Result) -> Records:
+    """Its records, or what tells as well from when to when they are."""
+    block = None if result.copied is None else result.copied.block
+    return decoded(result) if block is None else Block(block).records((result.kind.time,))
 
 
 def check_size(payloads: Sequence[Any]) -> None:

@@ -42,6 +42,7 @@ class Asked(NamedTuple):
     limit: int | None
     newest: bool
     known_at: int | None
+    whole: bool = False  # may a packed block be answered as it is?
 
     @property
     def name(self) -> str:
@@ -68,7 +69,8 @@ def asked_of(request: Rows, kinds: KindTable, max_skew_ns: int) -> Asked:
     if request.known_at is not None and kind.dtype != COVERAGE:
         known_until = request.known_at + max(max_skew_ns, KNOWN_AHEAD_NS) + NS_PER_US
         span = span._replace(end=known_until if span.end is None else min(span.end, known_until))
-    return Asked(kind, timeframe, span, request.limit, request.newest, request.known_at)
+    whole = request.format == "packed"
+    return Asked(kind, timeframe, span, request.limit, request.newest, request.known_at, whole)
 
 
 def _timeframe(kind: Kind, asked: int | None) -> int | None:
@@ -106,7 +108,7 @@ async def _copied(connection: Connection, instrument: Instrument, asked: Asked) 
         if _has_versions(asked.kind):
             options = asked.options | {"timeframe": asked.timeframe}
             return await read_versions(connection, instrument.id, asked.kind, window, **options)
-        return await read_rows(connection, instrument.id, asked.kind, window, **asked.options)
+        return await read_rows(connection, instrument.id, asked.kind, window, whole=asked.whole, **asked.options)
 
     return await newest_in_windows(read, asked.span, asked.limit if asked.newest else None)
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from marketd.daemon.answers import Result, decoded
+from marketd.daemon.answers import Result, times_of
 from marketd.daemon.ledger import coverage_records
 from marketd.daemon.query_tail import Tail
 from marketd.market.instruments import Instrument
@@ -46,7 +46,7 @@ def _of_one(
 ) -> Worth:
     start, end = span.start, span.end
     if start is None or not newest_ns:
-        told = span_of(result.kind.name, result.kind.time, decoded(result), timeframe)
+        told = span_of(result.kind.name, result.kind.time, times_of(result), timeframe)
         if told is None:
             return UNKNOWN  # there is nothing that the ledger could speak of
         start = told[0] if start is None else start

@@ -28,7 +28,7 @@ MAX_RECORDS = 1_000_000  # in one message
 MAX_BATCH_RECORDS = 100_000  # in one batch for ingest
 DEFAULT_TIMEOUT_MS = 10_000
 
-Format = Literal["records", "copy", "arrow", "json"]
+Format = Literal["records", "copy", "packed", "arrow", "json"]
 # What goes into a 64-bit field of journal, arena or database: a number that does not fit ends at the border.
 Whole = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 TimeNs = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
@@ -254,7 +254,8 @@ class Meta(msgspec.Struct, kw_only=True):
 
 
 class ResultPart(msgspec.Struct, frozen=True, kw_only=True):
-    """One raw frame of an answer. encoding `records`: the kind's dtype; `copy`: PostgreSQL's binary COPY of `table`."""
+    """One raw frame of an answer. encoding `records`: the kind's dtype; `copy`: PostgreSQL's binary COPY of `table`;
+    `packed`: a packed block (`market.blocks`), its records in no order that could be relied on."""
 
     name: str  # "trade", "candle.1m"
     kind: str

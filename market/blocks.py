@@ -25,13 +25,15 @@ from marketd.market import block_columns as columns
 from marketd.market import block_streams as streams
 from marketd.market.block_columns import NONE, PREDICTIONS, Column, Prediction
 from marketd.market.block_streams import Ints, Meta
+from marketd.market.book_rows import depth_of, refit
 from marketd.market.errors import BlockDamaged, InvalidArgument
-from marketd.market.records import Records
+from marketd.market.records import Kind, Records
 
 _MAGIC, _VERSION = b"MKTB", 1
 _FRAME = struct.Struct("<4sB3xII")
 _CHECKED_FROM = 12  # the CRC is of everything from here on
 _ROWS_IN_CACHE = 2048
+_ALL = slice(None)
 _FLAT, _PRICES, _SIZES, _PLACES, _MATRIX = range(5)  # the forms of a column
 _BY_LEVEL, _BY_TIME = True, False  # which of a matrix' cells stand side by side
 _decoder = msgspec.msgpack.Decoder(tuple[int, list[Any]])
@@ -187,15 +189,17 @@ class Block:
                 found[mask] = np.iinfo(dtype).min
             return found
 
-    def records(self, names: Iterable[str] | None = None) -> Records:
-        """The records, shape (n,), with all fields or those of `names`."""
+    def records(self, names: Iterable[str] | None = None, wanted: slice | npt.NDArray[np.bool_] = _ALL) -> Records:
+        """The records, shape (n,), with all fields or those of `names`; those that are `wanted`."""
         dtype = self.dtype
         if names is not None:
             dtype = np.dtype([(name, dtype[name]) for name in names])
-        records = np.empty(self.count, dtype)
-        fields = [(records[name], self.column(name)) for name in dtype.names or ()]
+        columns_ = {name: self.column(name)[wanted] for name in dtype.names or ()}
+        count = len(next(iter(columns_.values()), ()))
+        records = np.empty(count, dtype)
+        fields = [(records[name], values) for name, values in columns_.items()]
         # record by record as memory sees it: column after column would fetch every line of the cache as often
-        for start in range(0, self.count, _ROWS_IN_CACHE):
+        for start in range(0, count, _ROWS_IN_CACHE):
             rows = slice(start, start + _ROWS_IN_CACHE)
             for field, values in fields:
                 field[rows] = values[rows]
@@ -273,6 +277,12 @@ class _Reading:
             raise BlockDamaged(f"a packed block cannot be read: {self._what}: {error!r}") from error
 
 
+def unpacked(block: Block, kind: Kind, wanted: slice | npt.NDArray[np.bool_] = _ALL) -> Records:
+    """What is in a block, or is `wanted` of it, in the layout of `kind`: books at its depth, later fields absent."""
+    found = block.records(wanted=wanted)
+    return found if found.dtype == kind.dtype else refit(found, depth_of(np.empty(0, kind.dtype)))
+
+
 def _first_level(values: Ints) -> Ints:
     return values if values.ndim == 1 else np.ascontiguousarray(values[:, 0])
 
@@ -295,4 +305,4 @@ def _order(form: int, name: str, levels: int, partner: Ints) -> npt.NDArray[np.i
     return columns.order_of(columns.bucket_places(partner, levels, name.partition("_")[0]))
 
 
-__all__ = ["Block", "BlockDamaged", "Column", "pack"]
+__all__ = ["Block", "BlockDamaged", "Column", "pack", "unpacked"]

@@ -16,8 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from marketd.market.bars import newest_versions
-from marketd.market.blocks import Block
-from marketd.market.book_rows import depth_of, refit
 from marketd.market.records import BY_NAME, CANDLE, Kind, Records
 from marketd.market.rows import BOOK_TABLE
 
@@ -73,14 +71,6 @@ def from_ns(ts_ns: int) -> datetime:
 def newest_packed() -> datetime:
     """Nothing from here on is packed."""
     return datetime.now(UTC) - YOUNG
-
-
-def records_of(data: bytes, kind: Kind) -> Records:
-    """What is in a block, in the layout of `kind`: books at its depth, fields that came later absent. BlockDamaged."""
-    found = Block(data).records()
-    if found.dtype == kind.dtype:
-        return found
-    return refit(found, depth_of(np.empty(0, kind.dtype)))
 
 
 def joined(packed: Records, rows: Records, time: str) -> Records:

@@ -16,11 +16,12 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from marketd.market.blocks import Block, unpacked
 from marketd.market.errors import BlockDamaged
 from marketd.market.records import Kind, Records
 from marketd.market.rows import codec
 from marketd.sql.copy import copy_in
-from marketd.sql.packed_tables import PACKED_TABLES, from_ns, is_among, newest_packed, records_of, to_ns
+from marketd.sql.packed_tables import PACKED_TABLES, from_ns, is_among, newest_packed, to_ns
 from marketd.sql.statements import statements
 
 _log = logging.getLogger(__name__)
@@ -88,7 +89,7 @@ async def _bring_back(connection: Connection, rows: Rows, instrument_id: int, da
     packed = PACKED_TABLES[rows.table]
     offered = rows.records[rows.instruments == instrument_id]
     try:
-        records = records_of(data, rows.kind)
+        records = unpacked(Block(data), rows.kind)
     except BlockDamaged as error:
         # records are stored whatever became of older ones; without the block nobody can say which it had already
         _log.error(

@@ -14,12 +14,13 @@ from uuid import UUID
 import numpy as np
 
 from marketd.market.bars import SOURCES_PER_BAR, source_number
+from marketd.market.blocks import Block, unpacked
 from marketd.market.instruments import Instrument
 from marketd.market.records import BY_NAME, Kind, Records
 from marketd.market.rows import codec
 from marketd.sql.copy import copy_out
 from marketd.sql.packed_tables import PACKED_TABLES, joined, newest_of_each_time
-from marketd.sql.read_packed import PackedSpan, read_packed
+from marketd.sql.read_packed import PackedSpan, only_block, read_packed
 from marketd.sql.statements import statements
 from marketd.sql.store import Connection, to_datetime
 
@@ -42,15 +43,26 @@ class Stored(NamedTuple):
 
 
 class CopiedRows(NamedTuple):
-    """Rows as PostgreSQL copied them out; where some were packed, `joined` has all of them."""
+    """Rows as PostgreSQL copied them out; where some were packed, `joined` has all of them, or `block` does: a packed
+    block as it is.
+    """
 
     table: str
     kind: Kind
     data: bytes
     joined: Records | None = None
+    block: bytes | None = None
+
+    def size(self) -> int:
+        """How many."""
+        if self.block is not None:
+            return int(Block(self.block).count)
+        return codec(self.table, self.kind).count(self.data) if self.joined is None else len(self.joined)
 
     def records(self) -> Records:
         """All of them, in the dtype of the kind."""
+        if self.block is not None:
+            return unpacked(Block(self.block), self.kind)
         return codec(self.table, self.kind).decode(self.data)[1] if self.joined is None else self.joined
 
 
@@ -88,9 +100,10 @@ async def read_bars(
     limit: int | None = None,
     bar_source: str = "best",
     known_at: int | None = None,
+    whole: bool = False,
 ) -> CopiedRows:
     """Bars of one timeframe (s). With `best` up to three rows a bar come (one a source): `market.bars.finish_bars`
-    picks.
+    picks. `whole`: a packed block that is all of it comes as it is.
     """
     table = "candles_1s" if timeframe == SECOND else "candles"
     columns = columns_of(table, _CANDLE)
@@ -109,7 +122,8 @@ async def read_bars(
         args.append(source)
     data = await copy_out(connection, _READ[name].format(columns=columns), *args)
     bars = PackedSpan(table, _CANDLE, instrument_id, *span.bounds(), END_OF_TIME)
-    return await with_packed(connection, CopiedRows(table, _CANDLE, data), bars, rows, source=source)
+    copied = CopiedRows(table, _CANDLE, data)
+    return await with_packed(connection, copied, bars, rows, source=source, whole=whole and source is None)
 
 
 async def _bars_as_known(
@@ -142,8 +156,11 @@ async def read_rows(
     limit: int | None = None,
     newest: bool = True,
     known_at: int | None = None,
+    whole: bool = False,
 ) -> CopiedRows:
-    """Records of a stream with a table of fixed rows (`trade`, `book`, `book_delta`, a declared series)."""
+    """Records of a stream with a table of fixed rows (`trade`, `book`, `book_delta`, a declared series). `whole`: a
+    packed block that is all of it comes as it is.
+    """
     table = kind.table or ""
     columns = columns_of(table, kind)
     statement = _READ["rows_newest" if newest else "rows_oldest"].format(columns=columns, table=table)
@@ -151,7 +168,7 @@ async def read_rows(
     rows = NO_LIMIT if limit is None else limit
     data = await copy_out(connection, statement, instrument_id, *span.bounds(), rows, known)
     packed = PackedSpan(table, kind, instrument_id, *span.bounds(), known, newest)
-    return await with_packed(connection, CopiedRows(table, kind, data), packed, rows)
+    return await with_packed(connection, CopiedRows(table, kind, data), packed, rows, whole=whole)
 
 
 async def with_packed(
@@ -162,12 +179,18 @@ async def with_packed(
     *,
     source: int | None = None,
     of_each_time: bool = False,
+    whole: bool = False,
 ) -> CopiedRows:
-    """The rows of a span, `limit` of them or all, and what is packed of it: again the newest (or oldest) `limit`."""
+    """The rows of a span, `limit` of them or all, and what is packed of it: again the newest (or oldest) `limit`.
+    `whole`: where a block is all of it, that block.
+    """
     if span.table not in PACKED_TABLES:
         return copied
     table_codec = codec(copied.table, copied.kind)
-    if limit < NO_LIMIT and table_codec.count(copied.data) >= limit:
+    count = table_codec.count(copied.data)
+    if whole and not count and (block := await only_block(connection, span, limit)) is not None:
+        return copied._replace(block=block)
+    if limit < NO_LIMIT and count >= limit:
         # what lies beyond the last of them is not wanted
         edge = to_datetime(table_codec.last_time(copied.data) or 0)
         span = span._replace(start=edge) if span.newest else span._replace(end=edge + _MICROSECOND)

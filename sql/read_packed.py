@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from marketd.market.blocks import Block, unpacked
 from marketd.market.records import Kind, Records
-from marketd.sql.packed_tables import NO_TIMEFRAME, PACKED_TABLES, newest_of_each_time, newest_packed, records_of, to_ns
+from marketd.sql.packed_tables import NO_TIMEFRAME, PACKED_TABLES, newest_of_each_time, newest_packed, to_ns
 from marketd.sql.statements import statements
 from marketd.sql.store import Connection
 
@@ -58,12 +59,28 @@ async def packed_records(connection: Connection, span: PackedSpan) -> AsyncGener
 
 
 def _selected(data: bytes, span: PackedSpan) -> Records:
-    """Those of a block that are asked for."""
-    records = records_of(data, span.kind)
-    times, known = records[span.kind.time], records["ts_known"]
+    """Those of a block that are asked for: often a few minutes of a day."""
+    block = Block(data)
+    times, known = block.column(span.kind.time), block.column("ts_known")
     start_ns, end_ns, known_ns = to_ns(span.start), to_ns(span.end), to_ns(span.known)
     wanted = (times >= start_ns) & (times < end_ns) & (known <= known_ns)
-    return records if wanted.all() else records[wanted]
+    places = np.flatnonzero(wanted)
+    if not len(places):
+        return unpacked(block, span.kind, slice(0))
+    stretch = slice(int(places[0]), int(places[-1]) + 1)
+    # as a rule they stand side by side, and need not be picked out one by one
+    return unpacked(block, span.kind, stretch if len(places) == stretch.stop - stretch.start else wanted)
+
+
+async def only_block(connection: Connection, span: PackedSpan, limit: int) -> bytes | None:
+    """The block that has all that the span has packed, and nothing else; None when there is no such block."""
+    key = (span.table, span.instrument_id, span.timeframe)
+    if span.table not in PACKED_TABLES or span.start >= newest_packed():
+        return None
+    found: bytes | None = await connection.fetchval(
+        _PACKED["only_block"], *key, span.start, span.end, span.known, limit
+    )
+    return found
 
 
 async def read_packed(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Iterator
 
-from marketd.market.rows import codec
 from marketd.market.times import NS_PER_SECOND
 from marketd.sql.read import MAX_TIME_NS, CopiedRows, Span
 
@@ -43,6 +42,6 @@ async def newest_in_windows(
         return await read(span)
     for window in windows(span, reach_ns):
         found = await read(window)
-        if window == span or codec(found.table, found.kind).count(found.data) >= limit:
+        if window == span or found.size() >= limit:
             break
     return found

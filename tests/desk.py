@@ -19,6 +19,7 @@ from marketd.daemon.settings import Config
 from marketd.daemon.writer import Writer
 from marketd.ipc.journal_reader import JournalReader
 from marketd.ipc.protocol import Bars, Rows
+from marketd.market.blocks import Block, unpacked
 from marketd.market.records import Records
 from marketd.market.rows import codec
 from marketd.sql.connections import DatabaseConnectionManager
@@ -77,6 +78,8 @@ def decoded(part: Any, data: Any) -> Records:
     kind = KINDS.by_name(part.kind)
     if part.encoding == "copy":
         return codec(part.table, kind).decode(data)[1]
+    if part.encoding == "packed":
+        return unpacked(Block(data), kind)
     records = np.frombuffer(data, dtype=kind.dtype)
     assert len(records) == part.count
     return records

@@ -24,6 +24,7 @@ from marketd.ipc.paths import socket_url
 from marketd.ipc.presence import Presence, write_presence
 from marketd.ipc.protocol import Decoder, ResultPart, Stream, StreamHeader
 from marketd.market.bars import SOURCES_PER_BAR, finish_bars
+from marketd.market.blocks import pack
 from marketd.market.book_means import book_means, means_kind
 from marketd.market.errors import MarketdError
 from marketd.market.instruments import Instrument, global_instrument, resolve
@@ -82,7 +83,7 @@ class FakeDaemon:
         self.instruments = [global_instrument(1), *instruments]
         self.kinds = KindTable([series_kind(FUNDING.id, FUNDING.name, FUNDING.fields)])
         self.stored: dict[str, Records] = {}
-        self.encoding: protocol.Format = "copy"  # when the client asks for it; else records
+        self.encoding: protocol.Format = "copy"  # of what the client lets pass as it is; else records
         self.watermark: int | None = None
         self.mute = 0
         self.rejected: list[protocol.Rejection] = []
@@ -286,12 +287,18 @@ class FakeDaemon:
         records = records[keep][np.argsort(times[keep], kind="stable")]
         return records if limit is None else records[-limit:]
 
+    def _passes_on(self, message: Any, encoding: str) -> bool:
+        return message.format == "packed" and self.encoding == encoding
+
     def _answer_with(self, message: Any, parts: list[tuple[str, Kind, Records]]) -> tuple[Any, list[Any]]:
         instrument = resolve(message.symbol, self.instruments, aliases={"bitcoin": "BTCUSDT.BINANCE"})
         told, frames = [], []
         for name, kind, records in parts:
-            as_copy = message.format == self.encoding == "copy" and kind.name in ("trade", "candle", "funding")
-            if as_copy:
+            as_copy = self._passes_on(message, "copy") and kind.name in ("trade", "candle", "funding")
+            as_block = self._passes_on(message, "packed") and len(records) > 0
+            if as_block:
+                frames.append(pack(records))
+            elif as_copy:
                 assert kind.table is not None
                 ids = np.full(len(records), instrument.id, dtype=np.int32)
                 frames.append(codec(kind.table, kind).encode(ids, records[::-1]))  # newest first, as it comes
@@ -302,7 +309,7 @@ class FakeDaemon:
                     name=name,
                     kind=kind.name,
                     count=len(records),
-                    encoding="copy" if as_copy else "records",
+                    encoding="packed" if as_block else "copy" if as_copy else "records",
                     table=kind.table if as_copy else None,
                     depth=records.dtype["bid_price"].shape[0] if "bid_price" in (records.dtype.names or ()) else None,
                 )

@@ -175,7 +175,7 @@ class QueryActor(AsyncActor):
 
     async def _deliver(self, frames: list[Any]) -> None:
         try:
-            await self._socket.send_multipart(frames, zmq.NOBLOCK)
+            await self._socket.send_multipart(frames, zmq.NOBLOCK, copy=False)
         except zmq.ZMQError as error:
             # the caller is gone, or does not read what it asked for
             _log.debug("an answer found no taker: %s", error, extra={"action": "answer_unsent"})

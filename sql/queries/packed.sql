@@ -17,6 +17,18 @@ WHERE table_name = $1 AND instrument_id = $2 AND timeframe = $3
   AND known_first <= $6
 ORDER BY ts_start LIMIT $7;
 
+-- name: only_block
+-- The block of a span that holds nothing beside it: not before $4, not from $5 on, not known after $6, $7 rows at most;
+-- where no other one touches the span.
+SELECT data FROM packed_blocks b
+WHERE table_name = $1 AND instrument_id = $2 AND timeframe = $3
+  AND ts_start < $5 AND ts_start > $4::timestamptz - interval '1 day' AND ts_end > $4
+  AND ts_first >= $4 AND ts_last < $5 AND known_last <= $6 AND row_count <= $7::bigint
+  AND NOT EXISTS (
+      SELECT FROM packed_blocks o
+      WHERE o.table_name = $1 AND o.instrument_id = $2 AND o.timeframe = $3 AND o.ts_start <> b.ts_start
+        AND o.ts_start < $5 AND o.ts_start > $4::timestamptz - interval '1 day' AND o.ts_end > $4);
+
 -- name: share_locks
 -- Of a writer: until its transaction ends nothing of these tables ($1) and instruments ($2) is packed. Always in the same
 -- order, though shared locks do not wait for each other.

@@ -30,6 +30,7 @@ from marketd.market.times import ABSENT
 from marketd.sql.connections import DatabaseConnectionManager
 from marketd.sql.profiles import Profile
 from marketd.sql.series import ensure_series_table
+from packed import pack_all
 from small_daemon import expected_ring
 
 # what differs between the profiles is below the statements, which test_sql_read.py tries on both
@@ -402,7 +403,7 @@ async def test_events_of_the_ledger_that_touch_a_span_come_wherever_they_lie(des
 
 
 @pytest.mark.parametrize("committed", [0, 1])
-@pytest.mark.parametrize("wanted", ["records", "copy", "json", "arrow"])
+@pytest.mark.parametrize("wanted", ["records", "copy", "packed", "json", "arrow"])
 async def test_every_format_has_the_same_numbers(desk: Desk, wanted: Any, committed: int) -> None:
     take_some(desk, 0)
     if committed:
@@ -411,8 +412,8 @@ async def test_every_format_has_the_same_numbers(desk: Desk, wanted: Any, commit
     answer, frames = await desk.ask(Rows(symbol=BTC.name, stream="trade", format=wanted))
     (described,) = answer.parts
     assert (described.name, described.count) == ("trade", 3)
-    if wanted in ("records", "copy"):
-        assert described.encoding == ("copy" if wanted == "copy" and committed else "records")
+    if wanted in ("records", "copy", "packed"):  # nothing is packed yet
+        assert described.encoding == ("copy" if wanted != "records" and committed else "records")
         assert same(by_time(decoded(described, frames[0])), expected)
         return
     table = msgspec.json.decode(frames[0]) if wanted == "json" else _arrow(frames[0])
@@ -420,6 +421,27 @@ async def test_every_format_has_the_same_numbers(desk: Desk, wanted: Any, commit
     assert table["size"] == [0.005] * 3
     assert table["seq"] == expected["seq"].tolist()
     assert table["ts_event"] == expected["ts_event"].tolist()
+
+
+async def test_a_packed_block_that_is_all_of_an_answer_leaves_as_it_is(desk: Desk) -> None:
+    take_some(desk, 0)
+    await desk.commit(1)
+    midnight = START + 60 * SECOND  # what is before is another block
+    expected = {"trade": await desk.rows(start=midnight), "candle": await desk.bars(1, start=midnight)}
+    async with desk.database.acquire() as conn:
+        await pack_all(conn)
+    for request, kind in (
+        (Rows(symbol=BTC.name, stream="trade", start=midnight, format="packed"), "trade"),
+        (Bars(symbol=BTC.name, timeframes=[1], start=midnight, format="packed"), "candle"),
+    ):
+        answer, frames = await desk.ask(request)
+        (part,) = answer.parts
+        assert (part.encoding, part.count) == ("packed", len(expected[kind]))
+        assert same(by_time(decoded(part, frames[0])), by_time(expected[kind]))
+        for other in ("records", "copy"):
+            answer, frames = await desk.ask(msgspec.structs.replace(request, format=other))
+            assert answer.parts[0].encoding == "records"
+            assert same(by_time(decoded(answer.parts[0], frames[0])), by_time(expected[kind]))
 
 
 def _arrow(data: Any) -> dict[str, Any]:

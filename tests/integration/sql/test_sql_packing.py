@@ -18,7 +18,7 @@ from marketd.sql.connections import type_connection
 from marketd.sql.packed_tables import PACKED_TABLES
 from marketd.sql.packing import Packed, Place, drop_empty, pack_next
 from marketd.sql.profiles import Profile
-from marketd.sql.read import Span, read_bars, read_rows
+from marketd.sql.read import CopiedRows, Span, read_bars, read_rows
 from marketd.sql.read_books import read_book_means, read_versions
 from marketd.sql.retention import pieces_of_table
 from marketd.sql.store import to_datetime
@@ -57,6 +57,53 @@ async def test_packed_trades_are_read_as_the_rows_they_were(conn: type_connectio
     assert sum(each.rows for each in done) == len(offered) == len(before)
     assert (await rows_in(conn, "trades"), await rows_in(conn, "packed_blocks")) == (0, 2)
     assert (await trades_read(conn)).tobytes() == before.tobytes() == offered.tobytes()
+
+
+async def test_a_block_that_is_all_of_an_answer_comes_as_it_is_and_else_it_is_unpacked(
+    conn: type_connection, lane: Lane
+) -> None:
+    offered = stamped(seconds(range(50)), 1)
+    await lane.commit((CANDLES, offered))
+    await pack_all(conn)
+    stored = await conn.fetchval("SELECT data FROM packed_blocks")
+
+    async def read(span: Span, **options: Any) -> CopiedRows:
+        return await read_bars(conn, BTC.id, 1, span, whole=True, **options)
+
+    whole = await read(ALL)
+    assert whole.block == stored and whole.size() == len(offered)
+    assert whole.records().tobytes() == offered.tobytes()
+    assert (await read(Span(START, START + 50 * SECOND), limit=50, known_at=KNOWN)).block is None  # versions are joined
+    for span, options, expected in (
+        (Span(START + SECOND, None), {}, 49),
+        (Span(None, START + 49 * SECOND), {}, 49),
+        (ALL, {"limit": 11}, 33),  # a bar may be there of each source
+        (ALL, {"bar_source": "own"}, 50),
+    ):
+        part = await read(span, **options)
+        assert part.block is None and len(part.records()) == part.size() == expected
+    await lane.commit((CANDLES, stamped(seconds([50]), 200)))  # a row beside it
+    both = await read(ALL)
+    assert both.block is None and len(both.records()) == 51
+
+
+async def test_trades_of_one_block_come_as_it_is_only_if_all_were_known(conn: type_connection, lane: Lane) -> None:
+    offered = stamped(trades([(ms, ms, 100, 5) for ms in range(0, 9_000, 100)]), 1)
+    await lane.commit((TRADE_KIND, offered))
+    await pack_all(conn)
+    last = int(offered["ts_known"].max())
+    whole = await read_rows(conn, BTC.id, TRADE_KIND, ALL, known_at=last, whole=True)
+    assert whole.block is not None and whole.records().tobytes() == offered.tobytes()
+    first = int(offered["ts_known"].min())
+    assert (await read_rows(conn, BTC.id, TRADE_KIND, ALL, known_at=first - 1000, whole=True)).block is None
+
+
+async def test_of_two_blocks_none_comes_as_it_is(conn: type_connection, lane: Lane) -> None:
+    offered = stamped(trades([(ms, ms, 100, 5) for ms in range(0, 120_000, 100)]), 1)  # over midnight
+    await lane.commit((TRADE_KIND, offered))
+    await pack_all(conn)
+    found = await read_rows(conn, BTC.id, TRADE_KIND, ALL, whole=True)
+    assert found.block is None and len(found.records()) == len(offered)
 
 
 async def test_a_packed_trade_that_comes_again_is_not_stored_twice(conn: type_connection, lane: Lane) -> None:

@@ -83,7 +83,7 @@ def test_pages_of_several_timeframes_join_too(
     assert frames["1m"].timeframe == 60
 
 
-@pytest.mark.parametrize("encoding", ["copy", "records"])
+@pytest.mark.parametrize("encoding", ["copy", "packed", "records"])
 def test_of_several_sources_the_best_bar_is_chosen_here(daemon: FakeDaemon, encoding: Any) -> None:
     daemon.encoding = encoding
     daemon.store("candle", candles([1], flags=int(CandleFlag.PARTIAL)))
