@@ -14,15 +14,20 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+from marketd.daemon import plan
 from marketd.daemon.keeper import CrashLoop
 from marketd.daemon.restarts import Restarts
 from marketd.daemon.settings import Supervision
 from marketd.market.errors import ConfigError
+from marketd.sql.dsn import with_user
 from marketd.sql.errors import NoInstallation, NotReachable, ProfileError, SchemaError
+from marketd.sql.rights import WRITER_ROLE
+from marketd.sql.server_settings import READER_ROLE
 
 logger = logging.getLogger(__name__)
 
 HOPELESS = (ConfigError, SchemaError, ProfileError, NoInstallation, NotReachable)
+_WRITING = (plan.WRITER, plan.STORAGE)
 LEAST_STOP_SECONDS = 10.0  # for PostgreSQL's checkpoint, even when the actors have used up the budget
 
 type_prepare = Callable[[str], Awaitable[None]]
@@ -52,6 +57,10 @@ class DatabaseKeeper:
     @property
     def embedded(self) -> bool:
         return self._embedded is not None
+
+    def dsn_for(self, actor: str) -> str:
+        """Of the embedded server, for one actor: with the rights that it needs. Its superuser is for the schema."""
+        return with_user(self.dsn, WRITER_ROLE if plan.role_of(actor) in _WRITING else READER_ROLE)
 
     def use(self, settings: Supervision) -> None:
         """After a reload."""

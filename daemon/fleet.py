@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from marketd.daemon import plan
 from marketd.daemon.keeper import Keeper, type_send
@@ -25,7 +26,7 @@ class Fleet:
     def __init__(
         self,
         command: Callable[[str], Sequence[str]],
-        environment: Callable[[], Mapping[str, str]],
+        environment: Callable[[str], Mapping[str, str]],
         send: type_send,
         tasks: Tasks,
     ) -> None:
@@ -94,7 +95,7 @@ class Fleet:
             keeper.kill()
 
     def _keep(self, name: str, settings: Supervision) -> Keeper:
-        keeper = Keeper(name, self._command(name), self._environment, self._send, settings)
+        keeper = Keeper(name, self._command(name), partial(self._environment, name), self._send, settings)
         self._keepers[name] = keeper
         self._tasks.watch(keeper.task)
         return keeper

@@ -159,11 +159,11 @@ class Supervisor:
     def _command_of(self, name: str) -> Sequence[str]:
         return self._command(name, self._runtime.config_copy, self._overrides)
 
-    def _environment(self) -> dict[str, str]:
+    def _environment(self, name: str) -> dict[str, str]:
         """An actor's variables; they hold the DSN, because a command line is everybody's to read."""
         environment = clean_environment() | {SUPERVISOR_VARIABLE: str(os.getpid())}
         if self._database.embedded:
-            environment[DATABASE_VARIABLE] = self._database.dsn
+            environment[DATABASE_VARIABLE] = self._database.dsn_for(name)
         return environment
 
     # ---- end ------------------------------------------------------------------------------------

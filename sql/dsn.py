@@ -21,6 +21,12 @@ def password_of(dsn: str) -> str:
     return unquote(parts.password) if parts.password else named
 
 
+def with_user(dsn: str, user: str) -> str:
+    """The same server and database, another user, without a password."""
+    parts = urlsplit(dsn)
+    return parts._replace(netloc=f"{user}@{parts.netloc.rpartition('@')[2]}").geturl()
+
+
 def with_database(dsn: str, database: str) -> str:
     """The same server and login, another database."""
     parts = urlsplit(dsn)

@@ -17,6 +17,11 @@ BEGIN
             END IF;
         END IF;
     END LOOP;
+    -- where the data lies: of how full its disk is the storage actor tells
+    IF (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)
+            AND NOT pg_has_role('marketd_writer', 'pg_read_all_settings', 'MEMBER') THEN
+        GRANT pg_read_all_settings TO marketd_writer;
+    END IF;
 EXCEPTION WHEN duplicate_object OR unique_violation THEN
     NULL;
 END $$;

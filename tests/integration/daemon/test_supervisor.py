@@ -62,8 +62,11 @@ def test_what_runs_can_be_seen_from_outside(start: type_start) -> None:
         (name, "live") for name in ("ingest", "writer", "storage", "query-1", "feed-BINANCE")
     ]
     assert all(actor.memory_bytes is not None and actor.memory_bytes > 1 << 20 for actor in report.actors)
-    # the DSN of the embedded server reaches the actors
-    assert report.actors[0].statistics["numbers"] == {"symbols": 1, "url": "postgresql://dummy"}
+    # the DSN of the embedded server reaches the actors, each with its rights
+    roles = {"ingest": "reader", "writer": "writer", "storage": "writer", "query-1": "reader", "feed-BINANCE": "reader"}
+    for actor in report.actors:
+        url = f"postgresql://marketd_{roles[actor.name]}@dummy"
+        assert actor.statistics["numbers"] == {"symbols": 1, "url": url}
 
     description = daemon.description
     assert (description["pid"], description["instance"]) == (daemon.process.pid, "default")

@@ -101,6 +101,24 @@ def test_status_shows_actors_offsets_and_prices(daemon: Site) -> None:
     assert "feed-BINANCE  live" in daemon.run("status").stdout
 
 
+def test_no_actor_has_more_rights_in_the_embedded_database_than_it_needs(daemon: Site) -> None:
+    asked = (
+        "SELECT DISTINCT application_name, usename FROM pg_stat_activity WHERE application_name IN"
+        " ('marketd-writer', 'marketd-storage', 'marketd-query-1') ORDER BY 1"
+    )
+    told = daemon.run("psql", "--", "-XAt", "-c", asked).stdout.split()
+    assert told == [
+        "marketd-query-1|marketd_reader",
+        "marketd-storage|marketd_writer",
+        "marketd-writer|marketd_writer",
+    ]
+    # and with them nothing of theirs fails: the works of the storage actor, a look at the disk
+    status = daemon.json("status")
+    storage = next(actor for actor in status["actors"] if actor["name"] == "storage")["statistics"]
+    assert {work["last_error"] for work in storage["works"].values()} == {""}
+    assert storage["sizes"]["disk_free_bytes"] > 0
+
+
 def test_queries_print_tables_csv_and_json(daemon: Site) -> None:
     trades = daemon.json("query", "trades", "BTC/USDT", "--limit", "5")
     assert len(trades["rows"]) == 5
