@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import asyncpg
 
-from marketd.sql.levels import DAY, LEVELS, Window, kept_windows
+from marketd.sql.levels import DAY, LEVELS, Level, Window, kept_windows
 from marketd.sql.profiles import Profile, detect_profile
 from marketd.sql.schema_runner import LOCK_KEY
 from marketd.sql.statements import statements
@@ -26,6 +26,7 @@ _POLICIES = statements("policies")
 HOUR = timedelta(hours=1)
 _FIRST_LEVEL_MINUTE, _FIRST_TABLE_MINUTE = 2, 20
 _MINUTES_APART = 2
+_LONGER_BARS = "candles"
 _COMPRESSION, _REFRESH = "policy_compression", "policy_refresh_continuous_aggregate"
 
 
@@ -79,6 +80,7 @@ async def plan_policies(conn: asyncpg.Connection[Any], wishes: Wishes) -> list[C
     tables = sorted(widths)
     changes = [change for table in tables if (change := _width_change(table, widths[table], wishes))]
     wanted = [_compression(table, place, wishes) for place, table in enumerate(tables)]
+    wanted += [_compression_of_level(level, place, wishes) for place, level in enumerate(LEVELS)]
     wanted += _refreshes(wishes, await kept_windows(conn), await conn.fetchval("SELECT now()"), present)
     for job in wanted:
         before = present.get((job.kind, job.target))
@@ -129,6 +131,13 @@ def _compression(table: str, place: int, wishes: Wishes) -> _Job:
     minute = _FIRST_TABLE_MINUTE + place * _MINUTES_APART % (60 - _FIRST_TABLE_MINUTE)
     after = wishes.compress.get(table, wishes.compress_after)
     return _Job(_COMPRESSION, table, minute, HOUR, compress_after=after)
+
+
+def _compression_of_level(level: Level, place: int, wishes: Wishes) -> _Job:
+    """As stored bars of these timeframes. A refresh that comes to compressed ones unpacks what it changes."""
+    minute = _FIRST_TABLE_MINUTE + 1 + place * _MINUTES_APART  # between those of tables
+    after = wishes.compress.get(_LONGER_BARS, wishes.compress_after)
+    return _Job(_COMPRESSION, level.view, minute, HOUR, compress_after=after)
 
 
 def _refreshes(wishes: Wishes, kept: list[Window], now: Any, present: Mapping[tuple[str, str], _Job]) -> list[_Job]:

@@ -146,6 +146,28 @@ async def test_late_bars_are_noted_in_their_transaction_and_appear_after_the_ref
     assert await notes(conn) == 0 == await keeper.round()
 
 
+async def test_late_bars_reach_levels_that_are_columns_already(conn: type_connection, keeper: LevelKeeper) -> None:
+    first = market(np.random.default_rng(3), 3, 4000)
+    await store(conn, first)
+    await keeper.round()
+    await apply_policies(conn, Wishes(DAY, {}, {}, None))
+    jobs = await conn.fetch(
+        "SELECT job_id FROM timescaledb_information.jobs WHERE hypertable_name LIKE 'own\\_candles%'"
+    )
+    for job in jobs:
+        await conn.execute("CALL public.run_job($1)", job["job_id"])
+    chunks = await conn.fetch(
+        "SELECT is_compressed FROM timescaledb_information.chunks WHERE hypertable_name LIKE '\\_materialized%'"
+    )
+    assert len(chunks) >= len(LEVELS) and all(chunk["is_compressed"] for chunk in chunks)
+    await assert_levels(conn, first)
+    late = seconds([DAY_S + 7, DAY_S + 8], price=300)
+    await store(conn, late)
+    await keeper.round()
+    both = np.concatenate([first[~np.isin(first["ts"], late["ts"])], late])
+    await assert_levels(conn, np.sort(both, order="ts"))
+
+
 async def test_a_new_version_of_a_bar_reaches_every_level(conn: type_connection, keeper: LevelKeeper) -> None:
     await store(conn, seconds(range(0, 7200, 60)))
     await keeper.round()
