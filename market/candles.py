@@ -147,28 +147,22 @@ class BarFold:
     def fold_few(self, trades: list[tuple[int, ...]]) -> Folded:
         """As `fold`, for a few rows of TRADE (`tolist()`), at least one."""
         groups = group_few(trades, self._unit_ns, self._multiplier, self._divisor)
-        saved = None if self._has_headroom(groups) else self._open.save()
+        most = self._most if self._most is not None else self._look_through()
+        for group in groups:
+            most += group[VOLUME] + group[QUOTE]
+        if most <= MAX_FIXED:  # no sum of any bar can leave 64 bits: nothing needs to be saved for a failure
+            self._most = most
+            return self._fold_groups(trades, groups)
+        self._most = None
+        saved = self._open.save()
         try:
             return self._fold_groups(trades, groups)
         except ValueError as error:  # RangeError, and memoryview's word for a sum beyond 64 bits
-            if saved is None:
-                raise  # cannot be: there was room for all sums
             raise self._undone(saved) from error
 
-    def _has_headroom(self, groups: list[list[int]]) -> bool:
-        """Whether no sum of any bar can leave 64 bits: then nothing needs to be saved for a failure.
-
-        No bar has more than what all of them have together, which `_most` bounds, once the bars were looked through.
-        """
-        most = self._most
-        if most is None:
-            most = self._open.most()
-            for kept in self._kept:
-                most = max(most, kept.most())
-        for group in groups:
-            most += group[VOLUME] + group[QUOTE]
-        self._most = most if most <= MAX_FIXED else None
-        return most <= MAX_FIXED
+    def _look_through(self) -> int:
+        """No bar has more than this, and none will have more than it and all that is added from now on."""
+        return max(self._open.most(), *(kept.most() for kept in self._kept))
 
     def _undone(self, saved: Saved) -> RangeError:
         self._open.undo(saved)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from decimal import Decimal
+from functools import cache
 from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
@@ -216,6 +217,7 @@ def to_real(values: Ints, scale: int) -> Reals:
     return reals
 
 
+@cache
 def quote_factors(price_scale: int, size_scale: int, quote_scale: int) -> tuple[int, int]:
     """(multiplier, divisor): price * size * multiplier // divisor is floor(price·size) at quote_scale."""
     surplus = price_scale + size_scale - quote_scale

@@ -34,6 +34,8 @@ from marketd.market.times import ABSENT
 
 NEVER = MAX_FIXED  # a time that does not come
 
+_Place = tuple[int, int, int, int, int, int, int, int, int]
+
 
 class Saved(NamedTuple):
     """What a batch that fails is undone with."""
@@ -54,7 +56,6 @@ class OpenBars:
     def __init__(self, deltas_ns: Sequence[int], grace_ns: int) -> None:
         self._deltas_ns = list(deltas_ns)
         self._grace_ns = grace_ns
-        self._plan = [(delta_ns, 2 * index) for index, delta_ns in enumerate(deltas_ns)]
         self._bytes = bytearray(2 * len(deltas_ns) * CANDLE_WORDS * 8)
         self.table = memoryview(self._bytes).cast("q")
         self._no_bar = memoryview(bytearray(CANDLE_WORDS * 8)).cast("q")
@@ -64,6 +65,10 @@ class OpenBars:
         self._lasts = [0] * len(self._slots)
         self._given = [0] * len(self._slots)  # trades in the version that was given out early; 0: none was
         self._spilled: dict[tuple[int, int], list[int]] = {}
+        # where the bars of one moment are, so that its next trades need not look for them
+        self._found_ts = ABSENT
+        self._found: list[_Place] = []
+        self._missed: list[int] | None = None
         self.due_ns = NEVER
         for slot in self._slots:
             self._clear(slot)
@@ -74,33 +79,39 @@ class OpenBars:
         Returns the indexes of the timeframes where no such bar is open. ValueError when a sum leaves 64 bits.
         """
         ts, _, _, open_, high, low, close, volume, quote, buy, count, _, first, last = group
+        if ts != self._found_ts:
+            self._find(ts)
         table, firsts, lasts = self.table, self._firsts, self._lasts
-        missed: list[int] | None = None
-        for delta_ns, slot in self._plan:
-            number = ts // delta_ns
-            slot += number & 1
-            word = slot * CANDLE_WORDS
-            if table[word] != number * delta_ns:
-                missed = missed or []
-                missed.append(slot >> 1)
-                continue
-            if high > table[word + HIGH]:
-                table[word + HIGH] = high
-            if low < table[word + LOW]:
-                table[word + LOW] = low
+        for slot, at_open, at_high, at_low, at_close, at_volume, at_quote, at_buy, at_count in self._found:
+            if high > table[at_high]:
+                table[at_high] = high
+            if low < table[at_low]:
+                table[at_low] = low
             if last >= lasts[slot]:
                 lasts[slot] = last
-                table[word + CLOSE] = close
+                table[at_close] = close
             if first < firsts[slot]:
                 firsts[slot] = first
-                table[word + OPEN] = open_
+                table[at_open] = open_
             # memoryview refuses what does not fit into 64 bits: that is the check of the sums
-            table[word + VOLUME] += volume
-            table[word + QUOTE] += quote
+            table[at_volume] += volume
+            table[at_quote] += quote
             if buy:
-                table[word + BUY] += buy
-            table[word + COUNT] += count
-        return missed
+                table[at_buy] += buy
+            table[at_count] += count
+        return self._missed
+
+    def _find(self, ts: int) -> None:
+        """The open bars that `ts` lies in; it holds until a slot gets or loses a bar."""
+        found, missed = [], []
+        for index in range(len(self._deltas_ns)):
+            slot = self._slot(index, ts)
+            is_open = self.table[slot * CANDLE_WORDS] == ts - ts % self._deltas_ns[index]
+            if is_open:
+                found.append(_place(slot))
+            else:
+                missed.append(index)
+        self._found_ts, self._found, self._missed = ts, found, missed or None
 
     def is_open(self, index: int, ts: int) -> bool:
         return self.table[self._slot(index, ts) * CANDLE_WORDS] == ts
@@ -173,6 +184,7 @@ class OpenBars:
         """Back to what `save` saw, for a batch that failed before anything was closed."""
         self._bytes[:] = saved.table
         _, self._firsts, self._lasts, self._given, self.due_ns = saved
+        self._found_ts = ABSENT
         self._spilled.clear()
 
     def _slot(self, index: int, ts: int) -> int:
@@ -187,6 +199,7 @@ class OpenBars:
         for offset in range(CANDLE_WORDS):
             self.table[word + offset] = bar[offset]
         self._firsts[slot], self._lasts[slot] = bar[FIRST], bar[LAST]
+        self._found_ts = ABSENT
 
     def _take(self, slot: int) -> list[int]:
         bar = self._row(slot)
@@ -199,3 +212,20 @@ class OpenBars:
         word = slot * CANDLE_WORDS
         self.table[word : word + CANDLE_WORDS] = self._no_bar
         self._given[slot] = 0
+        self._found_ts = ABSENT
+
+
+def _place(slot: int) -> _Place:
+    """The slot, and where in the table it has what a trade may change."""
+    word = slot * CANDLE_WORDS
+    return (
+        slot,
+        word + OPEN,
+        word + HIGH,
+        word + LOW,
+        word + CLOSE,
+        word + VOLUME,
+        word + QUOTE,
+        word + BUY,
+        word + COUNT,
+    )

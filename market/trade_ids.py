@@ -76,9 +76,20 @@ class TradeIds:
         if flags & _HASHED:
             self._add_hashed([trade_id])
         elif self._ends and trade_id == self._ends[-1] + 1:
-            self._ends[-1] = trade_id  # the way of nearly all trades
+            self._ends[-1] = trade_id
         else:
             self._add_interval(trade_id, trade_id)
+
+    def add_new(self, trade_id: int, flags: int = 0) -> bool:
+        """As `add_one`; False, and nothing has changed, when the id is known."""
+        ends = self._ends
+        if not flags & _HASHED and ends and trade_id == ends[-1] + 1:
+            ends[-1] = trade_id  # the way of nearly all trades
+            return True
+        if self.seen(trade_id, flags):
+            return False
+        self.add_one(trade_id, flags)
+        return True
 
     def repeated(self, trades: Records) -> Mask | None:
         """Which TRADE records repeat an id, of an earlier batch or of this one, shape (n,); None when none does."""

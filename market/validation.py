@@ -101,7 +101,10 @@ class DataValidator:
         self, trades: list[tuple[int, ...]], instrument: Instrument, ts_known: int, trade_ids: TradeIds
     ) -> bool:
         """Whether all of these TRADE rows (`tolist()`) may enter; if so their ids count as accepted from now on."""
-        if not _few_are_good(trades, instrument, ts_known + self._max_skew_ns, trade_ids):
+        latest_ns = ts_known + self._max_skew_ns
+        if len(trades) == 1:  # judged and remembered in one go
+            return _few_are_good(trades, instrument, latest_ns, None) and trade_ids.add_new(trades[0][3], trades[0][7])
+        if not _few_are_good(trades, instrument, latest_ns, trade_ids):
             return False
         for trade in trades:
             trade_ids.add_one(trade[3], trade[7])
