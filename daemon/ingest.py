@@ -6,66 +6,54 @@ The frame goes into the journal's front buffer (memory that outlives this proces
 journal's flusher puts it on disk, and the loop here never waits for a disk: a slow one delays
 acknowledgements, never the arena.
 
-`Ingest` handles messages; it owns no loop and no process (`daemon.actors.ingest` does).
+`Ingest` handles messages; it owns no loop and no process (`daemon.actors.ingest` does). What it makes of them goes
+through `lane` (journal and arena), what it answers through `acks` (once the disk has it); `rebuilds` has the bars that
+are computed anew.
 """
 
 from __future__ import annotations
 
 import logging
-import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
-import numpy as np
 import zmq
 
 from marketd.daemon import metrics
+from marketd.daemon.acknowledger import Acknowledger
 from marketd.daemon.clock import LiveClock
 from marketd.daemon.consolidated import Consolidator
-from marketd.daemon.instrument_state import MAX_REBUILD, InstrumentState
-from marketd.daemon.kernel import COVERAGE_KIND, Kernel, Lot, coverage_record
+from marketd.daemon.kernel import TRADE_BYTES, Kernel, Lot
+from marketd.daemon.late_rebuilds import LateRebuilds
+from marketd.daemon.live_lane import LiveLane
 from marketd.daemon.orphans import Orphans, lost_since, stale_book
 from marketd.daemon.pieces import MAX_PIECES, too_scattered
 from marketd.daemon.producers import LIVE_ONLY, repeated_outcome
 from marketd.daemon.publisher import Publisher
 from marketd.daemon.registry import Registry
+from marketd.daemon.stamps import SMALL_BATCH
 from marketd.ipc import protocol, sockets
 from marketd.ipc.book_parts import read_fitting_part
 from marketd.ipc.journal import Journal
-from marketd.ipc.journal_errors import JournalBehind, JournalFailed
-from marketd.ipc.protocol import (
-    Alive,
-    Committed,
-    Declare,
-    Declared,
-    Durable,
-    Failure,
-    Follow,
-    Outcome,
-    RebuildBars,
-    Rejection,
-)
+from marketd.ipc.journal_errors import JournalFailed
+from marketd.ipc.protocol import Alive, Declare, Declared, Failure, Follow, Outcome, Rejection
 from marketd.market.errors import Busy, InvalidArgument, JournalFull, MarketdError, ProtocolError, UnknownInstrument
-from marketd.market.instruments import CONSOLIDATED_VENUE, GLOBAL_NAME, Instrument
-from marketd.market.records import Coverage, Kind, Records
-from marketd.market.times import ABSENT, NS_PER_SECOND
+from marketd.market.instruments import CONSOLIDATED_VENUE, Instrument
+from marketd.market.records import Kind, Records
+from marketd.market.times import ABSENT
 
 _log = logging.getLogger(__name__)
 
 _REFUSED = metrics.counter("refused_total", "Records refused and in quarantine, by rule", ["rule"])
-_CLOCK_STEPS = metrics.counter("clock_steps_total", "Steps of the wall clock by over a second")
 
 # and every declared series
 ACCEPTED_FROM_OUTSIDE = frozenset({"trade", "candle", "tick", "coverage", "book", "book_delta", "imbalance", "buckets"})
-_DONTWAIT = int(zmq.DONTWAIT)
-_DONTWAIT_MORE = int(zmq.DONTWAIT | zmq.SNDMORE)
-MAX_DUE_EVENTS = 1_000  # of the daemon itself, that wait for room in the journal
-TELL_NS = 20_000_000  # between two words to the writer, whom each wakes; it gathers for writer.batch_age anyway
-MAX_UNACKNOWLEDGED = 50_000  # answers that wait for the disk; beyond it nothing more is read
 MAX_RULES, OTHER_RULES = 256, "other"  # counted by name; senders name their own for what they rejected themselves
 MAX_DECLARED = 4_000  # instruments in one message: the answer, which tells what is known of each, has its limit too
+
+Parts = list[tuple[Kind, Records]]
 
 
 class IngestStatistics(NamedTuple):
@@ -98,25 +86,15 @@ class Ingest:
         self._journal = journal
         self._publisher = publisher
         self._clock = clock
-        self._socket = socket
         self.live_only = live_only
         self._consolidator = consolidator
         self._decoder = protocol.Decoder(protocol.ToIngest)
-        self._waiting: deque[tuple[int, bytes, protocol.Message]] = deque()  # (offset, peer, answer), by offset
-        self._follower: bytes | None = None
-        self._told = -1  # how far the writer knows that the journal is durable
-        self._told_ns = 0  # and when it was told
-        self.acknowledged = -1  # the durable offset that was looked at last
-        self.committed = 0
-        # instruments of which the ledger does not say yet what was kept live only
-        self._unstored = {state.instrument.id: state for state in kernel.states if state.unstored_since}
+        self.lane = LiveLane(kernel, journal, publisher, clock)
+        self.rebuilds = LateRebuilds(self.lane, registry)
+        self.acks = Acknowledger(journal, publisher, socket)
         self._orphans = Orphans(publisher.live_books)
-        self._due_events: deque[Records] = deque(maxlen=MAX_DUE_EVENTS)
-        self._asked_last = 0  # id of the instrument that `next_rebuild` named last
-        self._rebuild_at_once = MAX_REBUILD
-        self._asked_at = 0  # how far the journal was committed when `next_rebuild` asked
         self.rules: Counter[str] = Counter()
-        self._counts = Counter[str]()
+        self._batches = self._records = self._refused = self._rejected = self._repeated = self._failures = 0
 
     # ---- messages -----------------------------------------------------------------------------
 
@@ -133,67 +111,47 @@ class Ingest:
             elif isinstance(message, Declare):
                 self._declare(peer, message)
             elif isinstance(message, Follow):
-                self._follow(peer, message)
+                self.acks.follow(peer, message)
             else:
-                self._on_committed(message)
+                self.acks.on_committed(message)
         except JournalFailed:
             raise  # ours, not the message's: an answer would make the sender drop what the next ingest will take
         except MarketdError as error:
-            self._counts["failures"] += 1
-            self._send(
+            self._failures += 1
+            self.acks.send(
                 peer, Failure(id=protocol.request_id(header), code=error.code, message=str(error), field=error.field)
             )
 
-    def _send(self, peer: bytes, message: protocol.Message) -> None:
-        try:
-            # two sends cost a fraction of one send_multipart, which combines flags and checks types in Python
-            self._socket.send(peer, _DONTWAIT_MORE)
-            self._socket.send(protocol.encode(message), _DONTWAIT)
-        except zmq.ZMQError:
-            # the peer is gone, or reads nothing: it asks again under the same number
-            self._counts["unsent"] += 1
-
     def _ingest(self, peer: bytes, request: protocol.Ingest, payloads: list[bytes]) -> None:
-        if len(request.producer) != 16:
-            raise ProtocolError(f"producer: {len(request.producer)} bytes, it has 16", field="producer")
-        known = self._kernel.producers.find(request.producer, request.batch)
+        producer, batch = request.producer, request.batch
+        if len(producer) != 16:
+            raise ProtocolError(f"producer: {len(producer)} bytes, it has 16", field="producer")
+        kernel, lane = self._kernel, self.lane
+        known = kernel.producers.find(producer, batch)
         if known is not None:
-            self._counts["repeated"] += 1
-            self._answer(peer, known.offset, repeated_outcome(request.id, request.batch, known))
+            self._repeated += 1
+            self.acks.answer(peer, known.offset, repeated_outcome(request.id, batch, known))
             return
-        self._demand_order(request)
+        if request.oldest:
+            self._demand_order(request)
         instrument = self._instrument(request.instrument)
-        parts = self._read_parts(request, payloads)
+        is_few = _is_few_trades(request, payloads)
+        parts = None if is_few else self._read_parts(request, payloads)
         self._publisher.board(instrument)  # what cannot be shown is refused while nothing has changed yet
-        self._close_unstored(self._kernel.state(instrument))
+        if lane.unstored:
+            lane.close_unstored(kernel.state(instrument))
         room = self._journal.has_room
-        if not room and self._journal.blocked is None:
-            # not full, only slower than the records for a moment: nothing needs to go unstored for that
-            raise Busy("batch: the journal waits for the disk; send it again", field="batch")
-        if not room and not (self.live_only and request.live):
-            raise JournalFull(
-                "the journal has used up journal.budget or its disk; nothing was accepted. Free disk space, let the "
-                "writer catch up (marketd status), or raise journal.budget",
-                field="journal.budget",
-            )
-        lot = self._kernel.accept(
-            instrument,
-            parts,
-            self._clock.next(),
-            source=request.source,
-            producer=request.producer,
-            batch=request.batch,
-            rejected=request.rejected,
-            max_bytes=self._journal.max_frame_bytes,
-        )
+        if not room:
+            self._demand_live_only(request)
+        lot = self._accept(request, payloads, instrument, parts)
         if request.live:
-            self._orphans.follow(request.producer, lot)
-        remembered = self._kernel.remember(request.producer, request.batch, lot)
-        end = self._take(lot) if room else None
+            self._orphans.follow(producer, lot)
+        remembered = kernel.remember(producer, batch, lot)
+        end = lane.take(lot) if room else None
         self._count(lot, request.rejected)
         outcome = Outcome(
             id=request.id,
-            batch=request.batch,
+            batch=batch,
             accepted=lot.accepted,
             refused=lot.refused,
             seq=lot.seq,
@@ -202,13 +160,48 @@ class Ingest:
         )
         if end is None:
             remembered.offset = LIVE_ONLY
-            self._keep_live_only(lot)
-            self._send(peer, outcome)
+            lane.keep_live_only(lot)
+            self.acks.send(peer, outcome)
         else:
             remembered.offset = end
-            self._answer(peer, end, outcome)
+            self.acks.answer(peer, end, outcome)
         if self._consolidator is not None:
             self._consolidate(self._consolidator, lot)
+
+    def _demand_live_only(self, request: protocol.Ingest) -> None:
+        """The journal has no room: only what may be shown without being stored goes on."""
+        if self._journal.blocked is None:
+            # not full, only slower than the records for a moment: nothing needs to go unstored for that
+            raise Busy("batch: the journal waits for the disk; send it again", field="batch")
+        if not (self.live_only and request.live):
+            raise JournalFull(
+                "the journal has used up journal.budget or its disk; nothing was accepted. Free disk space, let the "
+                "writer catch up (marketd status), or raise journal.budget",
+                field="journal.budget",
+            )
+
+    def _accept(
+        self, request: protocol.Ingest, payloads: list[bytes], instrument: Instrument, parts: Parts | None
+    ) -> Lot:
+        """What the kernel makes of the batch. `parts` is None for a few trades: they are not read as arrays unless one
+        of them is not as it should be."""
+        kernel, ts_known, limit = self._kernel, self._clock.next(), self._journal.max_frame_bytes
+        producer, batch = request.producer, request.batch
+        if parts is None:
+            lot = kernel.accept_few(instrument, payloads[0], ts_known, producer, batch, limit)
+            if lot is not None:
+                return lot
+            parts = self._read_parts(request, payloads)
+        return kernel.accept(
+            instrument,
+            parts,
+            ts_known,
+            source=request.source,
+            producer=producer,
+            batch=batch,
+            rejected=request.rejected,
+            max_bytes=limit,
+        )
 
     def _consolidate(self, consolidator: Consolidator, lot: Lot) -> None:
         """The consolidated book that follows from a venue's lot: a lot of its own, with a moment of its own.
@@ -223,7 +216,7 @@ class Ingest:
         except MarketdError as error:
             _log.error("%s cannot be kept: %s", merged.instrument.name, error, extra={"action": "consolidated_refused"})
             return
-        self._take(self._kernel.derive(instrument, merged.parts, self._clock.next()))
+        self.lane.take(self._kernel.derive(instrument, merged.parts, self._clock.next()))
 
     def _consolidated_instrument(self, consolidator: Consolidator, wanted: Instrument) -> Instrument:
         """With its id; in the journal before its first use."""
@@ -236,8 +229,6 @@ class Ingest:
 
     def _demand_order(self, request: protocol.Ingest) -> None:
         """What was on its way to an ingest that died is sent again, and must not be overtaken by what follows it."""
-        if not request.oldest:
-            return
         due = max(self._kernel.producers.newest(request.producer) + 1, request.oldest)
         if request.batch > due:
             raise Busy(f"batch: {request.batch} came before {due}; send both again, in order", field="batch")
@@ -251,7 +242,7 @@ class Ingest:
             )
         return instrument
 
-    def _read_parts(self, request: protocol.Ingest, payloads: list[bytes]) -> list[tuple[Kind, Records]]:
+    def _read_parts(self, request: protocol.Ingest, payloads: list[bytes]) -> Parts:
         if len(request.parts) != len(payloads):
             raise ProtocolError(f"parts: {len(request.parts)} are named, {len(payloads)} frames follow", field="parts")
         parts = [self._read_part(part, payload) for part, payload in zip(request.parts, payloads, strict=True)]
@@ -276,59 +267,14 @@ class Ingest:
             raise ProtocolError(f"parts: {kind.name} records are marketd's own", field="parts")
         return kind, read_fitting_part(kind, part.count, payload)
 
-    def _take(self, lot: Lot) -> int | None:
-        """Frame and publish a lot; the end of its frame, or None when the journal could not hold it."""
-        state = lot.state
-        try:
-            end = self._journal.append(state.instrument.id, lot.seq, lot.ts_known, lot.sections)
-        except (JournalFull, JournalBehind):
-            return None
-        self._publisher.show(lot, end)
-        if lot.unknown:
-            state.rebuild |= dict.fromkeys(lot.unknown, end)
-        return end
-
-    def _keep_live_only(self, lot: Lot) -> None:
-        """`journal.when_full = "live_only"`: readers go on seeing the market, the ledger says what was not stored."""
-        state = lot.state
-        if not state.unstored_since:
-            state.unstored_since = lot.ts_known
-            _log.error(
-                "%s is kept live only: the journal is full",
-                state.instrument.name,
-                extra={"action": "journal_full", "instrument": state.instrument.name},
-            )
-        state.unstored_count += lot.records
-        self._unstored[state.instrument.id] = state
-        # this late trade will never be among the stored ones, but others of the bar may wait there already
-        state.rebuild |= dict.fromkeys(lot.unknown, self._journal.end)
-        self._counts["live_only"] += lot.records
-        self._publisher.show(lot, -1)
-
-    def _close_unstored(self, state: InstrumentState) -> None:
-        """Where there is room again, the ledger first says what was not stored: killed behind that, nothing is lost."""
-        since, count = state.unstored_since, state.unstored_count
-        if not since or not self._journal.has_room:
-            return
-        state.unstored_since = state.unstored_count = 0
-        until = max(since, self._clock.now())  # the wall clock may have stepped back meanwhile
-        event = coverage_record(Coverage.UNSTORED, since, until, stream=0, detail=count, reason="journal full")
-        if not self.record_coverage(state.instrument, event):
-            state.unstored_since, state.unstored_count = since, count  # the next lot that finds room says it
-
-    def record_coverage(self, instrument: Instrument, event: Records) -> bool:
-        """Write an event of the ledger that ingest itself observed; whether the journal had room for it."""
-        lot = self._kernel.accept(instrument, [(COVERAGE_KIND, event)], self._clock.next(), source="ingest")
-        return self._take(lot) is not None
-
     def _count(self, lot: Lot, rejected: Sequence[Rejection]) -> None:
-        self._counts["batches"] += 1
-        self._counts["records"] += lot.accepted
+        self._batches += 1
+        self._records += lot.accepted
         if rejected:
-            self._counts["rejected"] += len(rejected)
+            self._rejected += len(rejected)
             self._count_rules(each.rule for each in rejected)
         if lot.refused:
-            self._counts["refused"] += len(lot.refused)
+            self._refused += len(lot.refused)
             self._count_rules(refusal.rule for refusal in lot.refused)
             first = lot.refused[0]
             _log.warning(
@@ -373,7 +319,7 @@ class Ingest:
         if end:
             self._publisher.announce(self._registry.instruments)
         # an id may have been assigned a moment ago for somebody else, and not be on disk yet
-        self._answer(peer, self._journal.end, Declared(id=request.id, instruments=declared, resume=resume))
+        self.acks.answer(peer, self._journal.end, Declared(id=request.id, instruments=declared, resume=resume))
 
     def _introduce(self, instrument: Instrument, *, new: bool = True) -> int:
         """Journal and arena of an instrument that has its id; the end of its frame, 0 when it needed none."""
@@ -381,145 +327,10 @@ class Ingest:
         end = 0
         # without a record in this journal the database may not know the id: an import made it, or the disk was full
         if new or not self._kernel.state(instrument).journaled:
-            end = self.journal_instrument(instrument)
+            end = self.lane.introduce(instrument)
         self._registry.mark_live(instrument.id, self._clock.now())
         self._publisher.board(instrument)
         return end
-
-    def journal_instrument(self, instrument: Instrument) -> int:
-        """Journal an INSTRUMENT record, before the first use of its id; the end of its frame."""
-        lot = self._kernel.introduce(instrument, self._clock.next())
-        _log.info(
-            "instrument %s has the id %d",
-            instrument.name,
-            instrument.id,
-            extra={"action": "instrument_declared", "instrument": instrument.name},
-        )
-        try:
-            return self._journal.append(instrument.id, lot.seq, lot.ts_known, lot.sections)
-        except (JournalFull, JournalBehind):
-            lot.state.seq -= 1
-            lot.state.journaled = False  # still due: the next declaration journals it
-            raise
-
-    def step_of_clock(self, step_ns: int) -> None:
-        now = self._clock.now()
-        _CLOCK_STEPS.inc()
-        _log.warning("the wall clock stepped by %.3f s", step_ns / 1e9, extra={"action": "clock_step"})
-        event = coverage_record(Coverage.CLOCK_STEP, now - max(step_ns, 0), now, stream=0, detail=step_ns)
-        self._due_events.append(event)
-        self.tell_due_events()
-
-    def tell_due_events(self) -> None:
-        """Journal the daemon's own events that found no room when they happened, and what instruments kept live only:
-        one that has fallen silent since would never say it."""
-        for number, state in list(self._unstored.items()):
-            self._close_unstored(state)
-            if not state.unstored_since:
-                del self._unstored[number]
-        while self._due_events and self._journal.has_room:
-            if not self.record_coverage(self._registry.by_name(GLOBAL_NAME), self._due_events[0]):
-                return
-            self._due_events.popleft()
-
-    # ---- durability ---------------------------------------------------------------------------
-
-    def _answer(self, peer: bytes, offset: int, answer: protocol.Message) -> None:
-        """Send the answer once the journal is durable up to `offset`."""
-        if offset <= self._journal.durable:
-            self._send(peer, answer)
-        elif self._waiting and offset < self._waiting[-1][0]:
-            # the repetition of a batch that still waits: in front of what came after it
-            place = next(i for i, entry in enumerate(self._waiting) if entry[0] > offset)
-            self._waiting.insert(place, (offset, peer, answer))
-        else:
-            self._waiting.append((offset, peer, answer))
-
-    def acknowledge(self) -> None:
-        """Answer what has reached the disk; tell the writer, who gathers rows for longer than it is kept waiting."""
-        durable = self._journal.durable
-        if durable == self.acknowledged:
-            return
-        self.acknowledged = durable
-        self._publisher.mark_durable(durable)
-        waiting = self._waiting
-        while waiting and waiting[0][0] <= durable:
-            _, peer, answer = waiting.popleft()
-            self._send(peer, answer)
-        if time.monotonic_ns() - self._told_ns >= TELL_NS:
-            self.tell_writer()
-
-    def tell_writer(self) -> None:
-        """How far the journal is durable, where the writer has not heard it yet."""
-        if self._follower is not None and self.acknowledged > self._told:
-            self._told, self._told_ns = self.acknowledged, time.monotonic_ns()
-            self._send(self._follower, Durable(journal=self._journal.uuid, offset=self._told))
-
-    @property
-    def accepting(self) -> bool:
-        """False while too many answers wait for the disk: then nothing more is read, and peers wait."""
-        return len(self._waiting) < MAX_UNACKNOWLEDGED
-
-    def _follow(self, peer: bytes, request: Follow) -> None:
-        self._check_committed(request.committed)
-        self._follower = peer
-        self._told = self._journal.durable
-        self._send(peer, Durable(id=request.id, journal=self._journal.uuid, offset=self._told))
-        self.committed = max(self.committed, request.committed)
-
-    def _on_committed(self, message: Committed) -> None:
-        if message.journal == self._journal.uuid:
-            self._check_committed(message.offset)
-            self.committed = max(self.committed, message.offset)
-
-    def _check_committed(self, offset: int) -> None:
-        """What is not on disk here cannot be in the database: believed, it would free records that nobody has."""
-        if offset > self._journal.durable:
-            raise ProtocolError(
-                f"committed: {offset} is beyond the {self._journal.durable} bytes of this journal", field="committed"
-            )
-
-    def next_rebuild(self) -> RebuildBars | None:
-        """Bars of one instrument whose late trades are committed: to be computed from all their stored trades.
-
-        Instruments take turns, so that one whose question fails holds nobody up.
-        """
-        waiting = [state for state in self._kernel.states if state.rebuild]
-        waiting.sort(key=lambda state: (state.instrument.id <= self._asked_last, state.instrument.id))
-        for state in waiting:
-            due = [bar for bar, offset in state.rebuild.items() if offset <= self.committed]
-            if due:
-                self._asked_at = self.committed
-                self._asked_last = state.instrument.id
-                return RebuildBars(instrument=state.instrument.id, bars=due[: self._rebuild_at_once])
-        return None
-
-    def rebuild_failed(self) -> None:
-        """The question of `next_rebuild` was not answered: the next ones are smaller."""
-        self._rebuild_at_once = max(1, self._rebuild_at_once // 2)
-
-    def adopt(self, request: RebuildBars, bars: Records) -> None:
-        """Store and publish what was rebuilt. A bar that has no trades any more (retention) keeps its version, and the
-        ledger says so. One that got another late trade since the question was asked is asked for again."""
-        self._rebuild_at_once = MAX_REBUILD
-        instrument = self._registry.by_id(request.instrument)
-        state = self._kernel.state(instrument)
-        self._close_unstored(state)
-        found = list(zip(bars["timeframe"].tolist(), bars["ts"].tolist(), strict=True))
-        whole = np.array([state.rebuild.get(bar, 0) <= self._asked_at for bar in found], dtype=bool)
-        bars = bars[whole]
-        if len(bars) and self._journal.has_room:
-            self._take(self._kernel.adopt(instrument, bars, self._clock.next()))
-        for timeframe, ts in request.bars:
-            due = state.rebuild.get((timeframe, ts))
-            if (timeframe, ts) in found or due is None or due > self._asked_at:
-                continue
-            if self._journal.has_room:  # or else it is asked for again
-                del state.rebuild[timeframe, ts]
-                event = coverage_record(
-                    Coverage.LATE_REFUSED, ts, ts + timeframe * NS_PER_SECOND, stream=2, reason="its trades are gone"
-                )
-                self.record_coverage(instrument, event)
 
     def leave_orphans(self) -> None:
         """Books whose feed is gone are not LIVE any more."""
@@ -531,8 +342,8 @@ class Ingest:
             kind = self._kernel.kinds.by_name("book")
             record = stale_book(kind, state.newest)
             lot = self._kernel.accept(instrument, [(kind, record)], self._clock.next(), source="ingest")
-            if self._take(lot) is None:
-                self._keep_live_only(lot)
+            if self.lane.take(lot) is None:
+                self.lane.keep_live_only(lot)
             if self._consolidator is not None:
                 self._consolidate(self._consolidator, lot)
             _log.warning(
@@ -543,15 +354,22 @@ class Ingest:
         self._orphans.close()
 
     def statistics(self) -> IngestStatistics:
-        counts: Any = self._counts
         return IngestStatistics(
-            batches=counts["batches"],
-            records=counts["records"],
-            refused=counts["refused"],
-            rejected=counts["rejected"],
-            repeated=counts["repeated"],
-            failures=counts["failures"],
-            live_only=counts["live_only"],
-            unacknowledged=len(self._waiting),
-            late_unknown=sum(len(state.rebuild) for state in self._kernel.states),
+            batches=self._batches,
+            records=self._records,
+            refused=self._refused,
+            rejected=self._rejected,
+            repeated=self._repeated,
+            failures=self._failures,
+            live_only=self.lane.live_only,
+            unacknowledged=len(self.acks),
+            late_unknown=len(self.rebuilds),
         )
+
+
+def _is_few_trades(request: protocol.Ingest, payloads: list[bytes]) -> bool:
+    """Whether the batch is what the kernel takes as the bytes that it came as."""
+    if len(payloads) != 1 or len(request.parts) != 1 or request.rejected:
+        return False
+    part = request.parts[0]
+    return part.kind == "trade" and 0 < part.count <= SMALL_BATCH and len(payloads[0]) == part.count * TRADE_BYTES

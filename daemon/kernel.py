@@ -12,7 +12,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -65,8 +65,10 @@ PRODUCER_KIND, QUARANTINE_KIND = BY_NAME["producer"], BY_NAME["quarantine"]
 
 _PRODUCER_ROW = struct.Struct("<16sqii")
 _TRADE_ROW = struct.Struct("<6q2i")
-assert _TRADE_ROW.size == TRADE.itemsize
+TRADE_BYTES, PRODUCER_BYTES = TRADE.itemsize, PRODUCER.itemsize
+assert (_TRADE_ROW.size, _PRODUCER_ROW.size) == (TRADE_BYTES, PRODUCER_BYTES)
 
+Data = Any  # the bytes of whole records: anything with a contiguous buffer
 SectionData = tuple[int, int, int, Any]  # kind id, itemsize, count, buffer
 
 
@@ -85,7 +87,7 @@ class Quarantined(msgspec.Struct, frozen=True, array_like=True):
 quarantine_decoder = msgspec.msgpack.Decoder(list[Quarantined])
 
 
-class Lot(NamedTuple):
+class Lot(msgspec.Struct, gc=False):
     """What a batch became: one frame, visible together."""
 
     state: InstrumentState
@@ -95,8 +97,13 @@ class Lot(NamedTuple):
     accepted: int  # offered records that were taken
     refused: list[Refusal]
     sections: list[SectionData]
-    rows: list[tuple[Kind, Records]]  # stamped records by kind, closed bars included
+    data: list[tuple[Kind, Data]]  # stamped records by kind, closed bars included
     unknown: list[tuple[int, int]]  # (timeframe s, ts): bars to be rebuilt from stored trades
+
+    @property
+    def rows(self) -> list[tuple[Kind, Records]]:
+        """`data` as arrays, made when asked for: nearly every lot is shown as the bytes that it is."""
+        return [(kind, np.frombuffer(data, kind.dtype)) for kind, data in self.data]
 
 
 class Kernel:
@@ -166,15 +173,14 @@ class Kernel:
         Raises InvalidArgument, and then nothing has changed, when its frame could be longer than `max_bytes`.
         """
         state = self.state(instrument)
-        if len(parts) == 1 and not rejected and max_bytes >= self._few_bytes:
+        if len(parts) == 1 and not rejected:
             kind, records = parts[0]
-            is_plain = state.offered is None and state.activity is None
-            if kind is TRADE_KIND and len(records) <= SMALL_BATCH and is_plain:
-                lot = self._accept_few(state, records, ts_known, producer, batch)
+            if kind is TRADE_KIND and 0 < len(records) <= SMALL_BATCH:
+                lot = self.accept_few(instrument, records.tobytes(), ts_known, producer, batch, max_bytes)
                 if lot is not None:
                     return lot
         first = seq = state.seq + 1
-        rows: list[tuple[Kind, Records]] = []
+        shown: list[tuple[Kind, Data]] = []
         sections: list[SectionData] = []
         refused: list[Refusal] = []
         quarantined: list[Quarantined] = []
@@ -186,7 +192,7 @@ class Kernel:
             data, stamped = stamp(kind, records, ts_known, seq)
             seq += len(stamped)
             sections.append((kind.id, kind.dtype.itemsize, len(stamped), data))
-            rows.append((kind, stamped))
+            shown.append((kind, data))
             return stamped
 
         # index -1: no record of a part, but something the sender could not read as one
@@ -225,7 +231,7 @@ class Kernel:
                 folded = self._follow(state, kind, stamped)
             except RangeError as error:
                 sections.pop()
-                rows.pop()
+                shown.pop()
                 seq -= len(records)
                 state.trade_ids.remove(records)
                 places = range(len(records)) if indexes is None else indexes.tolist()
@@ -263,46 +269,58 @@ class Kernel:
         self.ts_known = state.ts_known = ts_known
         # until its frame has an end, a bar that must be computed anew waits for ever
         state.rebuild |= dict.fromkeys(unknown, UNFRAMED)
-        return Lot(state, first, seq - first, ts_known, accepted, refused, sections, rows, unknown)
+        return Lot(state, first, seq - first, ts_known, accepted, refused, sections, shown, unknown)
 
-    def _accept_few(
-        self, state: InstrumentState, records: Records, ts_known: int, producer: bytes, batch: int
+    def accept_few(
+        self,
+        instrument: Instrument,
+        trades: bytes,
+        ts_known: int,
+        producer: bytes = b"",
+        batch: int = 0,
+        max_bytes: int = NO_LIMIT,
     ) -> Lot | None:
-        """The live case with plain ints: a few trades, all good. None: nothing has changed, take the long way."""
-        trades = records.tolist()
-        count = len(trades)
-        if not count or not self._validator.admit_few(trades, state.instrument, ts_known, state.trade_ids):
+        """The live case with plain ints: one to `SMALL_BATCH` TRADE records and nothing else, all of them good.
+
+        None: nothing has changed, `accept` takes them the long way.
+        """
+        state = self.state(instrument)
+        if state.offered is not None or state.activity is not None or max_bytes < self._few_bytes:
             return None
-        seq = state.seq
+        offered = [*_TRADE_ROW.iter_unpack(trades)]
+        if not self._validator.admit_few(offered, instrument, ts_known, state.trade_ids):
+            return None
+        first = seq = state.seq + 1
         stamped: list[tuple[int, ...]] = []
-        for ts, _, _, trade_id, price, size, side, flags in trades:
-            seq += 1
+        for ts, _, _, trade_id, price, size, side, flags in offered:
             stamped.append((ts - ts % NS_PER_US, ts_known, seq, trade_id, price, size, side, flags))
+            seq += 1
         try:
             folded = state.fold.fold_few(stamped)
         except RangeError:
-            state.trade_ids.remove(records)
+            state.trade_ids.remove(np.frombuffer(trades, TRADE))
             return None
+        count = len(stamped)
         data = _TRADE_ROW.pack(*stamped[0]) if count == 1 else b"".join([_TRADE_ROW.pack(*row) for row in stamped])
-        sections: list[SectionData] = [(TRADE_KIND.id, TRADE.itemsize, count, data)]
-        rows: list[tuple[Kind, Records]] = [(TRADE_KIND, np.frombuffer(data, TRADE))]
         newest = stamped[0][0] if count == 1 else max([row[0] for row in stamped])
         if newest > state.last_trade_ts:
             state.last_trade_ts = newest
         if newest > state.newest:
             state.newest = newest
+        sections: list[SectionData] = [(TRADE_KIND.id, TRADE_BYTES, count, data)]
+        shown: list[tuple[Kind, Data]] = [(TRADE_KIND, data)]
         if len(folded.closed):
-            closed, bars = stamp(CANDLE_KIND, folded.closed, ts_known, seq + 1)
+            closed, bars = stamp(CANDLE_KIND, folded.closed, ts_known, seq)
             seq += len(bars)
             sections.append((CANDLE_KIND.id, CANDLE.itemsize, len(bars), closed))
-            rows.append((CANDLE_KIND, bars))
+            shown.append((CANDLE_KIND, closed))
         if producer:
-            sections.append((PRODUCER_KIND.id, PRODUCER.itemsize, 1, _PRODUCER_ROW.pack(producer, batch, count, count)))
-        first, state.seq = state.seq + 1, seq
+            sections.append((PRODUCER_KIND.id, PRODUCER_BYTES, 1, _PRODUCER_ROW.pack(producer, batch, count, count)))
+        state.seq = seq - 1
         self.ts_known = state.ts_known = ts_known
         if folded.unknown:
             state.rebuild |= dict.fromkeys(folded.unknown, UNFRAMED)
-        return Lot(state, first, seq - first + 1, ts_known, count, [], sections, rows, folded.unknown)
+        return Lot(state, first, seq - first, ts_known, count, [], sections, shown, folded.unknown)
 
     def _most_bytes(
         self,
@@ -353,16 +371,16 @@ class Kernel:
         state = self.state(instrument)
         first = seq = state.seq + 1
         sections: list[SectionData] = []
-        rows: list[tuple[Kind, Records]] = []
+        shown: list[tuple[Kind, Data]] = []
         for kind, records in parts:
             data, stamped = stamp(kind, records, ts_known, seq)
             seq += len(stamped)
             sections.append((kind.id, kind.dtype.itemsize, len(stamped), data))
-            rows.append((kind, stamped))
+            shown.append((kind, data))
             self._follow(state, kind, stamped)
         state.seq = seq - 1
         self.ts_known = state.ts_known = ts_known
-        return Lot(state, first, seq - first, ts_known, seq - first, [], sections, rows, [])
+        return Lot(state, first, seq - first, ts_known, seq - first, [], sections, shown, [])
 
     def introduce(self, instrument: Instrument, ts_known: int) -> Lot:
         """The INSTRUMENT record of an id, which comes before its first use."""
@@ -379,12 +397,12 @@ class Kernel:
     def adopt(self, instrument: Instrument, bars: Records, ts_known: int) -> Lot:
         """New versions of bars, rebuilt from stored trades: stamped and framed, past the validator and the fold."""
         state = self.state(instrument)
-        data, stamped = stamp(CANDLE_KIND, bars, ts_known, state.seq + 1)
+        data, _ = stamp(CANDLE_KIND, bars, ts_known, state.seq + 1)
         first, state.seq = state.seq + 1, state.seq + len(bars)
         self.ts_known = state.ts_known = ts_known
         forget_rebuilt(state, bars)
         sections = [(CANDLE_KIND.id, CANDLE.itemsize, len(bars), data)]
-        return Lot(state, first, len(bars), ts_known, len(bars), [], sections, [(CANDLE_KIND, stamped)], [])
+        return Lot(state, first, len(bars), ts_known, len(bars), [], sections, [(CANDLE_KIND, data)], [])
 
     def _follow(self, state: InstrumentState, kind: Kind, records: Records) -> Folded | None:
         """Let the instrument's state follow accepted records; what the fold says of them."""

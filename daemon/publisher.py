@@ -60,6 +60,8 @@ class Board:
         self.rings = {spec.name: spec.capacity for spec in specs}
         self.heritage: Heritage | None = None  # what it has of the arena that it replaced
         self._rings = {spec.name: index for index, spec in enumerate(specs)}
+        # of the kinds that have one ring, by the kind's name
+        self._writers = {spec.name: arena.rings[index] for index, spec in enumerate(specs)}
         self._candle_rings = {
             (int(source), frame): candle_ring(frame, name) for source, name in SOURCES.items() for frame in timeframes
         }
@@ -76,15 +78,15 @@ class Board:
         }
 
     def show(self, lot: Lot, journal_offset: int) -> None:
-        for kind, records in lot.rows:
-            if kind.dtype is CANDLE:
+        for kind, data in lot.data:
+            ring = self._writers.get(kind.name)
+            if ring is not None:
+                ring.append(data)
+            elif kind.id in _TIMED:
+                records = np.frombuffer(data, kind.dtype)
+                show = self._show_buckets if kind is BUCKETS_KIND else self._show_bar
                 for index in range(len(records)):
-                    self._show_bar(records[index : index + 1])
-            elif kind is BUCKETS_KIND:
-                for index in range(len(records)):
-                    self._show_buckets(records[index : index + 1])
-            elif (ring := self._rings.get(kind.name)) is not None:
-                self.arena.append(ring, records)
+                    show(records[index : index + 1])
         state = self.state
         self.arena.publish(lot.ts_known, state.newest, state.seq, journal_offset, state.fold.open_table)
 
@@ -244,22 +246,26 @@ class Publisher:
             return  # a bar computed anew for an id that a finer precision replaced: the arena is the other's
         board.show(lot, journal_offset)
         self._unmarked[lot.state.instrument.id] = board
-        for kind, records in lot.rows:
-            if kind.id not in _TIMED:
-                topic = board.topics.get(kind.name)
-                if topic is not None:
-                    self._send(topic, kind, records, lot)
-                continue
-            for index in range(len(records)):
-                topic = board.timed_topics.get((kind.id, int(records["timeframe"][index])))
-                if topic is not None:
-                    self._send(topic, kind, records[index : index + 1], lot)
+        numbers = self._numbers
+        for kind, data in lot.data:
+            if kind.id in _TIMED:
+                self._send_timed(board, kind, np.frombuffer(data, kind.dtype), lot)
+            elif (topic := board.topics.get(kind.name)) is not None:
+                # PUB drops silently at its high-water mark; the number shows a subscriber what it missed
+                number = numbers[topic] = numbers.get(topic, 0) + 1
+                if self._subscribed:  # sending to nobody costs as much as folding a trade
+                    self._send(topic, number, kind, np.frombuffer(data, kind.dtype), lot)
 
-    def _send(self, topic: bytes, kind: Kind, records: Records, lot: Lot) -> None:
-        # PUB drops silently at its high-water mark; the number shows a subscriber what it missed
-        number = self._numbers[topic] = self._numbers.get(topic, 0) + 1
-        if not self._subscribed:
-            return  # sending to nobody costs as much as folding a trade
+    def _send_timed(self, board: Board, kind: Kind, records: Records, lot: Lot) -> None:
+        """Records of a kind that has a topic a timeframe: one by one."""
+        for index, timeframe in enumerate(records["timeframe"].tolist()):
+            topic = board.timed_topics.get((kind.id, timeframe))
+            if topic is not None:
+                number = self._numbers[topic] = self._numbers.get(topic, 0) + 1
+                if self._subscribed:
+                    self._send(topic, number, kind, records[index : index + 1], lot)
+
+    def _send(self, topic: bytes, number: int, kind: Kind, records: Records, lot: Lot) -> None:
         header = StreamHeader(
             number, kind.name, len(records), lot.state.instrument.id, lot.ts_known, int(records["seq"][0])
         )

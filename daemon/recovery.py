@@ -12,14 +12,14 @@ from typing import NamedTuple
 import msgspec
 
 from marketd.daemon.instrument_state import InstrumentState
-from marketd.daemon.kernel import Kernel, Lot
+from marketd.daemon.kernel import Data, Kernel, Lot
 from marketd.daemon.publisher import Board, Publisher
 from marketd.daemon.registry import Registry, RegistryBehind
 from marketd.ipc.frames import Frame
 from marketd.ipc.journal import Journal
 from marketd.market.book_rows import read_records
 from marketd.market.instruments import Instrument
-from marketd.market.records import Kind, Records
+from marketd.market.records import Kind
 from marketd.market.times import NS_PER_US
 
 _log = logging.getLogger(__name__)
@@ -115,10 +115,12 @@ def _demand_ids(journal: Journal, registry: Registry, ids: Iterable[int]) -> Non
 
 def lot_of(frame: Frame, kernel: Kernel, state: InstrumentState) -> Lot:
     """A frame of the journal as the lot that it was, for showing it."""
-    rows: list[tuple[Kind, Records]] = []
+    shown: list[tuple[Kind, Data]] = []
+    count = 0
     for section in frame.sections:
         kind = kernel.kinds.by_id(section.kind) if section.kind in kernel.kinds else None
         if kind is not None and kind.ring:
-            rows.append((kind, read_records(kind, section.itemsize, section.payload)))
-    count = sum(len(records) for _, records in rows)
-    return Lot(state, frame.seq, count, frame.ts_known, count, [], [], rows, [])
+            records = read_records(kind, section.itemsize, section.payload)
+            shown.append((kind, records))
+            count += len(records)
+    return Lot(state, frame.seq, count, frame.ts_known, count, [], [], shown, [])

@@ -16,10 +16,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 import zmq
 
-from marketd.daemon.kernel import Kernel, Lot
+from marketd.daemon.kernel import Data, Kernel, Lot
 from marketd.daemon.publisher import Board
 from marketd.daemon.query_link import QueryLink
 from marketd.daemon.recovery import lot_of
@@ -197,15 +198,15 @@ class Warmer:
 
     def _unseen(self, board: Board, lot: Lot) -> Lot:
         """The lot without what its rings have from the database."""
-        rows = []
+        unseen: list[tuple[Kind, Data]] = []
         for kind, records in lot.rows:
             newest = [
                 self._newest.get((lot.state.instrument.id, ring), _NONE) for ring in board.rings_of(kind, records)
             ]
-            unseen = records[records["seq"] > np.array(newest, dtype=np.int64)]
-            if len(unseen):
-                rows.append((kind, unseen))
-        return lot._replace(rows=rows)
+            later = records[records["seq"] > np.array(newest, dtype=np.int64)]
+            if len(later):
+                unseen.append((kind, later))
+        return msgspec.structs.replace(lot, data=unseen)
 
 
 def _request(symbol: str, stream: str, rest: Sequence[str]) -> Bars | Rows:

@@ -26,7 +26,7 @@ from marketd.ipc import paths, sockets
 from marketd.ipc.arena import ArenaState
 from marketd.ipc.journal import Journal
 from marketd.ipc.protocol import Answer, RebuildBars
-from marketd.market.instruments import CONSOLIDATED_VENUE
+from marketd.market.instruments import CONSOLIDATED_VENUE, GLOBAL_NAME
 from marketd.market.records import CANDLE
 
 _log = logging.getLogger(__name__)
@@ -93,6 +93,7 @@ class IngestActor(PollActor):
             live_only=config.journal.when_full == "live_only",
             consolidator=self._consolidator() if config.book.consolidated else None,
         )
+        self._acks = self._ingest.acks
         self._publisher.announce(self._registry.instruments)
         self._beat()
         sockets.bind(self._stream, paths.socket_url(config.runtime_path, "stream"))
@@ -129,14 +130,14 @@ class IngestActor(PollActor):
         reading = True
         next_beat = time.monotonic()
         while not self.stopping:
-            if reading != self._ingest.accepting:
+            if reading != self._acks.accepting:
                 reading = not reading
                 poller.modify(self._socket, zmq.POLLIN if reading else 0)
             events = dict(poller.poll(self._wait_ms(next_beat)))
             self._journal.look_away()
             if self._journal.fd in events:
                 self._hear()
-            self._ingest.acknowledge()
+            self._acks.acknowledge()
             if self._socket in events:
                 self._read_some()
             if self.control.called(events):
@@ -150,7 +151,7 @@ class IngestActor(PollActor):
     def _wait_ms(self, next_beat: float) -> int:
         """How long the poll may last: not at all where something became durable since it was last looked at."""
         self._journal.listen()
-        if self._journal.durable != self._ingest.acknowledged:
+        if self._journal.durable != self._acks.acknowledged:
             return 0
         return max(0, round((next_beat - time.monotonic()) * 1000))
 
@@ -176,18 +177,18 @@ class IngestActor(PollActor):
         if taken is not None and self._rebuilding is not None:
             answer, payloads = taken
             if isinstance(answer, Answer):
-                self._ingest.adopt(self._rebuilding, np.frombuffer(payloads[0], dtype=CANDLE))
+                self._ingest.rebuilds.adopt(self._rebuilding, np.frombuffer(payloads[0], dtype=CANDLE))
             else:
-                self._ingest.rebuild_failed()
+                self._ingest.rebuilds.failed()
             self._rebuilding = None
         if not self._queries.busy:
-            self._rebuilding = self._ingest.next_rebuild()
+            self._rebuilding = self._ingest.rebuilds.next(self._acks.committed)
             if self._rebuilding is not None:
                 self._queries.ask(self._rebuilding)
 
     def _read_some(self) -> None:
-        receive, ingest, journal = self._socket.recv, self._ingest, self._journal
-        handle = ingest.handle
+        receive, handle = self._socket.recv, self._ingest.handle
+        journal, acks = self._journal, self._acks
         self._is_caught_up = False
         for _ in range(MESSAGES_PER_TURN):
             try:
@@ -202,8 +203,8 @@ class IngestActor(PollActor):
                 frames.append(frame.bytes)
                 more = frame.more
             handle(peer, frames)
-            if journal.durable != ingest.acknowledged:
-                ingest.acknowledge()  # a turn may last much longer than the disk
+            if journal.durable != acks.acknowledged:
+                acks.acknowledge()  # a turn may last much longer than the disk
 
     def _hear(self) -> None:
         self._journal.hear()
@@ -222,28 +223,28 @@ class IngestActor(PollActor):
     def _beat(self) -> None:
         step = self._clock.correct()
         if step:
-            self._ingest.step_of_clock(step)
-        self._ingest.tell_due_events()
-        self._ingest.tell_writer()
+            self._ingest.lane.step_of_clock(self._registry.by_name(GLOBAL_NAME), step)
+        self._ingest.lane.tell_due_events()
+        self._acks.tell_writer()
         if self._is_caught_up:
             self._ingest.leave_orphans()
-        self._journal.release(self._ingest.committed, self.config.journal.keep)
-        self._publisher.heartbeat(self._journal.durable, self._ingest.committed)
+        self._journal.release(self._acks.committed, self.config.journal.keep)
+        self._publisher.heartbeat(self._journal.durable, self._acks.committed)
         if self.state == "live":
             self._rebuild()  # while warming, the line to the query actor is the Warmer's
 
     # ---- the end ------------------------------------------------------------------------------
 
     def drain(self, deadline: float) -> None:
-        while self._ingest.statistics().unacknowledged and time.monotonic() < deadline:
+        while len(self._acks) and time.monotonic() < deadline:
             self._journal.wait_durable(self._journal.end, DRAIN_LOOK_SECONDS)
             self._hear()
-            self._ingest.acknowledge()
+            self._acks.acknowledge()
 
     def end(self) -> None:
         self._journal.close()
-        self._ingest.acknowledge()
-        self._ingest.tell_writer()  # it drains after us, up to this last word
+        self._acks.acknowledge()
+        self._acks.tell_writer()  # it drains after us, up to this last word
         self._beat_last()
         self._ingest.close()
         self._publisher.close()
@@ -253,7 +254,7 @@ class IngestActor(PollActor):
         self._stream.close(linger=0)
 
     def _beat_last(self) -> None:
-        self._publisher.heartbeat(self._journal.durable, self._ingest.committed)
+        self._publisher.heartbeat(self._journal.durable, self._acks.committed)
 
     def reload(self, config: Config) -> None:
         self._journal.set_budget(config.journal.budget)
@@ -268,5 +269,5 @@ class IngestActor(PollActor):
             "journal": self._journal.statistics(),
             "arena": self._publisher.statistics(),
             "rules": dict(self._ingest.rules),
-            "committed_offset": self._ingest.committed,
+            "committed_offset": self._acks.committed,
         }

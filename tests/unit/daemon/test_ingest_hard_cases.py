@@ -66,12 +66,12 @@ def test_a_bar_of_an_id_that_a_finer_precision_replaced_is_stored_and_not_shown(
 ) -> None:
     ingest, _ = ingest_of(daemon)
     state = daemon.kernel.state(daemon.registry.by_name(BTC.name))
-    state.rebuild[BAR] = ingest.committed = 100
+    state.rebuild[BAR] = ingest.acks.committed = 100
     finer = msgspec.structs.replace(BTC, price_scale=4)
     ingest.handle(b"peer", [protocol.encode(protocol.Declare(id=1, instruments=[finer]))])
-    question, begin = ingest.next_rebuild(), daemon.journal.end
+    question, begin = ingest.rebuilds.next(ingest.acks.committed), daemon.journal.end
     assert question is not None
-    ingest.adopt(question, answer)  # the arena of that name has another owner by now
+    ingest.rebuilds.adopt(question, answer)  # the arena of that name has another owner by now
     assert state.rebuild == {}
     assert [frame.instrument for frame in frames_since(daemon, begin)] == [state.instrument.id]
     with daemon.reader() as reader:
@@ -83,7 +83,7 @@ def test_unstored_is_said_though_the_wall_clock_stepped_back_before_the_start(da
     state.unstored_since, state.unstored_count = START + 5 * SECOND, 3
     ingest, _ = ingest_of(daemon, LiveClock(state.unstored_since, wall=lambda: START, monotonic=lambda: 0))
     begin = daemon.journal.end
-    ingest._close_unstored(state)
+    ingest.lane.close_unstored(state)
     (frame,) = frames_since(daemon, begin)
     assert [section.kind for section in frame.sections] == [BY_NAME["coverage"].id]  # and not the quarantine
     event = np.frombuffer(frame.sections[0].payload, COVERAGE)[0]
@@ -98,14 +98,14 @@ def test_unstored_is_said_of_an_instrument_that_has_fallen_silent(daemon: SmallD
     )
     with mock.patch.multiple(Journal, has_room=False, blocked="the budget is used up"):
         ingest.handle(b"peer", [protocol.encode(batch), trades([(0, 1, 100, 1)]).tobytes()])
-        ingest.tell_due_events()
+        ingest.lane.tell_due_events()
     assert state.unstored_count == 1
     successor, _ = ingest_of(daemon)  # knows it from the checkpoint
-    successor.tell_due_events()
+    successor.lane.tell_due_events()
     assert state.unstored_count == 0
     (frame,) = frames_since(daemon, begin)
     assert np.frombuffer(frame.sections[0].payload, COVERAGE)["state"].tolist() == [Coverage.UNSTORED]
-    successor.tell_due_events()
+    successor.lane.tell_due_events()
     assert daemon.journal.end == frame.end
 
 
@@ -143,7 +143,7 @@ def test_a_finer_precision_declared_while_records_of_the_old_id_wait_for_the_dis
     finer = msgspec.structs.replace(BTC, price_scale=4)
     ingest.handle(b"peer", [protocol.encode(protocol.Declare(id=1, instruments=[finer]))])
     assert daemon.journal.wait_durable(daemon.journal.end, 30)
-    ingest.acknowledge()  # the old id's arena is closed by now
+    ingest.acks.acknowledge()  # the old id's arena is closed by now
     with daemon.reader() as reader:
         assert reader.identity.instrument_id == daemon.registry.by_name(BTC.name).id
 

@@ -57,33 +57,33 @@ def rebuilt() -> Records:
 
 def test_a_rebuilt_bar_is_adopted_once(daemon: SmallDaemon) -> None:
     ingest, state = ingest_of(daemon), daemon.kernel.state(daemon.registry.by_name(BTC.name))
-    state.rebuild[BAR] = ingest.committed = 100
-    question = ingest.next_rebuild()
+    state.rebuild[BAR] = ingest.acks.committed = 100
+    question = ingest.rebuilds.next(ingest.acks.committed)
     assert question is not None
-    ingest.adopt(question, rebuilt())
+    ingest.rebuilds.adopt(question, rebuilt())
     assert state.rebuild == {}
-    assert ingest.next_rebuild() is None
+    assert ingest.rebuilds.next(ingest.acks.committed) is None
 
 
 @pytest.mark.parametrize("answer", [rebuilt(), rebuilt()[:0]])
 def test_a_late_trade_during_the_question_is_not_forgotten(daemon: SmallDaemon, answer: Records) -> None:
     ingest, state = ingest_of(daemon), daemon.kernel.state(daemon.registry.by_name(BTC.name))
-    state.rebuild[BAR] = ingest.committed = 100
-    question = ingest.next_rebuild()
+    state.rebuild[BAR] = ingest.acks.committed = 100
+    question = ingest.rebuilds.next(ingest.acks.committed)
     assert question is not None
     state.rebuild[BAR] = 200  # one more, which the answer cannot have
     seq = state.seq
-    ingest.adopt(question, answer)
+    ingest.rebuilds.adopt(question, answer)
     assert (state.rebuild, state.seq) == ({BAR: 200}, seq)
-    ingest.committed = 200
-    assert ingest.next_rebuild() == question
+    ingest.acks.committed = 200
+    assert ingest.rebuilds.next(ingest.acks.committed) == question
 
 
 def test_an_instrument_that_found_no_room_is_still_due(daemon: SmallDaemon) -> None:
     ingest = ingest_of(daemon)
     eth = daemon.registry.declare(ETH)[0]
     with mock.patch.object(daemon.journal, "append", side_effect=JournalFull("full")), pytest.raises(JournalFull):
-        ingest.journal_instrument(eth)
+        ingest.lane.introduce(eth)
     state = daemon.kernel.state(eth)
     assert (state.seq, state.journaled) == (0, False)
     state.seq = 5  # something of it was kept live only meanwhile
@@ -99,27 +99,27 @@ def test_instruments_take_turns_and_a_question_that_fails_gets_smaller(daemon: S
     states = [daemon.kernel.state(daemon.registry.by_name(BTC.name)), daemon.kernel.state(eth)]
     for state in states:
         state.rebuild = {(60, START + minute * 60 * SECOND): 1 for minute in range(150)}
-    ingest.committed = 100
+    ingest.acks.committed = 100
     asked = []
     for _ in range(4):
-        question = ingest.next_rebuild()
+        question = ingest.rebuilds.next(ingest.acks.committed)
         assert question is not None
         asked.append((question.instrument, len(question.bars)))
-        ingest.rebuild_failed()
+        ingest.rebuilds.failed()
     first, second = (state.instrument.id for state in states)
     assert asked == [(first, 64), (second, 32), (first, 16), (second, 8)]
-    ingest.adopt(question, rebuilt()[:0])
-    assert len(ingest.next_rebuild().bars) == MAX_REBUILD  # type: ignore[union-attr]
+    ingest.rebuilds.adopt(question, rebuilt()[:0])
+    assert len(ingest.rebuilds.next(ingest.acks.committed).bars) == MAX_REBUILD  # type: ignore[union-attr]
 
 
 def test_a_step_of_the_clock_that_finds_no_room_is_told_later(daemon: SmallDaemon) -> None:
     ingest = ingest_of(daemon)
     state = daemon.kernel.state(daemon.registry.by_name(GLOBAL_NAME))
     with mock.patch.object(Journal, "has_room", False):
-        ingest.step_of_clock(5 * SECOND)
+        ingest.lane.step_of_clock(daemon.registry.by_name(GLOBAL_NAME), 5 * SECOND)
     assert state.seq == 0
-    ingest.tell_due_events()
-    ingest.tell_due_events()
+    ingest.lane.tell_due_events()
+    ingest.lane.tell_due_events()
     assert state.seq == 1
 
 
@@ -146,7 +146,7 @@ def test_what_was_not_stored_is_said_as_soon_as_there_is_room(daemon: SmallDaemo
     ingest, state = ingest_of(daemon), daemon.kernel.state(daemon.registry.by_name(BTC.name))
     state.unstored_since, state.unstored_count = 7_000, 3
     with mock.patch.object(daemon.journal, "append", side_effect=JournalFull("full")):
-        ingest._close_unstored(state)
+        ingest.lane.close_unstored(state)
     assert (state.unstored_since, state.unstored_count) == (7_000, 3)
-    ingest._close_unstored(state)
+    ingest.lane.close_unstored(state)
     assert (state.unstored_since, state.unstored_count) == (0, 0)

@@ -352,7 +352,7 @@ def test_numbers_have_no_gap_and_every_offered_record_is_accepted_or_refused(sen
 def test_few_good_trades_take_a_shorter_way_to_the_same_end(sent: Batches) -> None:
     short, long = make_kernel(), make_kernel()
     found = contents(run(short, sent))
-    with mock.patch.object(Kernel, "_accept_few", return_value=None):
+    with mock.patch.object(Kernel, "accept_few", return_value=None):
         assert contents(run(long, sent)) == found
     assert short.checkpoint() == long.checkpoint()
 
