@@ -55,6 +55,9 @@ class RingWriter:
         """Whole records after the newest; InvalidArgument when they are not whole."""
         if type(data) is not bytes:
             data = _as_bytes(data)
+        if len(data) == self._itemsize:
+            self._append(data, 1)
+            return
         count, rest = divmod(len(data), self._itemsize)
         if rest:
             raise InvalidArgument(f"ring {self.place.name}: {len(data)} bytes are no whole records of {self._itemsize}")
@@ -66,7 +69,7 @@ class RingWriter:
             self._append(part, len(part) // self._itemsize)
 
     def _append(self, data: bytes, count: int) -> None:
-        stage = self._stage
+        stage, size = self._stage, len(data)
         head = stage[self._head]
         end = head + count
         if end > self._words[self._intent]:
@@ -74,7 +77,7 @@ class RingWriter:
         slot = head % self._slots
         if slot + count <= self._slots:
             start = self._offset + slot * self._itemsize
-            self._memory[start : start + len(data)] = data
+            self._memory[start : start + size] = data
         else:
             self._store(head, data)
         if end > self._capacity:
@@ -94,7 +97,7 @@ class RingWriter:
     def _forget(self, first: int, end: int) -> None:
         """Positions [first, end) leave the capacity: the ring is complete after the newest of their times."""
         if end - first <= _SCALAR_RECORDS:
-            newest = max([self.time_at(position) for position in range(first, end)])
+            newest = max(map(self.time_at, range(first, end)))
         else:
             records = np.frombuffer(self.records(first, end), self.place.dtype)
             newest = int(records[records.dtype.names[0]].max())  # type: ignore[index]

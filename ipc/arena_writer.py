@@ -61,7 +61,8 @@ class ArenaWriter:
         self._words = memoryview(self._memory).cast("q")
         self._stage_bytes = bytearray(layout.open_offset)  # the next descriptor, without its open bars
         self._stage = memoryview(self._stage_bytes).cast("q")
-        self._open_bytes = layout.open_bytes
+        self._descriptors, self._stride = layout.descriptors, layout.stride
+        self._open_offset, self._open_bytes = layout.open_offset, layout.open_bytes
         self.rings = [RingWriter(layout, place, self._memory, self._words, self._stage) for place in layout.rings]
         self._take_back()
         self._discarded = 0
@@ -171,17 +172,17 @@ class ArenaWriter:
         `open_table`: the bars still forming, `open_slots` candle records, ts ABSENT where there is none; None
         leaves them as they were. InvalidArgument when it has another size; then nothing was published.
         """
-        stage, layout = self._stage, self.layout
+        stage, memory = self._stage, self._memory
         number = stage[word.NUMBER]
         stage[word.TS_KNOWN] = ts_known
         stage[word.TS_EVENT] = ts_event
         stage[word.SEQ] = seq
         stage[word.JOURNAL_OFFSET] = journal_offset
-        start = layout.descriptors + (number & word.DESCRIPTOR_MASK) * layout.stride
-        bars = start + layout.open_offset
-        self._memory[start:bars] = self._stage_bytes
+        start = self._descriptors + (number & word.DESCRIPTOR_MASK) * self._stride
+        bars = start + self._open_offset
+        memory[start:bars] = self._stage_bytes
         try:
-            self._memory[bars : bars + self._open_bytes] = (
+            memory[bars : bars + self._open_bytes] = (
                 self._open_table(number - 1) if open_table is None else open_table  # type: ignore[assignment]
             )
         except IndexError:

@@ -45,12 +45,16 @@ class _Word:
         words.view[self._number] = value
 
 
+# looked at for every frame, where a call would cost more than the look
+DURABLE, ASLEEP = 10, 16
+
+
 class FlushWords:
     """`view`: page 0 as signed 8-byte words."""
 
     # the flusher's; the first is of the front buffer itself
-    durable = _Word(10)
-    asleep = _Word(16)  # ring when there is something to flush; whoever rings takes it back
+    durable = _Word(DURABLE)
+    asleep = _Word(ASLEEP)  # ring when there is something to flush; whoever rings takes it back
     spare_ready = _Word(17)  # the next segment is allocated; the appender takes it
     oldest = _Word(24)
     segments = _Word(25)

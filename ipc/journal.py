@@ -37,7 +37,7 @@ from typing import Literal, Self
 from marketd.ipc.checkpoints import OVERHEAD_BYTES, Outgoing, State, frames_between, newest_state, reference
 from marketd.ipc.flush_process import FlushProcess
 from marketd.ipc.flush_thread import FlushThread
-from marketd.ipc.flush_words import fence
+from marketd.ipc.flush_words import ASLEEP, DURABLE, fence
 from marketd.ipc.frames import Frame, SectionInput, frame_bytes
 from marketd.ipc.front import Front
 from marketd.ipc.journal_errors import JournalBehind, JournalFailed, damaged
@@ -87,6 +87,7 @@ class Journal:
         self._lock_fd = lock_fd
         self._front = front
         self._words = front.words
+        self._view = front.words.view
         self._flusher = flusher  # to open with; then it is the host's
         self._host = host
         self._hurried_at = -1
@@ -95,6 +96,7 @@ class Journal:
         # Only with an interval does anything have to be hurried: otherwise a commit is always under way.
         self._hurry_above = front.size // 2 if settings.durability == "interval" else front.size + 1
         self._roll_at = -1  # an offset: the segment is full once `end` is beyond it
+        self._room_until = -1  # an offset: there is room as long as `end` is not beyond it
         self._outgoing: Outgoing | None = None  # a state whose first piece is in the journal and whose last is not
         self._piece_end = 0
         self._state_base = self._state_bytes = 0  # of the newest state that was put whole
@@ -229,11 +231,11 @@ class Journal:
         A section is (kind id, itemsize, count, anything with a contiguous buffer of count × itemsize bytes).
         Raises JournalFull, JournalBehind, JournalFailed or InvalidArgument; then nothing was taken.
         """
-        front, words, host = self._front, self._words, self._host
+        view, host = self._view, self._host
         length = frame_bytes(sections)
         offset = self.end
         end = offset + length
-        durable = words.durable
+        durable = view[DURABLE]
         if (
             offset > self._roll_at
             or end - durable > self._front_bytes
@@ -242,12 +244,12 @@ class Journal:
             or self._closed
         ):
             self._demand_room(length)
-        front.put(length, offset, durable, 0, instrument, seq, ts_known, sections)
+        self._front.put(length, offset, durable, 0, instrument, seq, ts_known, sections)
         self.end = end
         self._frames += 1
         fence()
-        if words.asleep:  # J2 asleep-before-look: `written` was stored by put
-            words.asleep = 0
+        if view[ASLEEP]:  # J2 asleep-before-look: `written` was stored by put
+            view[ASLEEP] = 0
             host.ring()
         elif end - durable > self._hurry_above and durable != self._hurried_at:
             self._hurried_at = durable
@@ -348,7 +350,7 @@ class Journal:
     @property
     def durable(self) -> int:
         """Everything before this offset is on disk."""
-        return self._words.durable
+        return self._view[DURABLE]
 
     @property
     def blocked(self) -> str | None:
@@ -379,6 +381,11 @@ class Journal:
     @property
     def has_room(self) -> bool:
         """Whether the next `append` will be taken, however large its frame."""
+        return self.end <= self._room_until or self._finds_room()
+
+    def _finds_room(self) -> bool:
+        # neither the offset that is durable nor the end of the segment ever goes back: this much room is sure
+        self._room_until = min(self.durable + self._front_bytes - self.max_frame_bytes, self._roll_at)
         return self._has_room(self.max_frame_bytes) and (self.end <= self._roll_at or self._can_roll())
 
     def set_budget(self, budget_bytes: int) -> None:
@@ -465,6 +472,7 @@ class Journal:
             return False
         if self._lock_fd >= 0:
             self._words = self._words.copy()  # what is asked about a closed journal
+            self._view = self._words.view
             self._front.close()
             os.close(self._lock_fd)
             self._lock_fd = -1
