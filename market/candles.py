@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from struct import error as StructError
 from typing import NamedTuple
 
 import numpy as np
@@ -157,7 +158,7 @@ class BarFold:
         saved = self._open.save()
         try:
             return self._fold_groups(trades, groups)
-        except ValueError as error:  # RangeError, and memoryview's word for a sum beyond 64 bits
+        except (ValueError, StructError) as error:  # RangeError, and what says that a sum is beyond 64 bits
             raise self._undone(saved) from error
 
     def _look_through(self) -> int:

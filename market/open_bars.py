@@ -9,6 +9,7 @@ in `_spilled`; it is sure to be due when the batch is through.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from struct import Struct
 from typing import NamedTuple
 
 from marketd.market.bar_rows import (
@@ -34,7 +35,9 @@ from marketd.market.times import ABSENT
 
 NEVER = MAX_FIXED  # a time that does not come
 
-_Place = tuple[int, int, int, int, int, int, int, int, int]
+# the words of a bar that change with each trade stand side by side
+_pack_sums = Struct(f"<{COUNT - CLOSE + 1}q").pack_into
+assert (VOLUME, QUOTE, BUY, COUNT) == (CLOSE + 1, CLOSE + 2, CLOSE + 3, CLOSE + 4)
 
 
 class Saved(NamedTuple):
@@ -47,6 +50,25 @@ class Saved(NamedTuple):
     due_ns: int
 
 
+class _Same:
+    """Trades of one moment (the unit of the timeframes), which all go to the same bars: what those had before them, and
+    what they have together.
+
+    One that makes no bar higher, lower, or begin earlier, and that is the last of each bar, changes nothing but closes
+    and sums: nearly all of a second in which much is traded.
+    """
+
+    __slots__ = ("bars", "buy", "count", "first", "high", "last", "low", "quote", "ts", "volume")
+
+    def __init__(self, ts: int) -> None:
+        self.ts = ts  # ABSENT: of no moment, a slot got or lost a bar since
+        self.low, self.high = ABSENT, NEVER
+        self.first = self.last = ABSENT
+        self.volume = self.quote = self.buy = self.count = 0
+        # slot, where its close and sums begin (bytes), its sums before
+        self.bars: list[tuple[int, int, int, int, int, int]] = []
+
+
 class OpenBars:
     """The forming bars of all timeframes (`deltas_ns`, ascending) of one instrument.
 
@@ -56,6 +78,7 @@ class OpenBars:
     def __init__(self, deltas_ns: Sequence[int], grace_ns: int) -> None:
         self._deltas_ns = list(deltas_ns)
         self._grace_ns = grace_ns
+        self._plan = [(delta_ns, 2 * index) for index, delta_ns in enumerate(deltas_ns)]
         self._bytes = bytearray(2 * len(deltas_ns) * CANDLE_WORDS * 8)
         self.table = memoryview(self._bytes).cast("q")
         self._no_bar = memoryview(bytearray(CANDLE_WORDS * 8)).cast("q")
@@ -65,10 +88,8 @@ class OpenBars:
         self._lasts = [0] * len(self._slots)
         self._given = [0] * len(self._slots)  # trades in the version that was given out early; 0: none was
         self._spilled: dict[tuple[int, int], list[int]] = {}
-        # where the bars of one moment are, so that its next trades need not look for them
-        self._found_ts = ABSENT
-        self._found: list[_Place] = []
-        self._missed: list[int] | None = None
+        self._same = _Same(ABSENT)
+        self._last_ts = ABSENT
         self.due_ns = NEVER
         for slot in self._slots:
             self._clear(slot)
@@ -78,40 +99,70 @@ class OpenBars:
 
         Returns the indexes of the timeframes where no such bar is open. ValueError when a sum leaves 64 bits.
         """
+        ts, _, _, _, high, low, close, volume, quote, buy, count, _, first, last = group
+        same = self._same
+        if ts == same.ts and low >= same.low and high <= same.high and first >= same.first and last >= same.last:
+            same.last = last
+            same.volume = volume = same.volume + volume
+            same.quote = quote = same.quote + quote
+            same.buy = buy = same.buy + buy
+            same.count = count = same.count + count
+            table, lasts = self._bytes, self._lasts
+            for slot, at, volume_before, quote_before, buy_before, count_before in same.bars:
+                lasts[slot] = last
+                _pack_sums(
+                    table, at, close, volume_before + volume, quote_before + quote, buy_before + buy,
+                    count_before + count,
+                )  # fmt: skip
+            return None
+        missed = self._add_anywhere(group)
+        if missed is None and ts == self._last_ts:
+            self._watch(ts)
+        self._last_ts = ts
+        return missed
+
+    def _add_anywhere(self, group: Row) -> list[int] | None:
+        """As `add`, whatever the group does to the bars."""
         ts, _, _, open_, high, low, close, volume, quote, buy, count, _, first, last = group
-        if ts != self._found_ts:
-            self._find(ts)
+        self._same.ts = ABSENT
         table, firsts, lasts = self.table, self._firsts, self._lasts
-        for slot, at_open, at_high, at_low, at_close, at_volume, at_quote, at_buy, at_count in self._found:
-            if high > table[at_high]:
-                table[at_high] = high
-            if low < table[at_low]:
-                table[at_low] = low
+        missed: list[int] | None = None
+        for delta_ns, slot in self._plan:
+            number = ts // delta_ns
+            slot += number & 1
+            word = slot * CANDLE_WORDS
+            if table[word] != number * delta_ns:
+                missed = missed or []
+                missed.append(slot >> 1)
+                continue
+            if high > table[word + HIGH]:
+                table[word + HIGH] = high
+            if low < table[word + LOW]:
+                table[word + LOW] = low
             if last >= lasts[slot]:
                 lasts[slot] = last
-                table[at_close] = close
+                table[word + CLOSE] = close
             if first < firsts[slot]:
                 firsts[slot] = first
-                table[at_open] = open_
+                table[word + OPEN] = open_
             # memoryview refuses what does not fit into 64 bits: that is the check of the sums
-            table[at_volume] += volume
-            table[at_quote] += quote
+            table[word + VOLUME] += volume
+            table[word + QUOTE] += quote
             if buy:
-                table[at_buy] += buy
-            table[at_count] += count
-        return self._missed
+                table[word + BUY] += buy
+            table[word + COUNT] += count
+        return missed
 
-    def _find(self, ts: int) -> None:
-        """The open bars that `ts` lies in; it holds until a slot gets or loses a bar."""
-        found, missed = [], []
-        for index in range(len(self._deltas_ns)):
-            slot = self._slot(index, ts)
-            is_open = self.table[slot * CANDLE_WORDS] == ts - ts % self._deltas_ns[index]
-            if is_open:
-                found.append(_place(slot))
-            else:
-                missed.append(index)
-        self._found_ts, self._found, self._missed = ts, found, missed or None
+    def _watch(self, ts: int) -> None:
+        """From now on trades of the moment `ts`, whose bars are all open, may take the short way of `add`."""
+        self._same = same = _Same(ts)
+        for delta_ns, slot in self._plan:
+            slot += ts // delta_ns & 1
+            word = slot * CANDLE_WORDS
+            bar = self.table[word : word + CANDLE_WORDS]
+            same.low, same.high = max(same.low, bar[LOW]), min(same.high, bar[HIGH])
+            same.first, same.last = max(same.first, self._firsts[slot]), max(same.last, self._lasts[slot])
+            same.bars.append((slot, 8 * (word + CLOSE), bar[VOLUME], bar[QUOTE], bar[BUY], bar[COUNT]))
 
     def is_open(self, index: int, ts: int) -> bool:
         return self.table[self._slot(index, ts) * CANDLE_WORDS] == ts
@@ -184,7 +235,7 @@ class OpenBars:
         """Back to what `save` saw, for a batch that failed before anything was closed."""
         self._bytes[:] = saved.table
         _, self._firsts, self._lasts, self._given, self.due_ns = saved
-        self._found_ts = ABSENT
+        self._same.ts = ABSENT
         self._spilled.clear()
 
     def _slot(self, index: int, ts: int) -> int:
@@ -199,7 +250,7 @@ class OpenBars:
         for offset in range(CANDLE_WORDS):
             self.table[word + offset] = bar[offset]
         self._firsts[slot], self._lasts[slot] = bar[FIRST], bar[LAST]
-        self._found_ts = ABSENT
+        self._same.ts = ABSENT
 
     def _take(self, slot: int) -> list[int]:
         bar = self._row(slot)
@@ -212,20 +263,4 @@ class OpenBars:
         word = slot * CANDLE_WORDS
         self.table[word : word + CANDLE_WORDS] = self._no_bar
         self._given[slot] = 0
-        self._found_ts = ABSENT
-
-
-def _place(slot: int) -> _Place:
-    """The slot, and where in the table it has what a trade may change."""
-    word = slot * CANDLE_WORDS
-    return (
-        slot,
-        word + OPEN,
-        word + HIGH,
-        word + LOW,
-        word + CLOSE,
-        word + VOLUME,
-        word + QUOTE,
-        word + BUY,
-        word + COUNT,
-    )
+        self._same.ts = ABSENT
