@@ -379,7 +379,7 @@ class CaptureImport:
     def _append(self, lot: Lot) -> None:
         while True:
             try:
-                end = self._journal.append(lot.state.instrument.id, lot.seq, lot.ts_known, lot.sections)
+                end = self._journal.append(lot.state.instrument.id, lot.seq, lot.ts_known, lot.body)
                 lot.state.rebuild |= dict.fromkeys(lot.unknown, end)
                 return
             except JournalBehind:

@@ -23,7 +23,7 @@ from marketd.daemon.instrument_state import InstrumentState
 from marketd.daemon.offered_books import MAX_IMBALANCES, OfferedBooks, has_offered
 from marketd.daemon.producers import UNFRAMED, Producers, Remembered
 from marketd.daemon.stamps import SMALL_BATCH, stamp
-from marketd.ipc.frames import Frame
+from marketd.ipc.frames import SECTION_BYTES, Body, Frame, body_of
 from marketd.ipc.protocol import Refusal, Rejection
 from marketd.market.activity_bars import ActivityFold
 from marketd.market.activity_specs import specs_of
@@ -65,8 +65,14 @@ PRODUCER_KIND, QUARANTINE_KIND = BY_NAME["producer"], BY_NAME["quarantine"]
 
 _PRODUCER_ROW = struct.Struct("<16sqii")
 _TRADE_ROW = struct.Struct("<6q2i")
+_TRADE_AND_PRODUCER = struct.Struct("<HHIHHI6q2i16sqii")  # the body of the live case: one trade, nothing closed
 TRADE_BYTES, PRODUCER_BYTES = TRADE.itemsize, PRODUCER.itemsize
 assert (_TRADE_ROW.size, _PRODUCER_ROW.size) == (TRADE_BYTES, PRODUCER_BYTES)
+
+_TRADE_SECTION = (TRADE_KIND.id, TRADE_BYTES, 1)
+_PRODUCER_SECTION = (PRODUCER_KIND.id, PRODUCER_BYTES, 1)
+_TRADE_AT = 2 * SECTION_BYTES
+_TRADE_END = _TRADE_AT + TRADE_BYTES
 
 Data = Any  # the bytes of whole records: anything with a contiguous buffer
 SectionData = tuple[int, int, int, Any]  # kind id, itemsize, count, buffer
@@ -96,9 +102,14 @@ class Lot(msgspec.Struct, gc=False):
     ts_known: int
     accepted: int  # offered records that were taken
     refused: list[Refusal]
-    sections: list[SectionData]
+    body: Body  # of its frame
     data: list[tuple[Kind, Data]]  # stamped records by kind, closed bars included
     unknown: list[tuple[int, int]]  # (timeframe s, ts): bars to be rebuilt from stored trades
+
+    @property
+    def sections(self) -> list[SectionData]:
+        """What the frame is made of."""
+        return self.body.sections
 
     @property
     def rows(self) -> list[tuple[Kind, Records]]:
@@ -269,7 +280,7 @@ class Kernel:
         self.ts_known = state.ts_known = ts_known
         # until its frame has an end, a bar that must be computed anew waits for ever
         state.rebuild |= dict.fromkeys(unknown, UNFRAMED)
-        return Lot(state, first, seq - first, ts_known, accepted, refused, sections, shown, unknown)
+        return Lot(state, first, seq - first, ts_known, accepted, refused, body_of(sections), shown, unknown)
 
     def accept_few(
         self,
@@ -301,26 +312,37 @@ class Kernel:
             state.trade_ids.remove(np.frombuffer(trades, TRADE))
             return None
         count = len(stamped)
-        data = _TRADE_ROW.pack(*stamped[0]) if count == 1 else b"".join([_TRADE_ROW.pack(*row) for row in stamped])
         newest = stamped[0][0] if count == 1 else max([row[0] for row in stamped])
         if newest > state.last_trade_ts:
             state.last_trade_ts = newest
         if newest > state.newest:
             state.newest = newest
-        sections: list[SectionData] = [(TRADE_KIND.id, TRADE_BYTES, count, data)]
-        shown: list[tuple[Kind, Data]] = [(TRADE_KIND, data)]
-        if len(folded.closed):
-            closed, bars = stamp(CANDLE_KIND, folded.closed, ts_known, seq)
-            seq += len(bars)
-            sections.append((CANDLE_KIND.id, CANDLE.itemsize, len(bars), closed))
-            shown.append((CANDLE_KIND, closed))
-        if producer:
-            sections.append((PRODUCER_KIND.id, PRODUCER_BYTES, 1, _PRODUCER_ROW.pack(producer, batch, count, count)))
+        if count == 1 and producer and not len(folded.closed):
+            packed = _TRADE_AND_PRODUCER.pack(*_TRADE_SECTION, *_PRODUCER_SECTION, *stamped[0], producer, batch, 1, 1)
+            body, shown = Body(2, packed), [(TRADE_KIND, packed[_TRADE_AT:_TRADE_END])]
+        else:
+            body, shown = self._few_sections(stamped, folded.closed, ts_known, producer, batch)
+            seq += len(folded.closed)
         state.seq = seq - 1
         self.ts_known = state.ts_known = ts_known
         if folded.unknown:
             state.rebuild |= dict.fromkeys(folded.unknown, UNFRAMED)
-        return Lot(state, first, seq - first, ts_known, count, [], sections, shown, folded.unknown)
+        return Lot(state, first, seq - first, ts_known, count, [], body, shown, folded.unknown)
+
+    def _few_sections(
+        self, stamped: list[tuple[int, ...]], closed: Records, ts_known: int, producer: bytes, batch: int
+    ) -> tuple[Body, list[tuple[Kind, Data]]]:
+        count, seq = len(stamped), stamped[-1][2]
+        data = b"".join([_TRADE_ROW.pack(*row) for row in stamped])
+        sections: list[SectionData] = [(TRADE_KIND.id, TRADE_BYTES, count, data)]
+        shown: list[tuple[Kind, Data]] = [(TRADE_KIND, data)]
+        if len(closed):
+            bars, _ = stamp(CANDLE_KIND, closed, ts_known, seq + 1)
+            sections.append((CANDLE_KIND.id, CANDLE.itemsize, len(closed), bars))
+            shown.append((CANDLE_KIND, bars))
+        if producer:
+            sections.append((PRODUCER_KIND.id, PRODUCER_BYTES, 1, _PRODUCER_ROW.pack(producer, batch, count, count)))
+        return body_of(sections), shown
 
     def _most_bytes(
         self,
@@ -380,7 +402,7 @@ class Kernel:
             self._follow(state, kind, stamped)
         state.seq = seq - 1
         self.ts_known = state.ts_known = ts_known
-        return Lot(state, first, seq - first, ts_known, seq - first, [], sections, shown, [])
+        return Lot(state, first, seq - first, ts_known, seq - first, [], body_of(sections), shown, [])
 
     def introduce(self, instrument: Instrument, ts_known: int) -> Lot:
         """The INSTRUMENT record of an id, which comes before its first use."""
@@ -392,7 +414,7 @@ class Kernel:
         state.journaled = True
         self.ts_known = state.ts_known = ts_known
         section = (INSTRUMENT_KIND.id, INSTRUMENT_KIND.dtype.itemsize, 1, data)
-        return Lot(state, state.seq, 1, ts_known, 1, [], [section], [], [])
+        return Lot(state, state.seq, 1, ts_known, 1, [], body_of([section]), [], [])
 
     def adopt(self, instrument: Instrument, bars: Records, ts_known: int) -> Lot:
         """New versions of bars, rebuilt from stored trades: stamped and framed, past the validator and the fold."""
@@ -402,7 +424,7 @@ class Kernel:
         self.ts_known = state.ts_known = ts_known
         forget_rebuilt(state, bars)
         sections = [(CANDLE_KIND.id, CANDLE.itemsize, len(bars), data)]
-        return Lot(state, first, len(bars), ts_known, len(bars), [], sections, [(CANDLE_KIND, data)], [])
+        return Lot(state, first, len(bars), ts_known, len(bars), [], body_of(sections), [(CANDLE_KIND, data)], [])
 
     def _follow(self, state: InstrumentState, kind: Kind, records: Records) -> Folded | None:
         """Let the instrument's state follow accepted records; what the fold says of them."""

@@ -48,7 +48,7 @@ class LiveLane:
         """Frame and publish a lot; the end of its frame, or None when the journal could not hold it."""
         state = lot.state
         try:
-            end = self.journal.append(state.instrument.id, lot.seq, lot.ts_known, lot.sections)
+            end = self.journal.append(state.instrument.id, lot.seq, lot.ts_known, lot.body)
         except (JournalFull, JournalBehind):
             return None
         self.publisher.show(lot, end)
@@ -66,7 +66,7 @@ class LiveLane:
             extra={"action": "instrument_declared", "instrument": instrument.name},
         )
         try:
-            return self.journal.append(instrument.id, lot.seq, lot.ts_known, lot.sections)
+            return self.journal.append(instrument.id, lot.seq, lot.ts_known, lot.body)
         except (JournalFull, JournalBehind):
             lot.state.seq -= 1
             lot.state.journaled = False  # still due: the next declaration journals it

@@ -15,7 +15,7 @@ from marketd.daemon.instrument_state import InstrumentState
 from marketd.daemon.kernel import Data, Kernel, Lot
 from marketd.daemon.publisher import Board, Publisher
 from marketd.daemon.registry import Registry, RegistryBehind
-from marketd.ipc.frames import Frame
+from marketd.ipc.frames import NO_BODY, Frame
 from marketd.ipc.journal import Journal
 from marketd.market.book_rows import read_records
 from marketd.market.instruments import Instrument
@@ -123,4 +123,4 @@ def lot_of(frame: Frame, kernel: Kernel, state: InstrumentState) -> Lot:
             records = read_records(kind, section.itemsize, section.payload)
             shown.append((kind, records))
             count += len(records)
-    return Lot(state, frame.seq, count, frame.ts_known, count, [], [], shown, [])
+    return Lot(state, frame.seq, count, frame.ts_known, count, [], NO_BODY, shown, [])

@@ -26,6 +26,7 @@ from struct import error as StructError
 from typing import Any, NamedTuple
 from zlib import crc32
 
+import msgspec
 import numpy as np
 
 from marketd.ipc.journal_errors import FrameCorrupt, FrameError, FrameTruncated, FrameUnsupported
@@ -43,7 +44,7 @@ PIECE = 2  # flag: the section has a piece of a checkpoint, see `marketd.ipc.che
 CHECKPOINT_KIND = 0  # the writer's own state, opaque here; no kind of market/records.py has the number 0
 MAX_SECTIONS = 255
 
-_unpack_header = HEADER.unpack_from
+_unpack_header, _pack_header = HEADER.unpack_from, HEADER.pack_into
 _iter_sections = SECTION.iter_unpack
 _pack_crc = Struct("<I").pack_into
 _new: Any = tuple.__new__  # half the cost of a NamedTuple's own __new__, for the millions of frames of a replay
@@ -83,12 +84,46 @@ class Frame(NamedTuple):
         return bool(self.flags & CHECKPOINT)
 
 
-def frame_bytes(sections: Sequence[SectionInput]) -> int:
-    """How long the frame of these sections is."""
-    length = HEADER_BYTES + SECTION_BYTES * len(sections)
-    for _, itemsize, count, _ in sections:
-        length += (itemsize * count + 7) & ~7
-    return length
+class Body(msgspec.Struct, frozen=True, gc=False):
+    """All of a frame behind its header, as it stands there: the table of sections, then their padded payloads."""
+
+    count: int  # of sections
+    data: bytes
+
+    @property
+    def sections(self) -> list[SectionInput]:
+        """What it was made of, the payloads without a copy."""
+        view = memoryview(self.data)
+        return [tuple(section) for section in _sections(view, 0, len(view), self.count)]
+
+
+NO_BODY = Body(0, b"")
+
+
+def body_of(sections: Sequence[SectionInput]) -> Body:
+    """Raises InvalidArgument when a section is not what it says, or there are too many of them."""
+    if len(sections) > MAX_SECTIONS:
+        raise InvalidArgument(
+            f"sections: {len(sections)} of them; a frame has at most {MAX_SECTIONS}", field="sections"
+        )
+    table, payloads = [], []
+    try:
+        for kind, itemsize, count, buffer in sections:
+            table.append(SECTION.pack(kind, itemsize, count))
+            payloads.append(buffer)
+            size, given = itemsize * count, memoryview(buffer).nbytes
+            if given != size:
+                raise ValueError(f"{given} bytes where {count} records of {itemsize} should be")
+            if size & 7:
+                payloads.append(_ZEROS[size & 7 :])
+        return Body(len(sections), b"".join(table + payloads))
+    except (StructError, ValueError, TypeError, BufferError) as error:
+        raise InvalidArgument(f"sections: {error}", field="sections") from error
+
+
+def frame_bytes(body: Body) -> int:
+    """How long the frame of this body is."""
+    return HEADER_BYTES + len(body.data)
 
 
 def encode_into(
@@ -102,33 +137,23 @@ def encode_into(
     instrument: int,
     seq: int,
     ts_known: int,
-    sections: Sequence[SectionInput],
+    body: Body,
 ) -> None:
-    """Write a frame of `length` = frame_bytes(sections) into `target` at `at`; `view` is a memoryview of `target`.
+    """Write a frame of `length` = frame_bytes(body) into `target` at `at`; `view` is a memoryview of it.
 
-    Positional and flat, because it is the hot path of the ingest actor. Raises InvalidArgument when a section
-    is not what it says; then the bytes at `at` are undefined, and nothing counts them as a frame.
+    Positional and flat, because it is the hot path of the ingest actor. Raises InvalidArgument when a number does not
+    fit; then the bytes at `at` are undefined, and nothing counts them as a frame.
     """
     try:
-        HEADER.pack_into(
-            target, at, length, 0, MAGIC, VERSION, len(sections),
+        _pack_header(
+            target, at, length, 0, MAGIC, VERSION, body.count,
             flags, 0, instrument, 0, offset, durable, seq, ts_known,
         )  # fmt: skip
-        table = at + HEADER_BYTES
-        data = table + SECTION_BYTES * len(sections)
-        for kind, itemsize, count, buffer in sections:
-            SECTION.pack_into(target, table, kind, itemsize, count)
-            table += SECTION_BYTES
-            stop = data + itemsize * count
-            target[data:stop] = buffer  # an mmap takes any contiguous buffer here and refuses a wrong length
-            data = stop
-            if data & 7:
-                stop = (data + 7) & ~7
-                target[data:stop] = _ZEROS[: stop - data]  # the target is reused: nothing old may reach the disk
-                data = stop
-    except (StructError, ValueError, TypeError, IndexError, BufferError) as error:
-        raise InvalidArgument(f"sections: {error}", field="sections") from error
-    _pack_crc(target, at + 4, crc32(view[at + CRC_FROM : at + length]))
+    except StructError as error:
+        raise InvalidArgument(f"frame: {error}", field="frame") from error
+    end = at + length
+    target[at + HEADER_BYTES : end] = body.data
+    _pack_crc(target, at + 4, crc32(view[at + CRC_FROM : end]))
 
 
 def encode(
@@ -142,9 +167,10 @@ def encode(
     ts_known: int = 0,
 ) -> bytes:
     """One frame as bytes."""
-    length = frame_bytes(sections)
+    body = body_of(sections)
+    length = frame_bytes(body)
     with mmap(-1, length) as target, memoryview(target) as view:
-        encode_into(target, view, 0, length, offset, durable, flags, instrument, seq, ts_known, sections)
+        encode_into(target, view, 0, length, offset, durable, flags, instrument, seq, ts_known, body)
         return bytes(view)
 
 
@@ -168,17 +194,16 @@ def decode(view: memoryview, at: int = 0, offset: int | None = None) -> Frame:
         raise FrameUnsupported(f"a frame of version {version}; version {VERSION} is read here")
     if (own if offset is None else offset) != own or own < 0:
         raise FrameCorrupt(f"a frame of offset {own} where {offset} should be")
-    sections = _sections(view, at, length, count)
+    sections = _sections(view, at + HEADER_BYTES, at + length, count)
     frame: Frame = _new(Frame, (own, own + length, durable, flags, instrument, seq, ts_known, sections))
     return frame
 
 
-def _sections(view: memoryview, at: int, length: int, count: int) -> tuple[Section, ...]:
-    table = at + HEADER_BYTES
+def _sections(view: memoryview, table: int, end: int, count: int) -> tuple[Section, ...]:
+    """Those of the body that begins with its table at `table`."""
     data = table + SECTION_BYTES * count
-    end = at + length
     if data > end:
-        raise FrameCorrupt(f"{count} sections do not fit into a frame of {length} bytes")
+        raise FrameCorrupt(f"{count} sections do not fit into the {end - table} bytes behind a header")
     sections = []
     for kind, itemsize, items in _iter_sections(view[table:data]):
         stop = data + itemsize * items

@@ -23,14 +23,14 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from mmap import mmap
 from pathlib import Path
 from struct import Struct
 from zlib import crc32
 
 from marketd.ipc.flush_words import FlushWords
-from marketd.ipc.frames import SectionInput, encode_into
+from marketd.ipc.frames import Body, encode_into
 from marketd.ipc.journal_errors import JournalLocked
 from marketd.ipc.segments import FILE_MODE, NO_ROOM
 from marketd.market.errors import ConfigError
@@ -153,19 +153,19 @@ class Front:
         instrument: int,
         seq: int,
         ts_known: int,
-        sections: Sequence[SectionInput],
+        body: Body,
     ) -> None:
         """The frame at `offset` = `written`; the caller has seen to it that there is room for `length` bytes."""
         at = offset % self.size
         if at + length <= self.size:
             encode_into(
                 self._memory, self._view, PAGE_BYTES + at, length,
-                offset, durable, flags, instrument, seq, ts_known, sections,
+                offset, durable, flags, instrument, seq, ts_known, body,
             )  # fmt: skip
         else:
             encode_into(
                 self._scratch, self._scratch_view, 0, length,
-                offset, durable, flags, instrument, seq, ts_known, sections,
+                offset, durable, flags, instrument, seq, ts_known, body,
             )  # fmt: skip
             head = self.size - at
             self._view[PAGE_BYTES + at : PAGE_BYTES + self.size] = self._scratch_view[:head]

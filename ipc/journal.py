@@ -38,7 +38,7 @@ from marketd.ipc.checkpoints import OVERHEAD_BYTES, Outgoing, State, frames_betw
 from marketd.ipc.flush_process import FlushProcess
 from marketd.ipc.flush_thread import FlushThread
 from marketd.ipc.flush_words import ASLEEP, DURABLE, fence
-from marketd.ipc.frames import Frame, SectionInput, frame_bytes
+from marketd.ipc.frames import Body, Frame, SectionInput, body_of, frame_bytes
 from marketd.ipc.front import Front
 from marketd.ipc.journal_errors import JournalBehind, JournalFailed, damaged
 from marketd.ipc.journal_flusher import Durability, Flusher, Host
@@ -225,14 +225,16 @@ class Journal:
 
     # ---- appending ------------------------------------------------------------------------------
 
-    def append(self, instrument: int, seq: int, ts_known: int, sections: Sequence[SectionInput]) -> int:
+    def append(self, instrument: int, seq: int, ts_known: int, sections: Sequence[SectionInput] | Body) -> int:
         """Take one frame; returns the offset behind it, durable once `durable` reaches that.
 
-        A section is (kind id, itemsize, count, anything with a contiguous buffer of count × itemsize bytes).
+        A section is (kind id, itemsize, count, anything with a contiguous buffer of count × itemsize bytes); or they
+        come as the body of a frame that they make.
         Raises JournalFull, JournalBehind, JournalFailed or InvalidArgument; then nothing was taken.
         """
         view, host = self._view, self._host
-        length = frame_bytes(sections)
+        body = sections if isinstance(sections, Body) else body_of(sections)
+        length = frame_bytes(body)
         offset = self.end
         end = offset + length
         durable = view[DURABLE]
@@ -244,7 +246,7 @@ class Journal:
             or self._closed
         ):
             self._demand_room(length)
-        self._front.put(length, offset, durable, 0, instrument, seq, ts_known, sections)
+        self._front.put(length, offset, durable, 0, instrument, seq, ts_known, body)
         self.end = end
         self._frames += 1
         fence()
@@ -340,8 +342,9 @@ class Journal:
 
     def _put(self, flags: int, sections: list[SectionInput]) -> None:
         """A frame of the journal's own."""
-        length, offset = frame_bytes(sections), self.end
-        self._front.put(length, offset, self.durable, flags, 0, 0, 0, sections)
+        body, offset = body_of(sections), self.end
+        length = frame_bytes(body)
+        self._front.put(length, offset, self.durable, flags, 0, 0, 0, body)
         self.end = offset + length
         self._host.ring()
 

@@ -131,7 +131,7 @@ def test_what_is_taken_within_a_limit_is_within_it(parts: list[tuple[object, obj
     except InvalidArgument:
         assert it.checkpoint() == before
     else:
-        assert frames.frame_bytes(lot.sections) <= limit
+        assert frames.frame_bytes(lot.body) <= limit
 
 
 def test_words_with_nul_reach_the_database_as_text() -> None:

@@ -24,6 +24,7 @@ from marketd.daemon.kernel import TRADE_KIND, Lot
 from marketd.daemon.query import QueryService
 from marketd.daemon.settings import Config
 from marketd.daemon.writer import Writer
+from marketd.ipc.frames import body_of
 from marketd.ipc.journal_reader import JournalReader
 from marketd.ipc.protocol import Rows
 from marketd.market.book_means import KIND_NAME, book_means, means_kind
@@ -60,7 +61,7 @@ class Desk:
             state.seq += len(records)
         count = sum(len(records) for _, records in parts)
         sections = [section(*part) for part in parts]
-        lot = Lot(state, state.seq - count + 1, count, daemon.known, count, [], sections, list(parts), [])
+        lot = Lot(state, state.seq - count + 1, count, daemon.known, count, [], body_of(sections), list(parts), [])
         end = daemon.journal.append(BTC.id, lot.seq, lot.ts_known, lot.sections)
         daemon.lots.append((lot, end))
         daemon.publisher.show(lot, end)

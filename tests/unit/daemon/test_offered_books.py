@@ -130,6 +130,6 @@ def test_books_that_lie_far_apart_are_refused_as_a_whole_where_their_imbalances_
     except InvalidArgument:
         assert kernel.state(BTC).checkpoint() == before
         lot = kernel.accept(BTC, [(BOOK, records)], KNOWN, source="test")
-        assert frame_bytes(lot.sections) > limit - 2 * MAX_IMBALANCES * IMBALANCE.itemsize
+        assert frame_bytes(lot.body) > limit - 2 * MAX_IMBALANCES * IMBALANCE.itemsize
     else:
-        assert frame_bytes(lot.sections) <= limit
+        assert frame_bytes(lot.body) <= limit

@@ -15,6 +15,7 @@ from marketd.daemon.kernel import Lot
 from marketd.daemon.quantities import Nanoseconds
 from marketd.daemon.rings import RingPlan
 from marketd.daemon.settings import Book, Cache
+from marketd.ipc.frames import NO_BODY
 from marketd.ipc.protocol import StreamHeader
 from marketd.market.instruments import global_instrument
 from marketd.market.records import BY_NAME, BookState, Kind, KindTable, Records
@@ -38,7 +39,7 @@ def show(daemon: SmallDaemon, *rows: tuple[Kind, Records]) -> Lot:
     state = daemon.kernel.state(BTC)
     daemon.known += 1000
     count = sum(len(records) for _, records in rows)
-    lot = Lot(state, state.seq + 1, count, daemon.known, count, [], [], list(rows), [])
+    lot = Lot(state, state.seq + 1, count, daemon.known, count, [], NO_BODY, list(rows), [])
     state.seq += count
     daemon.publisher.show(lot, daemon.journal.end)
     return lot

@@ -44,7 +44,7 @@ def test_a_frame_comes_back_as_it_went_in(
 ) -> None:
     data = encode(offset, sections, durable=durable, flags=flags, instrument=instrument, seq=seq, ts_known=ts_known)
     frame = decode(memoryview(data), 0, offset)
-    assert len(data) == frame_bytes(sections) and len(data) % 8 == 0
+    assert len(data) == frame_bytes(frames.body_of(sections)) and len(data) % 8 == 0
     assert frame[:7] == (offset, offset + len(data), durable, flags, instrument, seq, ts_known)
     assert [(s.kind, s.itemsize, s.count, bytes(s.payload)) for s in frame.sections] == sections
     assert frame.is_checkpoint == bool(flags & (CHECKPOINT | PIECE))
@@ -150,10 +150,10 @@ def test_more_sections_than_a_frame_can_have_are_refused() -> None:
 
 def test_padding_never_carries_what_was_there_before() -> None:
     sections = [(1, 1, 3, b"abc"), (2, 1, 1, b"d")]
-    length = frame_bytes(sections)
+    length = frame_bytes(frames.body_of(sections))
     with mmap(-1, length) as target, memoryview(target) as view:
         view[:] = b"\xff" * length
-        frames.encode_into(target, view, 0, length, 0, 0, 0, 0, 0, 0, sections)
+        frames.encode_into(target, view, 0, length, 0, 0, 0, 0, 0, 0, frames.body_of(sections))
         assert bytes(view) == encode(0, sections)
 
 
