@@ -131,7 +131,6 @@ class Producer:
         self._market = Market(load.instruments, load.batch)
         self._names = [f"{load.prefix}{number}USD.{VENUE}" for number in range(load.instruments)]
         self._ids = self._declare()
-        self._arena = ArenaReader.open(paths.arena_path(Path(load.runtime_dir), self._names[0]))
         self._previous = [time.time_ns()] * load.instruments
         if load.history_seconds:
             self._send_history()
@@ -197,11 +196,12 @@ class Producer:
 
     def _run_saturating(self) -> None:
         end = time.monotonic() + self.load.seconds
+        arena = ArenaReader.open(paths.arena_path(Path(self.load.runtime_dir), self._names[0]))
         look = 0.0
         while (now := time.monotonic()) < end and not self._interrupted:
             if now >= look:
                 look = now + LAG_LOOK_SECONDS
-                while self._arena.durable_offset - self._arena.committed_offset > self.load.max_lag_bytes:
+                while arena.durable_offset - arena.committed_offset > self.load.max_lag_bytes:
                     self.summary.paused_seconds += LAG_LOOK_SECONDS / 10
                     time.sleep(LAG_LOOK_SECONDS / 10)
             while len(self._times) < self.load.window:

@@ -74,8 +74,7 @@ class Acknowledger:
         self._publisher.mark_durable(durable)
         waiting, send = self._waiting, self.send
         while waiting and waiting[0][0] <= durable:
-            _, peer, answer = waiting.popleft()
-            send(peer, answer)
+            send(*waiting.popleft()[1:])
         if time.monotonic_ns() - self._told_ns >= TELL_NS:
             self.tell_writer()
 

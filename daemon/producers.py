@@ -62,7 +62,8 @@ class Producers:
             self._refusals += len(outcome.refused) - (0 if before is None else len(before.refused))
         outcomes[batch] = outcome
         if len(outcomes) > KEPT_OUTCOMES:
-            self._forget_oldest(producer)
+            _, oldest = outcomes.popitem(last=False)
+            self._refusals -= len(oldest.refused)
         while self._refusals > MAX_REFUSALS and (len(self._outcomes) > 1 or len(outcomes) > 1):
             self._forget_oldest(next(iter(self._outcomes)))
 

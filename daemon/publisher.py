@@ -241,11 +241,12 @@ class Publisher:
             board.arena.set_state(state)
 
     def show(self, lot: Lot, journal_offset: int) -> None:
-        board = self._boards.get(lot.state.instrument.id)
+        instrument = lot.state.instrument.id
+        board = self._boards.get(instrument)
         if board is None:
             return  # a bar computed anew for an id that a finer precision replaced: the arena is the other's
         board.show(lot, journal_offset)
-        self._unmarked[lot.state.instrument.id] = board
+        self._unmarked[instrument] = board
         numbers = self._numbers
         for kind, data in lot.data:
             if kind.id in _TIMED:

@@ -17,6 +17,7 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from struct import Struct
 from typing import NamedTuple
 
 from marketd.ipc import arena_file
@@ -37,6 +38,10 @@ from marketd.market.errors import InvalidArgument
 from marketd.market.instruments import Instrument
 
 NO_JOURNAL = bytes(16)
+# what each publication says anew of its moment: words of the descriptor that stand side by side
+_pack_moment = Struct("<4q").pack_into
+_MOMENT_AT = word.TS_KNOWN * word.BYTES
+assert (word.TS_EVENT, word.SEQ, word.JOURNAL_OFFSET) == (word.TS_KNOWN + 1, word.TS_KNOWN + 2, word.TS_KNOWN + 3)
 
 
 class ArenaWriterStatistics(NamedTuple):
@@ -174,10 +179,7 @@ class ArenaWriter:
         """
         stage, memory = self._stage, self._memory
         number = stage[word.NUMBER]
-        stage[word.TS_KNOWN] = ts_known
-        stage[word.TS_EVENT] = ts_event
-        stage[word.SEQ] = seq
-        stage[word.JOURNAL_OFFSET] = journal_offset
+        _pack_moment(self._stage_bytes, _MOMENT_AT, ts_known, ts_event, seq, journal_offset)
         start = self._descriptors + (number & word.DESCRIPTOR_MASK) * self._stride
         bars = start + self._open_offset
         memory[start:bars] = self._stage_bytes
