@@ -241,6 +241,38 @@ def test_a_batch_that_overflows_a_sum_is_refused_and_changes_nothing(path, late)
     assert fold.state() == other.state() != before
 
 
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 39), st.integers(1, 9), st.integers(1, 2000), st.sampled_from([-1, 0, 1])),
+        min_size=1,
+        max_size=120,
+    ),
+    st.booleans(),
+)
+def test_trades_of_one_second_one_by_one_leave_the_bars_that_they_leave_together(offered, in_order):
+    if in_order:
+        offered.sort(key=lambda one: one[0])
+    array = records([(START + n * 25_000_000, price, size, side, 0) for n, price, size, side in offered])
+    one_by_one, together = fold_of(), fold_of()
+    for index in range(len(array)):
+        one_by_one.fold(array[index : index + 1])
+    together.fold(array)
+    assert one_by_one.state() == together.state()
+    assert one_by_one.open_bars().tobytes() == together.open_bars().tobytes()
+
+
+def test_a_sum_that_overflows_in_the_midst_of_a_second_changes_nothing():
+    fold = fold_of()
+    for size in (1, 1, 1, 2**62):
+        fold.fold(records([trade(0, price=1, size=size)]))
+    before = fold.state()
+    with pytest.raises(RangeError, match="64 bits"):
+        fold.fold(records([trade(0, price=1, size=2**62)]))
+    assert fold.state() == before
+    fold.fold(records([trade(0, price=1, size=5)]))
+    assert [bar["volume"] for bar in fold.open_bars()] == [2**62 + 8] * len(TIMEFRAMES)
+
+
 def test_an_overflow_of_quote_volume_is_found_too(path):
     fold = BarFold([1], price_scale=0, size_scale=0, quote_scale=0, complete_from_ns=ABSENT)
     fold.fold(records([trade(0.5, 3_000_000_000, 3_000_000_000)]))

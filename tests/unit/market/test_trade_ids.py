@@ -22,7 +22,7 @@ def trades(ids, hashed=()):
 ids_and_hashed = st.lists(st.tuples(st.integers(-20, 60), st.booleans()), min_size=1, max_size=12)
 
 
-@given(st.lists(st.tuples(ids_and_hashed, st.sampled_from(["add", "remove", "restart"])), max_size=12))
+@given(st.lists(st.tuples(ids_and_hashed, st.sampled_from(["add", "add new", "remove", "restart"])), max_size=12))
 def test_ids_are_told_apart_as_a_plain_set_does(steps):
     known, plain = TradeIds(), set()
     for step, what in steps:
@@ -40,6 +40,8 @@ def test_ids_are_told_apart_as_a_plain_set_does(steps):
         assert [known.seen(i, int(hashed)) for i, hashed in step] == [key in plain for key in step]
         if what == "add":
             known.add(batch)
+        elif what == "add new":
+            assert [known.add_new(i, int(hashed)) for i, hashed in step] == [not repetition for repetition in expected]
         else:
             for i, hashed in step:
                 known.add_one(i, int(hashed))
