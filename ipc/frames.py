@@ -94,7 +94,8 @@ class Body(msgspec.Struct, frozen=True, gc=False):
     def sections(self) -> list[SectionInput]:
         """What it was made of, the payloads without a copy."""
         view = memoryview(self.data)
-        return [tuple(section) for section in _sections(view, 0, len(view), self.count)]
+        found = _sections(view, 0, len(view), self.count)
+        return [(each.kind, each.itemsize, each.count, each.payload) for each in found]
 
 
 NO_BODY = Body(0, b"")
