@@ -25,7 +25,8 @@ from marketd.daemon import metrics
 from marketd.daemon.acknowledger import Acknowledger
 from marketd.daemon.clock import LiveClock
 from marketd.daemon.consolidated import Consolidator
-from marketd.daemon.kernel import TRADE_BYTES, Kernel, Lot
+from marketd.daemon.few_trades import TRADE_BYTES
+from marketd.daemon.kernel import Kernel, Lot
 from marketd.daemon.late_rebuilds import LateRebuilds
 from marketd.daemon.live_lane import LiveLane
 from marketd.daemon.orphans import Orphans, lost_since, stale_book

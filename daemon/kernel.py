@@ -9,21 +9,20 @@ takes the journal's frames in again. Its whole state is `checkpoint()`; a restor
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from marketd.daemon.few_trades import PRODUCER_ROW, pack_few, read_few, stamp_few
 from marketd.daemon.following import follow_bars, follow_coverage, forget_rebuilt
 from marketd.daemon.instrument_state import InstrumentState
 from marketd.daemon.offered_books import MAX_IMBALANCES, OfferedBooks, has_offered
 from marketd.daemon.producers import UNFRAMED, Producers, Remembered
 from marketd.daemon.stamps import SMALL_BATCH, stamp
-from marketd.ipc.frames import SECTION_BYTES, Body, Frame, body_of
+from marketd.ipc.frames import Body, Buffer, Frame, SectionInput, body_of
 from marketd.ipc.protocol import Refusal, Rejection
 from marketd.market.activity_bars import ActivityFold
 from marketd.market.activity_specs import specs_of
@@ -63,20 +62,6 @@ BOOK_KIND, IMBALANCE_KIND = BY_NAME["book"], BY_NAME["imbalance"]  # a daemon's 
 INSTRUMENT_KIND, ACTIVITY_KIND = BY_NAME["instrument"], BY_NAME["activity_bar"]
 PRODUCER_KIND, QUARANTINE_KIND = BY_NAME["producer"], BY_NAME["quarantine"]
 
-_PRODUCER_ROW = struct.Struct("<16sqii")
-_TRADE_ROW = struct.Struct("<6q2i")
-_TRADE_AND_PRODUCER = struct.Struct("<HHIHHI6q2i16sqii")  # the body of the live case: one trade, nothing closed
-TRADE_BYTES, PRODUCER_BYTES = TRADE.itemsize, PRODUCER.itemsize
-assert (_TRADE_ROW.size, _PRODUCER_ROW.size) == (TRADE_BYTES, PRODUCER_BYTES)
-
-_TRADE_SECTION = (TRADE_KIND.id, TRADE_BYTES, 1)
-_PRODUCER_SECTION = (PRODUCER_KIND.id, PRODUCER_BYTES, 1)
-_TRADE_AT = 2 * SECTION_BYTES
-_TRADE_END = _TRADE_AT + TRADE_BYTES
-
-Data = Any  # the bytes of whole records: anything with a contiguous buffer
-SectionData = tuple[int, int, int, Any]  # kind id, itemsize, count, buffer
-
 
 class Quarantined(msgspec.Struct, frozen=True, array_like=True):
     """One refused record as it stands in the journal's quarantine section."""
@@ -103,11 +88,11 @@ class Lot(msgspec.Struct, gc=False):
     accepted: int  # offered records that were taken
     refused: list[Refusal]
     body: Body  # of its frame
-    data: list[tuple[Kind, Data]]  # stamped records by kind, closed bars included
+    data: list[tuple[Kind, Buffer]]  # stamped records by kind, closed bars included
     unknown: list[tuple[int, int]]  # (timeframe s, ts): bars to be rebuilt from stored trades
 
     @property
-    def sections(self) -> list[SectionData]:
+    def sections(self) -> list[SectionInput]:
         """What the frame is made of."""
         return self.body.sections
 
@@ -191,8 +176,8 @@ class Kernel:
                 if lot is not None:
                     return lot
         first = seq = state.seq + 1
-        shown: list[tuple[Kind, Data]] = []
-        sections: list[SectionData] = []
+        shown: list[tuple[Kind, Buffer]] = []
+        sections: list[SectionInput] = []
         refused: list[Refusal] = []
         quarantined: list[Quarantined] = []
         unknown: list[tuple[int, int]] = []
@@ -271,7 +256,7 @@ class Kernel:
         if state.offered is not None and len(made := state.offered.advance(state.newest)):
             take(IMBALANCE_KIND, made)
         if producer:
-            row = _PRODUCER_ROW.pack(producer, batch, offered, accepted)
+            row = PRODUCER_ROW.pack(producer, batch, offered, accepted)
             sections.append((PRODUCER_KIND.id, PRODUCER.itemsize, 1, row))
         if quarantined:
             payload = msgspec.msgpack.encode(quarantined)
@@ -298,14 +283,11 @@ class Kernel:
         state = self.state(instrument)
         if state.offered is not None or state.activity is not None or max_bytes < self._few_bytes:
             return None
-        offered = [*_TRADE_ROW.iter_unpack(trades)]
+        offered = read_few(trades)
         if not self._validator.admit_few(offered, instrument, ts_known, state.trade_ids):
             return None
-        first = seq = state.seq + 1
-        stamped: list[tuple[int, ...]] = []
-        for ts, _, _, trade_id, price, size, side, flags in offered:
-            stamped.append((ts - ts % NS_PER_US, ts_known, seq, trade_id, price, size, side, flags))
-            seq += 1
+        first = state.seq + 1
+        stamped = stamp_few(offered, ts_known, first)
         try:
             folded = state.fold.fold_few(stamped)
         except RangeError:
@@ -317,32 +299,13 @@ class Kernel:
             state.last_trade_ts = newest
         if newest > state.newest:
             state.newest = newest
-        if count == 1 and producer and not len(folded.closed):
-            packed = _TRADE_AND_PRODUCER.pack(*_TRADE_SECTION, *_PRODUCER_SECTION, *stamped[0], producer, batch, 1, 1)
-            body, shown = Body(2, packed), [(TRADE_KIND, packed[_TRADE_AT:_TRADE_END])]
-        else:
-            body, shown = self._few_sections(stamped, folded.closed, ts_known, producer, batch)
-            seq += len(folded.closed)
-        state.seq = seq - 1
+        body, shown = pack_few(stamped, folded.closed, ts_known, producer, batch)
+        records = count + len(folded.closed)
+        state.seq += records
         self.ts_known = state.ts_known = ts_known
         if folded.unknown:
             state.rebuild |= dict.fromkeys(folded.unknown, UNFRAMED)
-        return Lot(state, first, seq - first, ts_known, count, [], body, shown, folded.unknown)
-
-    def _few_sections(
-        self, stamped: list[tuple[int, ...]], closed: Records, ts_known: int, producer: bytes, batch: int
-    ) -> tuple[Body, list[tuple[Kind, Data]]]:
-        count, seq = len(stamped), stamped[-1][2]
-        data = b"".join([_TRADE_ROW.pack(*row) for row in stamped])
-        sections: list[SectionData] = [(TRADE_KIND.id, TRADE_BYTES, count, data)]
-        shown: list[tuple[Kind, Data]] = [(TRADE_KIND, data)]
-        if len(closed):
-            bars, _ = stamp(CANDLE_KIND, closed, ts_known, seq + 1)
-            sections.append((CANDLE_KIND.id, CANDLE.itemsize, len(closed), bars))
-            shown.append((CANDLE_KIND, bars))
-        if producer:
-            sections.append((PRODUCER_KIND.id, PRODUCER_BYTES, 1, _PRODUCER_ROW.pack(producer, batch, count, count)))
-        return body_of(sections), shown
+        return Lot(state, first, records, ts_known, count, [], body, shown, folded.unknown)
 
     def _most_bytes(
         self,
@@ -392,8 +355,8 @@ class Kernel:
         """Records that ingest makes itself of others: stamped and framed, past the validator."""
         state = self.state(instrument)
         first = seq = state.seq + 1
-        sections: list[SectionData] = []
-        shown: list[tuple[Kind, Data]] = []
+        sections: list[SectionInput] = []
+        shown: list[tuple[Kind, Buffer]] = []
         for kind, records in parts:
             data, stamped = stamp(kind, records, ts_known, seq)
             seq += len(stamped)
@@ -468,7 +431,7 @@ class Kernel:
         last = frame.seq - 1
         for section in frame.sections:
             if section.kind == PRODUCER_KIND.id:
-                producer, batch, _, accepted = _PRODUCER_ROW.unpack(section.payload)
+                producer, batch, _, accepted = PRODUCER_ROW.unpack(section.payload)
                 outcome = Remembered(accepted, refused, frame.seq, frame.ts_known, frame.end)
                 self.producers.remember(producer, batch, outcome)
             elif section.kind not in self.kinds:

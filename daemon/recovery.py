@@ -12,10 +12,10 @@ from typing import NamedTuple
 import msgspec
 
 from marketd.daemon.instrument_state import InstrumentState
-from marketd.daemon.kernel import Data, Kernel, Lot
+from marketd.daemon.kernel import Kernel, Lot
 from marketd.daemon.publisher import Board, Publisher
 from marketd.daemon.registry import Registry, RegistryBehind
-from marketd.ipc.frames import NO_BODY, Frame
+from marketd.ipc.frames import NO_BODY, Buffer, Frame
 from marketd.ipc.journal import Journal
 from marketd.market.book_rows import read_records
 from marketd.market.instruments import Instrument
@@ -115,7 +115,7 @@ def _demand_ids(journal: Journal, registry: Registry, ids: Iterable[int]) -> Non
 
 def lot_of(frame: Frame, kernel: Kernel, state: InstrumentState) -> Lot:
     """A frame of the journal as the lot that it was, for showing it."""
-    shown: list[tuple[Kind, Data]] = []
+    shown: list[tuple[Kind, Buffer]] = []
     count = 0
     for section in frame.sections:
         kind = kernel.kinds.by_id(section.kind) if section.kind in kernel.kinds else None

@@ -20,11 +20,12 @@ import msgspec
 import numpy as np
 import zmq
 
-from marketd.daemon.kernel import Data, Kernel, Lot
+from marketd.daemon.kernel import Kernel, Lot
 from marketd.daemon.publisher import Board
 from marketd.daemon.query_link import QueryLink
 from marketd.daemon.recovery import lot_of
 from marketd.ipc import protocol
+from marketd.ipc.frames import Buffer
 from marketd.ipc.journal_reader import JournalReader
 from marketd.ipc.protocol import Answer, Bars, Rows
 from marketd.market.book_rows import read_books
@@ -198,7 +199,7 @@ class Warmer:
 
     def _unseen(self, board: Board, lot: Lot) -> Lot:
         """The lot without what its rings have from the database."""
-        unseen: list[tuple[Kind, Data]] = []
+        unseen: list[tuple[Kind, Buffer]] = []
         for kind, records in lot.rows:
             newest = [
                 self._newest.get((lot.state.instrument.id, ring), _NONE) for ring in board.rings_of(kind, records)
