@@ -92,11 +92,6 @@ class Lot(msgspec.Struct, gc=False):
     unknown: list[tuple[int, int]]  # (timeframe s, ts): bars to be rebuilt from stored trades
 
     @property
-    def sections(self) -> list[SectionInput]:
-        """What the frame is made of."""
-        return self.body.sections
-
-    @property
     def rows(self) -> list[tuple[Kind, Records]]:
         """`data` as arrays, made when asked for: nearly every lot is shown as the bytes that it is."""
         return [(kind, np.frombuffer(data, kind.dtype)) for kind, data in self.data]

@@ -90,13 +90,6 @@ class Body(msgspec.Struct, frozen=True, gc=False):
     count: int  # of sections
     data: bytes
 
-    @property
-    def sections(self) -> list[SectionInput]:
-        """What it was made of, the payloads without a copy."""
-        view = memoryview(self.data)
-        found = _sections(view, 0, len(view), self.count)
-        return [(each.kind, each.itemsize, each.count, each.payload) for each in found]
-
 
 NO_BODY = Body(0, b"")
 
@@ -159,7 +152,7 @@ def encode_into(
 
 def encode(
     offset: int,
-    sections: Sequence[SectionInput],
+    sections: Sequence[SectionInput] | Body,
     *,
     durable: int = 0,
     flags: int = 0,
@@ -168,7 +161,7 @@ def encode(
     ts_known: int = 0,
 ) -> bytes:
     """One frame as bytes."""
-    body = body_of(sections)
+    body = sections if isinstance(sections, Body) else body_of(sections)
     length = frame_bytes(body)
     with mmap(-1, length) as target, memoryview(target) as view:
         encode_into(target, view, 0, length, offset, durable, flags, instrument, seq, ts_known, body)
@@ -201,7 +194,6 @@ def decode(view: memoryview, at: int = 0, offset: int | None = None) -> Frame:
 
 
 def _sections(view: memoryview, table: int, end: int, count: int) -> tuple[Section, ...]:
-    """Those of the body that begins with its table at `table`."""
     data = table + SECTION_BYTES * count
     if data > end:
         raise FrameCorrupt(f"{count} sections do not fit into the {end - table} bytes behind a header")

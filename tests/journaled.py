@@ -72,7 +72,7 @@ class Journaled:
         """A batch, as it is once it is on disk; where its frame ends."""
         lot = self.kernel.accept(BTC, list(parts), known, source="me")
         assert self.journal.wait_room(10)
-        end = self.journal.append(BTC.id, lot.seq, lot.ts_known, lot.sections)
+        end = self.journal.append(BTC.id, lot.seq, lot.ts_known, lot.body)
         assert self.journal.wait_durable(end, 10)
         return end
 

@@ -85,10 +85,10 @@ def observed(ms: int = 0) -> Records:
     return coverage_record(Coverage.OBSERVED, START + ms * MS, START + ms * MS, stream=TRADE_KIND.id)
 
 
-def frame_of(lot: Lot, offset: int) -> Frame:
+def frame_of(lot: Lot, offset: int = 0) -> Frame:
     """The frame that the journal makes of a lot."""
     data = frames.encode(
-        offset, lot.sections, instrument=lot.state.instrument.id, seq=lot.seq, ts_known=lot.ts_known, durable=offset
+        offset, lot.body, instrument=lot.state.instrument.id, seq=lot.seq, ts_known=lot.ts_known, durable=offset
     )
     return frames.decode(memoryview(data), 0, offset)
 

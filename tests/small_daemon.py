@@ -113,7 +113,7 @@ class SmallDaemon:
         if new:
             self.known += 1000
             lot = self.kernel.introduce(instrument, self.known)
-            self.journal.append(instrument.id, lot.seq, lot.ts_known, lot.sections)
+            self.journal.append(instrument.id, lot.seq, lot.ts_known, lot.body)
         self.publisher.board(instrument)
         self.publisher.announce(self.registry.instruments)
         return instrument
@@ -127,7 +127,7 @@ class SmallDaemon:
         end = -1
         if journal:
             assert self.journal.wait_room(10.0)
-            end = self.journal.append(instrument.id, lot.seq, lot.ts_known, lot.sections)
+            end = self.journal.append(instrument.id, lot.seq, lot.ts_known, lot.body)
             self.kernel.remember(b"p" * 16, self.known, lot).offset = end
             lot.state.rebuild |= dict.fromkeys(lot.unknown, end)
             self.lots.append((lot, end))

@@ -36,7 +36,7 @@ def kernel(timeframes: tuple[int, ...] = (1, 60, 3600)) -> Kernel:
 
 def stored(lot: Lot) -> None:
     """Everything of the lot passes through its frame and what the writer makes of it."""
-    data = frames.encode(0, lot.sections, instrument=INSTRUMENT.id, seq=lot.seq, ts_known=lot.ts_known)
+    data = frames.encode(0, lot.body, instrument=INSTRUMENT.id, seq=lot.seq, ts_known=lot.ts_known)
     frame = frames.decode(memoryview(data))
     work = commit_of([frame], KindTable([SERIES]), JOURNAL, "live")
     for rows in work.rows:
@@ -65,7 +65,7 @@ def test_whatever_records_come_the_kernel_takes_what_can_be_stored_and_names_the
         live.remember(b"p" * 16, number, lot).offset = 0
         assert lot.accepted + len(lot.refused) == sum(len(records) for _, records in parts)  # type: ignore[arg-type,misc]
         stored(lot)
-        data = frames.encode(0, lot.sections, instrument=INSTRUMENT.id, seq=lot.seq, ts_known=lot.ts_known)
+        data = frames.encode(0, lot.body, instrument=INSTRUMENT.id, seq=lot.seq, ts_known=lot.ts_known)
         replayed.apply(frames.decode(memoryview(data)), INSTRUMENT)
     again = kernel()
     again.restore(live.checkpoint(), [INSTRUMENT])

@@ -62,7 +62,7 @@ class Desk:
         count = sum(len(records) for _, records in parts)
         sections = [section(*part) for part in parts]
         lot = Lot(state, state.seq - count + 1, count, daemon.known, count, [], body_of(sections), list(parts), [])
-        end = daemon.journal.append(BTC.id, lot.seq, lot.ts_known, lot.sections)
+        end = daemon.journal.append(BTC.id, lot.seq, lot.ts_known, lot.body)
         daemon.lots.append((lot, end))
         daemon.publisher.show(lot, end)
         return lot

@@ -513,7 +513,7 @@ async def test_a_late_trade_of_1970_beside_one_of_today_is_stored(
     records = trades([(0, 1, 100, 1), (1, 2, 100, 1)])
     records["ts_event"][0] = 5 * MS
     lot = journaled.kernel.accept(BTC, [(TRADE_KIND, records)], KNOWN, source="me")
-    end = journaled.journal.append(BTC.id, lot.seq, lot.ts_known, lot.sections)
+    end = journaled.journal.append(BTC.id, lot.seq, lot.ts_known, lot.body)
     assert journaled.journal.wait_durable(end, 10)
     await drained(journaled, connections, end)
     assert await count(conn, "trades") == 2

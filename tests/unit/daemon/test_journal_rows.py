@@ -11,7 +11,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lane import BTC, CANDLES, FUNDING, KINDS, START, bars, make_kernel, observed, rates, section, trades
+from lane import BTC, CANDLES, FUNDING, KINDS, START, bars, frame_of, make_kernel, observed, rates, section, trades
 from marketd.daemon.journal_rows import UNDECLARED_ITEM, commit_of
 from marketd.daemon.kernel import COVERAGE_KIND, QUARANTINE_KIND, TICK_KIND, TRADE_KIND, Quarantined, tick_record
 from marketd.ipc import frames
@@ -176,7 +176,7 @@ def test_what_the_kernel_makes_of_a_batch_arrives_whole() -> None:
     kernel = make_kernel()
     parts = [(TRADE_KIND, trades([(0, 1, 100, 5), (10, 2, 100, 0), (5_000, 3, 120, 5)]))]
     lot = kernel.accept(BTC, parts, START, source="me", producer=b"p" * 16, batch=1)
-    (found,) = chain([(BTC.id, lot.sections)])
+    (found,) = chain([(BTC.id, frame_of(lot).sections)])
     tables = contents(commit([found]))
     assert [row[1][3] for row in tables["trades"]] == [1, 3]
     assert len(tables["candles_1s"]) == 1

@@ -87,7 +87,7 @@ def test_a_batch_is_one_frame_of_numbers_without_a_gap() -> None:
 def test_sections_and_rows_are_the_same_records() -> None:
     lot = accept_trades(make_kernel(), (0, 1, 100, 1), (5_000, 2, 100, 1))
     assert [(kind.id, records.tobytes()) for kind, records in lot.rows] == [
-        (number, bytes(data)) for number, _, _, data in lot.sections
+        (number, bytes(data)) for number, _, _, data in frame_of(lot).sections
     ]
 
 
@@ -97,7 +97,7 @@ def test_a_bad_record_costs_its_neighbours_nothing_and_lies_in_quarantine() -> N
     lot = accept(kernel, (TRADE_KIND, offered))
     assert [(r.index, r.rule, r.part) for r in lot.refused] == [(1, "positive_price", 0), (2, "duplicate", 0)]
     assert lot.accepted == 2
-    ((_, itemsize, count, payload),) = [each for each in lot.sections if each[0] == QUARANTINE_KIND.id]
+    ((_, itemsize, count, payload),) = [each for each in frame_of(lot).sections if each[0] == QUARANTINE_KIND.id]
     assert itemsize * count == len(payload)
     kept = quarantine_decoder.decode(payload)
     assert [(q.index, q.rule, q.kind, q.source) for q in kept] == [
@@ -119,7 +119,7 @@ def test_what_the_sender_could_not_read_is_quarantined_as_it_came_and_refuses_no
     kernel = make_kernel()
     rejection = Rejection("message", "precision", "too many places", b"raw")
     lot = kernel.accept(BTC, [], KNOWN, source="feed", rejected=[rejection])
-    (entry,) = quarantine_decoder.decode(lot.sections[-1][3])
+    (entry,) = quarantine_decoder.decode(frame_of(lot).sections[-1][3])
     assert (entry.index, entry.rule, entry.payload) == (-1, "precision", b"raw")
     assert (lot.records, lot.refused) == (0, [])
     assert kernel.state(BTC).seq == 0
@@ -144,7 +144,7 @@ def test_a_venues_bar_that_comes_again_is_marked_as_a_new_version_in_the_frame_t
     (again,) = rows_of(lot, CANDLES)
     revised = int(CandleFlag.REVISED)
     assert again["flags"].tolist() == [revised] * count + [0]
-    assert bytes(lot.sections[0][3]) == again.tobytes()
+    assert bytes(frame_of(lot).sections[0][3]) == again.tobytes()
 
 
 def test_sources_and_timeframes_do_not_revise_each_other() -> None:
@@ -301,7 +301,14 @@ def run(kernel: Kernel, sent: Batches, first: int = 0, each: Callable[[Lot, int]
 
 def contents(lots: list[Lot]) -> list[Any]:
     return [
-        (lot.seq, lot.records, lot.accepted, lot.refused, lot.unknown, [(*s[:3], bytes(s[3])) for s in lot.sections])
+        (
+            lot.seq,
+            lot.records,
+            lot.accepted,
+            lot.refused,
+            lot.unknown,
+            [(*s[:3], bytes(s[3])) for s in frame_of(lot).sections],
+        )
         for lot in lots
     ]
 
@@ -327,7 +334,7 @@ def test_a_replay_of_its_frames_gives_the_same_kernel_and_the_same_later_lots(be
         nonlocal offset
         frame = frame_of(lot, offset)
         offset = frame.end
-        if any(kind == 16 for kind, *_ in lot.sections):
+        if any(kind == 16 for kind, *_ in frame_of(lot).sections):
             kernel.remember(b"p" * 16, number, lot).offset = frame.end
         replayed.apply(frame, lot.state.instrument)
 

@@ -60,7 +60,10 @@ def test_a_bar_is_in_the_frame_of_the_trade_that_closes_it_and_numbered_behind_i
     assert (bar["open"], bar["high"], bar["low"], bar["close"]) == (100, 103, 100, 103)
     assert (bar["volume"], bar["buy_volume"], bar["trade_count"]) == (12, 5, 2)
     assert (bar["measure"], bar["threshold"], bar["flags"]) == (Measure.TICK, 2, 0)
-    assert [(kind, count) for kind, _, count, _ in lot.sections] == [(TRADE_KIND.id, 2), (ACTIVITY_KIND.id, 1)]
+    assert [(kind, count) for kind, _, count, _ in frame_of(lot).sections] == [
+        (TRADE_KIND.id, 2),
+        (ACTIVITY_KIND.id, 1),
+    ]
     assert [int(seq) for _, records in lot.rows for seq in records["seq"]] == [2, 3, 4]
     assert lot.records == 3
     assert lot.accepted == 2
@@ -107,7 +110,7 @@ def test_a_frame_is_never_longer_than_was_promised_with_its_bars() -> None:
     assert kernel.state(BTC).seq == 0
     bounds = [bytes_ for bytes_ in range(batch.nbytes, 8 * batch.nbytes, 4096) if fits(batch, bytes_)]
     lot = accept(kernel, (TRADE_KIND, batch), max_bytes=bounds[0])
-    assert sum(len(data) for *_, data in lot.sections) <= bounds[0]
+    assert sum(len(data) for *_, data in frame_of(lot).sections) <= bounds[0]
 
 
 def fits(batch: Records, max_bytes: int) -> bool:
@@ -136,7 +139,7 @@ def run(kernel: Kernel, sent: Batches) -> list[Lot]:
 
 
 def contents(lots: list[Lot]) -> list[Any]:
-    return [(lot.seq, lot.records, [(*s[:3], bytes(s[3])) for s in lot.sections]) for lot in lots]
+    return [(lot.seq, lot.records, [(*s[:3], bytes(s[3])) for s in frame_of(lot).sections]) for lot in lots]
 
 
 @settings(max_examples=40)

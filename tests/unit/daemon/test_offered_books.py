@@ -49,7 +49,7 @@ def test_an_imbalance_is_in_the_frame_and_becomes_visible_with_what_it_was_made_
     take(kernel, offered(0))
     lot = take(kernel, offered(1_300))
     assert [kind.name for kind, _ in lot.rows] == ["book", "imbalance"]
-    assert [section[0] for section in lot.sections] == [BOOK.id, BY_NAME["imbalance"].id]
+    assert [section[0] for section in frame_of(lot).sections] == [BOOK.id, BY_NAME["imbalance"].id]
     assert lot.records == 2 and lot.rows[1][1]["ts_known"][0] == lot.ts_known
 
 
