@@ -37,7 +37,7 @@ def read_few(trades: bytes) -> list[Trade]:
 
 def stamp_few(trades: list[Trade], ts_known: int, seq: int) -> list[Trade]:
     """As `stamps.stamp`: whole microseconds, `ts_known`, and numbers from `seq` on."""
-    stamped = []
+    stamped: list[Trade] = []
     for ts, _, _, trade_id, price, size, side, flags in trades:
         stamped.append((ts - ts % NS_PER_US, ts_known, seq, trade_id, price, size, side, flags))
         seq += 1
