@@ -2,8 +2,8 @@
 
 Ingest tells every lot of a venue's instrument; what comes back is a BOOK record and beside it a BOOK_VENUES record
 that says whose each level is. At most every `interval_ns` of `ts_known`, and at once when a venue falls out or returns,
-or a best price jumps. There is one only where two venues at least carry the pair; perpetuals and futures have none,
-because their sizes are contracts of different worth.
+or a best price jumps; and every second an IMBALANCE record (`consolidated_imbalance`). There is one only where two
+venues at least carry the pair; perpetuals and futures have none, because their sizes are contracts of different worth.
 
 Pure: no clock, no journal. After a restart the venues' newest books are told again (`seed`).
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from marketd.daemon.consolidated_imbalance import MergedImbalance
 from marketd.daemon.settings import Book
 from marketd.market.book import BestLevels
 from marketd.market.book_records import BookPacker
@@ -30,6 +31,7 @@ from marketd.market.records import (
 )
 
 _BOOK_ID, _VENUES_KIND = BY_NAME["book"].id, BY_NAME["book_venues"]
+_IMBALANCE_KIND = BY_NAME["imbalance"]
 _Pair = tuple[str, str]  # base and quote
 
 
@@ -50,11 +52,13 @@ def pair_of(instrument: Instrument) -> _Pair | None:
 class _Group:
     """The venues of one pair, their merged book, and what was told of it last."""
 
-    def __init__(self, members: Sequence[Instrument], own: Instrument | None) -> None:
+    def __init__(self, members: Sequence[Instrument], own: Instrument | None, band_bps: float) -> None:
         self.members = {member.id: member for member in members}
         # the scales of an instrument that is there already are kept, though the venue that asked for them is gone
         scaled = list(members) if own is None else [*members, own]
         self.book = ConsolidatedBook(scaled, depth=BOOK_DEPTH)
+        self.size_factors = {m.id: 10 ** (self.book.size_scale - m.size_scale) for m in members}
+        self.imbalance = MergedImbalance(band_bps)
         self.told_ns = 0
         self.live: tuple[int, ...] = ()
         self.best = (0, 0)
@@ -90,6 +94,7 @@ class Consolidator:
         self._depth = min(self._kind.dtype["bid_price"].shape[0], BOOK_DEPTH)  # each level keeps its venue
         self._interval_ns = settings.interval
         self._jump = settings.jump
+        self._band_bps = settings.band_bps
         self._known: dict[_Pair, dict[str, Instrument]] = {}  # by name: a finer id of an instrument replaces it
         self._own: dict[_Pair, Instrument] = {}
         self._groups: dict[_Pair, _Group] = {}
@@ -120,7 +125,7 @@ class Consolidator:
         members = list(self._known[pair].values())
         self._groups.pop(pair, None)
         if len(members) > 1:
-            self._groups[pair] = _Group(members, self._own.get(pair))
+            self._groups[pair] = _Group(members, self._own.get(pair), self._band_bps)
 
     def seed(self, instrument: Instrument, books: Records, ts_known: int) -> None:
         """The newest book of a venue, as shared memory has it after a restart."""
@@ -129,33 +134,39 @@ class Consolidator:
             group.book.take(instrument.id, books, ts_known)
 
     def follow(self, instrument: Instrument, rows: Iterable[tuple[Kind, Records]], ts_known: int) -> Merged | None:
-        """A lot of a venue's instrument; the consolidated book that follows from it, when one is due."""
+        """A lot of a venue's instrument; what follows from it for the consolidated book, when something is due."""
         group = self._group_of(instrument)
         if group is None:
             return None
+        rows = list(rows)
+        group.imbalance.follow(rows, group.size_factors[instrument.id])
         books = [records for kind, records in rows if kind.id == _BOOK_ID]
         for records in books:
             group.book.take(instrument.id, records, ts_known)
         group.changed |= bool(books)
         if not books:
             group.book.heard(instrument.id, ts_known)
-            if ts_known - group.told_ns < self._interval_ns:
-                return None  # nothing of a book, and too early to look for one that fell silent
-        return self._due(group, ts_known)
+        # without news of a book: from time to time, to look for one that fell silent
+        looks = bool(books) or ts_known - group.told_ns >= self._interval_ns
+        parts = self._due(group, ts_known) if looks else []
+        if len(seconds := group.imbalance.advance()):
+            parts.append((_IMBALANCE_KIND, seconds))
+        return Merged(group.instrument, parts) if parts else None
 
     def _group_of(self, instrument: Instrument) -> _Group | None:
         pair = pair_of(instrument)
         group = None if pair is None else self._groups.get(pair)
         return group if group is not None and instrument.id in group.members else None
 
-    def _due(self, group: _Group, ts_known: int) -> Merged | None:
+    def _due(self, group: _Group, ts_known: int) -> list[tuple[Kind, Records]]:
         top = group.book.top(ts_known)
+        group.imbalance.book(top)
         other_venues = top.live != group.live
         waited = ts_known - group.told_ns >= self._interval_ns
         if not other_venues and not (group.changed and (waited or self._jumped(group, top))):
-            return None
+            return []
         group.told_ns, group.live, group.best, group.changed = ts_known, top.live, _best(top), False
-        return Merged(group.instrument, self._parts(top, ts_known, BookFlag.STATE if other_venues else 0))
+        return self._parts(top, ts_known, BookFlag.STATE if other_venues else 0)
 
     def _jumped(self, group: _Group, top: Consolidated) -> bool:
         return any(abs(new - old) > self._jump * old for new, old in zip(_best(top), group.best, strict=True))

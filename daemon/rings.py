@@ -40,7 +40,7 @@ class RingPlan(NamedTuple):
         `activity_specs`: how many kinds of bars by activity the instrument has; they share one ring.
         """
         if instrument.venue == CONSOLIDATED_VENUE:
-            return [self._books("book"), self._books("book_venues"), self._coverage()]
+            return [self._books("book"), self._books("book_venues"), self._imbalances(), self._coverage()]
         if instrument.market == "global":
             return [self._coverage(), *self._series()]
         activity = [self._spec("activity_bar", activity_specs * ACTIVITY_CAPACITY)] if activity_specs else []
@@ -62,11 +62,14 @@ class RingPlan(NamedTuple):
         second, minute = BUCKET_TIMEFRAMES
         return [
             self._books("book"),
-            # on the grid of the bars of a second, beside which a model reads them
-            self._spec("imbalance", self.cache.bars_of(second)),
+            self._imbalances(),
             self._spec("buckets", self.cache.seconds, bucket_ring(second)),
             self._spec("buckets", self.cache.bars_of(minute), bucket_ring(minute)),
         ]
+
+    def _imbalances(self) -> RingSpec:
+        """On the grid of the bars of a second, beside which a model reads them."""
+        return self._spec("imbalance", self.cache.bars_of(BUCKET_TIMEFRAMES[0]))
 
     def _books(self, kind_name: str) -> RingSpec:
         return self._spec(kind_name, self.cache.books(self.book.interval))

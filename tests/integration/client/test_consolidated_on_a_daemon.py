@@ -133,6 +133,29 @@ def test_the_stored_book_is_the_live_one_with_its_venues(
     assert len(md.get_order_book_data(COB, known - SECOND * 3600)) == 0
 
 
+def test_the_imbalance_of_the_consolidated_book_is_live_stored_and_beside_its_books(
+    md: UnifiedDataProvider, pipeline: DataIngestionPipeline, ids: list[int]
+) -> None:
+    def told() -> bool:
+        tell(pipeline, 0, "100.00", "100.05")
+        tell(pipeline, 1, "100.00", "100.2")
+        newest = md.get_latest_imbalances(COB)
+        return bool(len(newest)) and newest["mid"][-1] == 100.025 and bool(newest["book_1s"][-1] <= 1)
+
+    eventually(told, timeout=20)
+    live = md.get_latest_imbalances(COB)
+    assert (live["best_bid_size"][0], live["best_ask_size"][0]) == (2.0, 2.0)  # one of each venue; of one alone
+    assert live["spread"][0] == pytest.approx(0.05)
+    stored = eventually(lambda: md.query_orderbook_imbalances(COB, limit=1))
+    assert stored.records["ts_event"][0] >= live.records["ts_event"][0]
+
+    def beside() -> bool:
+        tell(pipeline, 0, "100.00", "100.05")
+        return bool(-1 <= md.get_order_book_data(COB, limit=1)["book_1s"][0] <= 1)
+
+    eventually(beside, timeout=20)
+
+
 def test_nobody_else_declares_a_consolidated_instrument(pipeline: DataIngestionPipeline) -> None:
     with pytest.raises(InvalidArgument, match="COB is the venue of marketd's own consolidated books"):
         pipeline.declare("ETHUSDT.COB", price_scale=2, size_scale=3)

@@ -7,6 +7,7 @@ import pytest
 
 from book_records import book, not_live
 from marketd.daemon.consolidated import Consolidator, Merged, pair_of
+from marketd.daemon.kernel import tick_record
 from marketd.daemon.settings import Book
 from marketd.market.consolidated import STALE_AFTER_NS
 from marketd.market.instruments import Instrument
@@ -15,7 +16,7 @@ from marketd.market.times import ABSENT
 
 SECOND, MS = 1_000_000_000, 1_000_000
 KNOWN = 1_723_161_540 * SECOND
-BOOK, TRADE = BY_NAME["book"], BY_NAME["trade"]
+BOOK, TICK = BY_NAME["book"], BY_NAME["tick"]
 SETTINGS = Book()
 
 
@@ -99,9 +100,9 @@ def test_only_spot_of_one_pair_comes_together() -> None:
 def test_it_is_told_once_an_interval_and_what_waited_is_not_lost(consolidator: Consolidator) -> None:
     tell(consolidator, BINANCE, book([(1_000_000, 1)], []), 0)
     assert tell(consolidator, BINANCE, book([(1_000_001, 1)], []), 50) is None
-    found, _ = parts(consolidator.follow(BINANCE, [(TRADE, book([], []))], KNOWN + 100 * MS))
+    found, _ = parts(consolidator.follow(BINANCE, [(TICK, tick_record(SECOND))], KNOWN + 100 * MS))
     assert found["bid_price"][0, 0] == 1_000_001 and found["flags"][0] == 0
-    assert consolidator.follow(BINANCE, [(TRADE, book([], []))], KNOWN + 300 * MS) is None  # nothing new to tell
+    assert consolidator.follow(BINANCE, [(TICK, tick_record(SECOND))], KNOWN + 300 * MS) is None  # nothing new to tell
 
 
 def test_a_best_price_that_jumps_is_told_at_once(consolidator: Consolidator) -> None:
@@ -125,7 +126,7 @@ def test_a_venue_that_fell_silent_falls_out_and_returns_when_it_is_heard(consoli
     later = STALE_AFTER_NS // MS + 10
     _, venues = parts(tell(consolidator, BINANCE, book([(10_001, 1)], []), later))
     assert venues["bid_venue"][0, :2].tolist() == [BINANCE.id, ABSENT]
-    _, venues = parts(consolidator.follow(BYBIT, [(TRADE, book([], []))], KNOWN + (later + 200) * MS))
+    _, venues = parts(consolidator.follow(BYBIT, [(TICK, tick_record(SECOND))], KNOWN + (later + 200) * MS))
     assert venues["bid_venue"][0, :2].tolist() == [BYBIT.id, BINANCE.id]
 
 

@@ -130,7 +130,7 @@ def test_another_depth_is_a_new_arena_and_the_old_one_is_retired(tmp_path: Path,
 def test_an_arena_has_the_rings_that_its_instrument_needs_and_no_others() -> None:
     plan = RingPlan(KINDS, (1, 60), CACHE, Book())
     consolidated = msgspec.structs.replace(BTC, venue="COB")
-    assert [spec.name for spec in plan.rings_for(consolidated)] == ["book", "book_venues", "coverage"]
+    assert [spec.name for spec in plan.rings_for(consolidated)] == ["book", "book_venues", "imbalance", "coverage"]
     assert [spec.name for spec in plan.rings_for(global_instrument(1))] == ["coverage", "funding"]
 
 
