@@ -166,7 +166,10 @@ class Consolidator:
         if not other_venues and not (group.changed and (waited or self._jumped(group, top))):
             return []
         group.told_ns, group.live, group.best, group.changed = ts_known, top.live, _best(top), False
-        return self._parts(top, ts_known, BookFlag.STATE if other_venues else 0)
+        parts = self._parts(top, ts_known, BookFlag.STATE if other_venues else 0)
+        if other_venues and not top.live:
+            parts.append((_IMBALANCE_KIND, group.imbalance.left()))
+        return parts
 
     def _jumped(self, group: _Group, top: Consolidated) -> bool:
         return any(abs(new - old) > self._jump * old for new, old in zip(_best(top), group.best, strict=True))

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
+from marketd.daemon.left_books import stale_imbalance
 from marketd.market.book import Levels, OrderBook
 from marketd.market.consolidated import Consolidated, ConsolidatedLevel
 from marketd.market.fixed import MAX_FIXED
@@ -62,6 +63,10 @@ class MergedImbalance:
             return
         self._book.reset(_by_price(top.bids), _by_price(top.asks))
         self._kernel.book(self._now, self._book)
+
+    def left(self) -> Records:
+        """What is told at once when the last venue has fallen out: time may not go on, if all feeds are gone."""
+        return stale_imbalance(self._now)
 
     def advance(self) -> Records:
         """IMBALANCE records of the seconds that have ended."""

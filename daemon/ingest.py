@@ -28,8 +28,9 @@ from marketd.daemon.consolidated import Consolidator
 from marketd.daemon.few_trades import TRADE_BYTES
 from marketd.daemon.kernel import Kernel, Lot
 from marketd.daemon.late_rebuilds import LateRebuilds
+from marketd.daemon.left_books import stale_book, stale_figures
 from marketd.daemon.live_lane import LiveLane
-from marketd.daemon.orphans import Orphans, lost_since, stale_book
+from marketd.daemon.orphans import Orphans, lost_since
 from marketd.daemon.pieces import MAX_PIECES, too_scattered
 from marketd.daemon.producers import LIVE_ONLY, repeated_outcome
 from marketd.daemon.publisher import Publisher
@@ -340,9 +341,7 @@ class Ingest:
             state = self._kernel.state(instrument)
             if instrument.removed or state.newest == ABSENT:
                 continue
-            kind = self._kernel.kinds.by_name("book")
-            record = stale_book(kind, state.newest)
-            lot = self._kernel.accept(instrument, [(kind, record)], self._clock.next(), source="ingest")
+            lot = self._kernel.derive(instrument, self._left(instrument, state.newest), self._clock.next())
             if self.lane.take(lot) is None:
                 self.lane.keep_live_only(lot)
             if self._consolidator is not None:
@@ -350,6 +349,14 @@ class Ingest:
             _log.warning(
                 "%s: its feed is gone, so its book is STALE", instrument.name, extra={"action": "book_orphaned"}
             )
+
+    def _left(self, instrument: Instrument, ts_ns: int) -> list[tuple[Kind, Records]]:
+        """A book that nobody keeps in step any more, and the figures of it that are shown as LIVE."""
+        kinds = self._kernel.kinds
+        parts = [(kinds.by_name("book"), stale_book(kinds.by_name("book"), ts_ns))]
+        for name, newest in self._publisher.live_figures_of(instrument):
+            parts.append((kinds.by_name(name), stale_figures(ts_ns, name, newest)))
+        return parts
 
     def close(self) -> None:
         self._orphans.close()

@@ -2,7 +2,8 @@
 
 Each feed says every fifth of a second that it lives, and which process it is. Whose process has ended is gone at the
 next look; who is silent for two seconds (stopped, or hanging) is taken for gone too. A book that was LIVE by its word
-is then left as STALE, by a record like any other. A feed that speaks again needs no ceremony: its next record says so.
+is then left as STALE, by a record like any other, and so are the figures that were made of it. A feed that speaks again
+needs no ceremony: its next record says so.
 """
 
 from __future__ import annotations
@@ -16,8 +17,7 @@ from contextlib import suppress
 import numpy as np
 
 from marketd.daemon.kernel import Lot
-from marketd.market.records import BookFlag, BookState, Kind, Records
-from marketd.market.times import ABSENT
+from marketd.market.records import BookState, Records
 
 SILENT_SECONDS = 2.0  # ten beats of a feed: a busy machine delays a few
 NOBODY_SECONDS = 5.0  # after a start, for the feed of a book that was LIVE before
@@ -99,16 +99,6 @@ class Orphans:
         for feed in self._feeds.values():
             feed.close()
         self._feeds.clear()
-
-
-def stale_book(kind: Kind, ts_ns: int) -> Records:
-    """The BOOK record that leaves a book, shape (1,)."""
-    record = np.zeros(1, dtype=kind.dtype)
-    for name in ("bid_price", "bid_size", "ask_price", "ask_size"):
-        record[name] = ABSENT
-    record["ts_event"], record["sequence"] = ts_ns, ABSENT
-    record["state"], record["flags"] = BookState.STALE, BookFlag.STATE
-    return record
 
 
 def lost_since(books: Records) -> int | None:

@@ -292,6 +292,15 @@ class Publisher:
                 found.append(number)
         return found
 
+    def live_figures_of(self, instrument: Instrument) -> list[tuple[str, Records]]:
+        """The newest imbalance, and buckets of each timeframe, that shared memory shows as of a LIVE book, by kind."""
+        board = self._boards.get(instrument.id)
+        if board is None:
+            return []
+        rings = ["imbalance", *map(bucket_ring, BUCKET_TIMEFRAMES)]
+        found = [(ring.partition(".")[0], board.newest(ring)) for ring in rings if board.has_ring(ring)]
+        return [(kind, newest) for kind, newest in found if len(newest) and newest["state"][0] == BookState.LIVE]
+
     def books_of(self, instrument: Instrument) -> Records:
         """The BOOK records of an instrument that shared memory holds, oldest first."""
         board = self._boards.get(instrument.id)

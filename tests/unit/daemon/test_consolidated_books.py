@@ -51,7 +51,7 @@ def tell(made: Consolidator, venue: Instrument, records: Records, ms: int, kind:
 
 def parts(merged: Merged | None) -> tuple[Records, Records]:
     assert merged is not None
-    (first, found), (second, venues) = merged.parts
+    (first, found), (second, venues) = merged.parts[:2]
     assert (first.name, second.name) == ("book", "book_venues")
     assert found["ts_event"][0] == venues["ts_event"][0]
     return found, venues

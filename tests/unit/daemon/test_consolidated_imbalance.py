@@ -79,7 +79,8 @@ def market() -> Market:
 
 
 def row(found: Records, second: int) -> dict[str, int]:
-    (chosen,) = found[found["ts_event"] == START + second * SECOND]
+    """Its newest version."""
+    chosen = found[found["ts_event"] == START + second * SECOND][-1]
     return {name: int(chosen[name]) for name in found.dtype.names or ()}
 
 
@@ -140,3 +141,16 @@ def test_a_venue_with_another_time_begins_the_windows_anew(market: Market) -> No
     market.tell(BYBIT, 4000, (BY_NAME["tick"], tick_record(START - 3600 * SECOND)))
     market.book(BYBIT, 4000, [(10_000, 1)], [(10_001, 1)])
     assert row(market.until(6000), 6)["book_5s"] == ABSENT_RATIO
+
+
+def test_when_the_last_venue_is_gone_the_imbalance_is_stale_though_time_does_not_go_on(market: Market) -> None:
+    market.until(2000)
+    market.leave(BINANCE, 2500)
+    assert market.told[-1]["state"][0] == BookState.LIVE
+    market.leave(BYBIT, 2500)
+    (left,) = market.told[-1]
+    assert (left["ts_event"], left["state"], left["reason"]) == (
+        START + 3 * SECOND,
+        BookState.STALE,
+        ImbalanceReason.NOT_LIVE,
+    )

@@ -14,6 +14,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
+from book_records import SECOND, buckets, imbalances
 from lane import BTC, MS, START, trades
 from marketd.daemon import orphans, publisher
 from marketd.daemon.clock import LiveClock
@@ -21,7 +22,7 @@ from marketd.daemon.ingest import Ingest
 from marketd.daemon.orphans import Orphans, lost_since
 from marketd.ipc import protocol
 from marketd.ipc.presence import read_instruments
-from marketd.market.records import BOOK, BookFlag, BookState, Records
+from marketd.market.records import BOOK, BookFlag, BookState, ImbalanceReason, Records
 from marketd.market.times import ABSENT
 from small_daemon import SmallDaemon
 from support import eventually
@@ -116,6 +117,34 @@ def test_the_book_of_a_killed_feed_is_stale_at_the_next_look(room: Room, process
     count = len(room.daemon.ring("book"))
     room.ingest.leave_orphans()
     assert len(room.daemon.ring("book")) == count, "once is enough"
+
+
+def test_the_figures_of_a_killed_feed_are_stale_with_its_book(room: Room, process: subprocess.Popen[bytes]) -> None:
+    room.alive(process.pid)
+    room.send("book", book(1000))
+    room.send("imbalance", imbalances([1], ts=START))
+    room.send("buckets", buckets([0], ts=START))
+    room.send("buckets", buckets([0], timeframe=60, ts=START // (60 * SECOND) * 60 * SECOND - 60 * SECOND))
+    room.send("trade", trades([(2500, 1, 100, 1)]))
+    process.kill()
+    eventually(room.is_stale, timeout=1.0)
+    imbalance = room.daemon.ring("imbalance")[-1]
+    assert (imbalance["ts_event"], imbalance["state"]) == (START + 3 * SECOND, BookState.STALE)
+    assert (imbalance["reason"], imbalance["mid2"]) == (ImbalanceReason.NOT_LIVE, ABSENT)
+    for name, span in (("buckets.1s", SECOND), ("buckets.1m", 60 * SECOND)):
+        left = room.daemon.ring(name)[-1]
+        assert (left["ts"], left["state"]) == ((START + 2500 * MS) // span * span, BookState.STALE)
+        assert (left["width"], left["base"], left["bid_size"].max()) == (50, ABSENT, ABSENT)
+    room.ingest.leave_orphans()
+    assert len(room.daemon.ring("imbalance")) == 2, "once is enough"
+
+
+def test_figures_that_there_never_were_are_not_left(room: Room, process: subprocess.Popen[bytes]) -> None:
+    room.alive(process.pid)
+    room.send("book", book(1000))
+    process.kill()
+    eventually(room.is_stale, timeout=1.0)
+    assert not len(room.daemon.ring("imbalance")) and not len(room.daemon.ring("buckets.1s"))
 
 
 def test_a_feed_that_falls_silent_is_taken_for_gone(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
