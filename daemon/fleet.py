@@ -56,20 +56,33 @@ class Fleet:
             keepers = [self._keep(name, settings) for name in stage]
             await asyncio.gather(*(keeper.answering.wait() for keeper in keepers))
 
-    async def reload(self, new: Config, timeout_seconds: float) -> list[str]:
-        """Start and drain feeds as the new configuration wants, hand it to all others; sentences of who
-        refused it."""
+    async def offer(self, new: Config, timeout_seconds: float) -> list[str]:
+        """Have the actors that stay read the configuration in force, which is `new`; sentences of who refused it.
+
+        Feeds come first, since their venues may lack something; when one refuses, the others are not asked.
+        """
+        staying = [name for name in plan.actors(new) if name in self._keepers]
+        for stage in plan.stages(staying, (plan.FEED, *plan.START_ORDER[:-1])):
+            answers = await asyncio.gather(*(self._reload(name, timeout_seconds) for name in stage))
+            if refusals := [refusal for refusal in answers if refusal]:
+                return refusals
+        return []
+
+    async def take_back(self, timeout_seconds: float) -> list[str]:
+        """Have all read the configuration in force again, which is the one before; sentences of who could not."""
+        answers = await asyncio.gather(*(self._reload(name, timeout_seconds) for name in list(self._keepers)))
+        return [refusal for refusal in answers if refusal]
+
+    async def change(self, new: Config) -> None:
+        """Start and drain feeds as the new configuration wants."""
         wanted = plan.actors(new)
-        staying = [name for name in wanted if name in self._keepers]
         for keeper in self._keepers.values():
             keeper.use(new.supervisor)
         gone = [name for name in self._keepers if name not in wanted]
         await self.stop(gone, time.monotonic() + new.supervisor.drain_timeout.seconds)
-        refusals = [await self._reload(name, timeout_seconds) for name in staying]
         for name in wanted:
             if name not in self._keepers:
                 self._keep(name, new.supervisor)
-        return [refusal for refusal in refusals if refusal]
 
     async def drain(self, deadline: float) -> list[str]:
         """Stop all, stage by stage; the names of those that had to be killed. A stage gets half of what is

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from marketd.daemon.runtime import read_description
 from marketd.daemon.storage_watch import last_look
 from marketd.ipc.arena import ArenaState
 from marketd.ipc.arena_reader import ArenaReader
@@ -34,6 +35,7 @@ def health_report(request_id: int, runtime_dir: Path, database: ConnectionStatis
         problems.append("ingest does not beat: it is stopped, or gone and about to be replaced")
     storage = last_look(runtime_dir)
     problems += storage.get("problems", [])
+    problems += read_description(runtime_dir).get("feed_problems", [])
     status = "failed" if stale else "degraded" if problems else "ok"
     report = {
         "problems": problems,

@@ -77,6 +77,10 @@ class RuntimeDirectory:
         text = file.read_bytes() if file is not None else b"# no file: defaults, environment and --set alone\n"
         _write(self.config_copy, text, 0o600)
 
+    def take_config_back(self, text: bytes) -> None:
+        """Make what was in force before the configuration again."""
+        _write(self.config_copy, text, 0o600)
+
     def describe(self, config: Config, details: Mapping[str, Any]) -> None:
         """Replace `daemon.json` as a whole: what clients read, and beside it what people and scripts want to know."""
         text = json.dumps({**msgspec.to_builtins(presence_of(config)), **details}, indent=1)

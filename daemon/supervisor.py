@@ -106,6 +106,7 @@ class Supervisor:
         self._reloading = asyncio.Lock()
         self._tasks = Tasks(self._fail)
         self._http: HttpServer | None = None
+        self._feed_problems: list[str] = []
 
     async def run(self) -> int:
         """Until asked to stop or failed, and drained; the exit code. Raises what forbids to begin at all."""
@@ -150,6 +151,7 @@ class Supervisor:
     async def _start(self) -> None:
         await self._database.start()
         self._tasks.run(self._database.watch(), name="database")
+        self._tasks.run(self._watch_feeds(), name="feeds' problems")
         await self._fleet.start(plan.actors(self._config), self._config.supervisor)
         self._become("live")
         self._notifier.ready(self._status_line())
@@ -231,7 +233,7 @@ class Supervisor:
             logger.error("the reload was refused: %s", error, extra={"action": "reload_refused"})
 
     async def _reload(self) -> str:
-        """Take over the file; what changed. ConfigError when it is refused, by us or by an actor."""
+        """Take over the file; what changed. ConfigError when it is refused, by us or by an actor, as a whole."""
         if self._state != "live":
             raise ConfigError(f"the daemon is {self._state}; a reload needs a live one")
         async with self._reloading:
@@ -249,17 +251,27 @@ class Supervisor:
                 f"{', '.join(found.needs_restart)}: cannot change in a running daemon; restart it, or change it back",
                 field=found.needs_restart[0],
             )
-        self._runtime.keep_config(self._file)
+        await self._offer(new)
         self._config = new
         self._announce()
         self._database.use(new.supervisor)
         logs.set_level(new.log.level)
-        refusals = await self._fleet.reload(new, RELOAD_SECONDS)
-        if refusals:
-            raise ConfigError(f"taken over, but {'; '.join(refusals)}")
+        await self._fleet.change(new)
         detail = ", ".join(found.reloadable) or "nothing changed"
         logger.info("took over the new configuration: %s", detail, extra={"action": "daemon_reloaded"})
         return detail
+
+    async def _offer(self, new: Config) -> None:
+        """Hand the file to the actors; ConfigError when one refuses it: then all have the configuration before it."""
+        before = self._runtime.config_copy.read_bytes()
+        self._runtime.keep_config(self._file)
+        refusals = await self._fleet.offer(new, RELOAD_SECONDS)
+        if not refusals:
+            return
+        self._runtime.take_config_back(before)
+        lost = await self._fleet.take_back(RELOAD_SECONDS)
+        also = f"; but not all went back to the configuration before it: {'; '.join(lost)}" if lost else ""
+        raise ConfigError(f"nothing has changed, because {'; '.join(refusals)}{also}")
 
     # ---- what it shows --------------------------------------------------------------------------
 
@@ -321,12 +333,22 @@ class Supervisor:
             "state_dir": str(self._config.state_path),
             "sockets": self._runtime.socket_urls,
             "http": self._http.url if self._http is not None else None,
+            "feed_problems": self._feed_problems,
         }
 
     # ---- tasks ----------------------------------------------------------------------------------
 
     def _heard(self, name: str, message: Any) -> None:
         self._fleet.heard(name, message)
+
+    async def _watch_feeds(self) -> None:
+        """What they do not get stands in `daemon.json`: query actors tell it in `health()` without asking us."""
+        while True:
+            problems = verdict.feed_problems(self._fleet.reports())
+            if problems != self._feed_problems:
+                self._feed_problems = problems
+                self._announce()
+            await asyncio.sleep(self._config.supervisor.ping_interval.seconds)
 
     async def _feed_watchdog(self, interval_seconds: float) -> None:
         """From the loop that also starts and pings actors: when this stands still, systemd shall know."""

@@ -23,7 +23,7 @@ def judge(daemon_state: str, actors: Sequence[ActorReport], database_problem: st
     problems += [problem for actor in actors if (problem := _database_problem(actor) or _journal_problem(actor))]
     problems += [problem for actor in actors for problem in _works_problems(actor)]
     problems += [problem for actor in actors for problem in _storage_problems(actor)]
-    problems += [problem for actor in actors for problem in _refusals(actor)]
+    problems += feed_problems(actors)
     if database_problem:
         problems.append(database_problem)
     if daemon_state != "live":
@@ -36,7 +36,7 @@ def judge(daemon_state: str, actors: Sequence[ActorReport], database_problem: st
 
 def _database_problem(actor: ActorReport) -> str:
     """What an actor waits for; else what its connections, or those to its replica, wait for."""
-    writer, database, replica = (_part(actor, name) for name in ("writer", "database", "replica"))
+    writer, database, replica = (_part(actor.statistics, name) for name in ("writer", "database", "replica"))
     if writer.get("trouble"):
         return f"{actor.name} waits: {writer['trouble']}"
     if database.get("trouble") or database.get("state") == "down":
@@ -50,8 +50,8 @@ def _database_problem(actor: ActorReport) -> str:
     return ""
 
 
-def _part(actor: ActorReport, name: str) -> Mapping[str, Any]:
-    found = actor.statistics.get(name)
+def _part(table: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = table.get(name)
     return found if isinstance(found, dict) else {}
 
 
@@ -80,13 +80,22 @@ def _storage_problems(actor: ActorReport) -> list[str]:
     return list(sizes.get("problems", [])) if isinstance(sizes, dict) else []
 
 
+def feed_problems(actors: Iterable[ActorReport]) -> list[str]:
+    """What venues do not give their feeds: perhaps the configuration is wrong."""
+    return [problem for actor in actors for problem in (*_refusals(actor), *_unknown_symbols(actor))]
+
+
 def _refusals(actor: ActorReport) -> list[str]:
-    """What a venue does not give a feed; it is asked again, but perhaps the configuration is wrong."""
-    feed = actor.statistics.get("feed")
-    refused = feed.get("refused") if isinstance(feed, dict) else None
-    if not isinstance(refused, dict):
-        return []
+    refused = _part(_part(actor.statistics, "feed"), "refused")
     return [f"{actor.name} is refused {symbol}: {words}" for symbol, words in refused.items()]
+
+
+def _unknown_symbols(actor: ActorReport) -> list[str]:
+    unknown, setting = _part(_part(actor.statistics, "feed"), "unknown_symbols"), f"venues.{plan.which_of(actor.name)}"
+    return [
+        f"{actor.name} has no {symbol} ({words}); correct it in {setting}.symbols, or remove it, and run marketd reload"
+        for symbol, words in unknown.items()
+    ]
 
 
 def _serves(actors: Iterable[ActorReport], role: str) -> bool:

@@ -159,26 +159,32 @@ class Feed:
     async def reload(self, symbols: Sequence[str]) -> dict[str, str]:
         """Have exactly these symbols from now on, without a gap for those that stay.
 
-        Returns what could not be had, by symbol. RestFailed or Timeout when the venue does not answer: then the
-        symbols that were removed are gone, and nothing was added.
+        Returns the new ones that the venue does not have, by symbol, with its words; then nothing has changed. The same
+        where RestFailed or Timeout is raised, because the venue does not answer. What was unknown before may stay so.
         """
         wanted, roster = self._venue_symbols(symbols), self._roster
         async with self._changing:
-            self._wanted = wanted
             if not self._tasks.is_running:
+                self._wanted = wanted
                 return {}  # `run` begins with these
+            found = await roster.look_up([symbol for symbol in wanted if symbol not in roster.states])
+            refused = {symbol: words for symbol, words in found.unknown.items() if symbol not in self._wanted}
+            if refused:
+                return refused
+            self._wanted = wanted
             for symbol in [symbol for symbol in roster.states if symbol not in wanted]:
                 await roster.remove(symbol)
-            roster.unknown.clear()
-            await roster.add([symbol for symbol in wanted if symbol not in roster.states])
-            return dict(roster.unknown)
+            await roster.add(found)
+            return {}
 
     async def _bring_up(self) -> None:
         backoff = Backoff(1.0, 30.0)
         while True:
             try:
                 async with self._changing:
-                    await self._roster.add([symbol for symbol in self._wanted if symbol not in self._roster.states])
+                    roster = self._roster
+                    new = [symbol for symbol in self._wanted if symbol not in roster.states]
+                    await roster.add(await roster.look_up(new))
                 return
             except (RestFailed, VenueRefused, Timeout) as error:
                 _log.warning("%s does not answer yet: %s", self.venue.name, error, extra={"action": "venue_down"})
@@ -287,7 +293,7 @@ class Feed:
             rejected=dict(intake.rejected),
             ignored=dict(intake.ignored),
             venue_errors=counts["venue errors"],
-            unknown_symbols=sorted(roster.unknown),
+            unknown_symbols=dict(roster.unknown),
             refused=self._subscriptions.refusals,
             lag_ns=self._lag_ns,
             connections=[connection.statistics() for connection in roster.connections],

@@ -92,7 +92,7 @@ class FeedStatistics(NamedTuple):
     rejected: dict[str, int]  # by rule
     ignored: dict[str, int]  # by name
     venue_errors: int
-    unknown_symbols: list[str]
+    unknown_symbols: dict[str, str]  # symbols that the venue does not have, and what it says
     refused: dict[str, str]  # symbols whose subscription the venue refuses, and what it says
     lag_ns: int  # receipt after the venue's time, of the newest message; below 0 when the clocks differ
     connections: list[ConnectionStatistics]

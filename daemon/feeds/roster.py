@@ -1,6 +1,7 @@
 """The symbols of a feed: where they come from, on which connection each is placed, and how they change.
 
-add       the venue's instruments -> declared at the sink -> where their trades begin -> streams on a connection
+look_up   the venue's instruments, and which symbols it does not have; changes nothing
+add       what was looked up -> declared at the sink -> where their trades begin -> streams on a connection
 remove    unsubscribed, told to the ledger, forgotten
 refresh   the venue's rules are asked for again: its ticks and steps may change
 """
@@ -11,6 +12,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from marketd.daemon.feeds.adapter import UnknownSymbol, Venue, VenueAdapter, VenueRefused
 from marketd.daemon.feeds.connection import Connection, Handler, Timing
@@ -33,6 +35,13 @@ REFRESH_SECONDS = 60.0  # a symbol's rules are asked for at most so often
 INFO_SYMBOLS = 100  # in one question for instruments
 REQUEST_SECONDS = 30.0
 BEGINNING_SECONDS = 5.0  # at most, before new symbols are subscribed
+
+
+class LookedUp(NamedTuple):
+    """What the venue says of symbols."""
+
+    instruments: list[Instrument]
+    unknown: dict[str, str]  # symbol -> what it said
 
 
 class Roster:
@@ -90,10 +99,20 @@ class Roster:
 
     # ---- in -----------------------------------------------------------------------------------
 
-    async def add(self, symbols: list[str]) -> None:
+    async def look_up(self, symbols: list[str]) -> LookedUp:
+        """What the venue has of these symbols. RestFailed or Timeout when it does not answer."""
+        found = LookedUp([], {})
         for start in range(0, len(symbols), INFO_SYMBOLS):
-            instruments = await self._instruments(symbols[start : start + INFO_SYMBOLS])
-            for instrument, resume in await self._sink.declare(instruments) if instruments else []:
+            found.instruments.extend(await self._instruments(symbols[start : start + INFO_SYMBOLS], found.unknown))
+        return found
+
+    async def add(self, found: LookedUp) -> None:
+        """Follow what was looked up; what is unknown is told, and costs the others nothing."""
+        self.unknown = found.unknown
+        for symbol, words in found.unknown.items():
+            _log.error("%s is left out: %s", symbol, words, extra={"action": "unknown_symbol", "symbol": symbol})
+        for start in range(0, len(found.instruments), INFO_SYMBOLS):
+            for instrument, resume in await self._sink.declare(found.instruments[start : start + INFO_SYMBOLS]):
                 self._admit(instrument, resume)
         if self._adapter.numbered_trades:
             new = [state for state in self.states.values() if state.trades.sequence.last is None]
@@ -133,8 +152,8 @@ class Roster:
         if not page.rejected:
             state.trades.begin_after(page.records)
 
-    async def _instruments(self, symbols: list[str]) -> list[Instrument]:
-        """The venue's instruments; a symbol that it does not know is logged, and costs the others nothing."""
+    async def _instruments(self, symbols: list[str], unknown: dict[str, str]) -> list[Instrument]:
+        """The venue's instruments; a symbol that it does not know goes to `unknown`, with what it says."""
         request = self._adapter.instruments_request(symbols)
         try:
             try:
@@ -147,11 +166,8 @@ class Roster:
         except UnknownSymbol as error:
             if len(symbols) > 1:
                 halves = symbols[: len(symbols) // 2], symbols[len(symbols) // 2 :]
-                return [instrument for half in halves for instrument in await self._instruments(half)]
-            self.unknown[symbols[0]] = str(error)
-            _log.error(
-                "%s is left out: %s", symbols[0], error, extra={"action": "unknown_symbol", "symbol": symbols[0]}
-            )
+                return [instrument for half in halves for instrument in await self._instruments(half, unknown)]
+            unknown[symbols[0]] = str(error)
             return []
 
     async def _connect(self, symbols: list[str]) -> None:
@@ -251,7 +267,7 @@ class Roster:
             self.states[symbol].refreshed_at = now
         for start in range(0, len(due), INFO_SYMBOLS):
             try:
-                instruments = await self._instruments(due[start : start + INFO_SYMBOLS])
+                instruments = await self._instruments(due[start : start + INFO_SYMBOLS], self.unknown)
             except (RestFailed, VenueRefused, Timeout) as error:
                 _log.warning("instruments cannot be refreshed yet: %s", error, extra={"action": "refresh_failed"})
                 return

@@ -242,13 +242,28 @@ def test_a_reload_reaches_the_actors_and_starts_and_drains_feeds(start: type_sta
 
 def test_a_refused_reload_says_who_refused_and_an_edited_file_means_nothing_before_it(start: type_start) -> None:
     daemon = start({"query-1": "refuse"}, text=VENUE).until_live()
-    daemon.file.write_text(daemon.file.read_text() + "[aliases]\nBTC = 'BTCUSDT.BINANCE'\n")
+    before = daemon.file.read_text()
+    daemon.file.write_text(before + "[aliases]\nBTC = 'BTCUSDT.BINANCE'\n")
     os.kill(pid := daemon.actor("ingest").pid or 0, signal.SIGKILL)
     daemon.until_replaced("ingest", pid)
     assert "aliases" not in (daemon.runtime / "marketd.toml").read_text()
-    with pytest.raises(ConfigError, match="query-1 refused it: RuntimeError: this dummy takes over nothing"):
+    with pytest.raises(ConfigError, match="nothing has changed, because query-1 refused it: RuntimeError: this dummy"):
         operator.reload(daemon.runtime)
-    assert "ingest reloaded 1" in daemon.events
+    assert (daemon.runtime / "marketd.toml").read_text() == before
+
+
+def test_what_one_feed_refuses_the_others_give_back_and_no_venue_comes_or_goes(start: type_start) -> None:
+    two = VENUE + "[venues.OKX]\nsymbols = ['BTC/USDT']\n[venues.KRAKEN]\nsymbols = ['BTC/USD']\n"
+    daemon = start({"feed-OKX": "refuse"}, text=two).until_live()
+    changed = daemon.file.read_text().replace('"BTC/USDT"', '"BTC/USDT", "ETH/USDT"')
+    changed = changed.replace("[venues.KRAKEN]\nsymbols = ['BTC/USD']", "[venues.BITSTAMP]\nsymbols = ['BTC/USD']")
+    daemon.file.write_text(changed)
+    with pytest.raises(ConfigError, match="nothing has changed, because feed-OKX refused it"):
+        operator.reload(daemon.runtime)
+    told = [event for event in daemon.events if event.startswith("feed-BINANCE reloaded")]
+    assert told == ["feed-BINANCE reloaded 4", "feed-BINANCE reloaded 3"]
+    assert not [event for event in daemon.events if event.startswith(("feed-BITSTAMP", "feed-KRAKEN ended"))]
+    assert daemon.actor("feed-KRAKEN").state == "live"
 
 
 def test_sighup_reloads(start: type_start) -> None:

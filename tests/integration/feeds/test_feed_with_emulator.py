@@ -182,9 +182,8 @@ async def test_symbols_come_and_go_without_a_gap_for_the_others() -> None:
         assert await feed.reload(["BTCUSDT", "SOL/USDT"]) == {}
         await eventually_async(lambda: sink.ids("SOLUSDT"))
         left = len(sink.ids("ETHUSDT"))
-        refused = await feed.reload(["BTCUSDT", "SOLUSDT", "NOSUCHUSDT"])
-        assert "NOSUCHUSDT" in refused
-        assert feed.statistics().unknown_symbols == ["NOSUCHUSDT"]
+        assert list(await feed.reload(["BTCUSDT", "NOSUCHUSDT"])) == ["NOSUCHUSDT"]
+        assert feed.statistics().symbols == 2 and not feed.statistics().unknown_symbols  # nothing has changed
         more = len(sink.ids("BTCUSDT")) + 50
         await eventually_async(lambda: len(sink.ids("BTCUSDT")) >= more)
         assert len(sink.ids("ETHUSDT")) == left
@@ -195,6 +194,19 @@ async def test_symbols_come_and_go_without_a_gap_for_the_others() -> None:
     for symbol in ("BTCUSDT", "SOLUSDT", "ETHUSDT"):
         ids = sink.ids(symbol)
         assert ids == list(range(ids[0], ids[0] + len(ids)))
+
+
+async def test_a_symbol_that_the_venue_does_not_have_is_told_and_costs_the_others_nothing() -> None:
+    sink, source = RecordingSink(), SyntheticMarket(7, ["BTCUSDT", "ETHUSDT"], 100.0)
+    async with emulated(source) as emulator, running(feed_of(emulator, sink, ["BTCUSDT", "NOSUCHUSDT"])) as feed:
+        await eventually_async(lambda: sink.ids("BTCUSDT"))
+        assert list(feed.statistics().unknown_symbols) == ["NOSUCHUSDT"]
+        # it was so before, and is no reason to refuse what else is wanted
+        assert await feed.reload(["BTCUSDT", "NOSUCHUSDT", "ETHUSDT"]) == {}
+        await eventually_async(lambda: sink.ids("ETHUSDT"))
+        assert list(feed.statistics().unknown_symbols) == ["NOSUCHUSDT"]
+        assert await feed.reload(["BTCUSDT", "ETHUSDT"]) == {}
+        assert not feed.statistics().unknown_symbols
 
 
 async def test_a_rolled_connection_loses_nothing_and_sends_nothing_twice() -> None:

@@ -110,6 +110,17 @@ def test_what_a_venue_refuses_is_a_problem_that_is_told() -> None:
     assert judge("live", reports, "") == ("degraded", ["feed-KRAKEN is refused BTCUSD: no such pair"])
 
 
+def test_a_symbol_that_a_venue_does_not_have_is_a_problem_with_the_way_out() -> None:
+    statistics = {"feed": {"unknown_symbols": {"BTCUSX": "Invalid symbol."}}}
+    feed = msgspec.structs.replace(actors()[0], name="feed-BINANCE", statistics=statistics)
+    health, problems = judge("live", [*actors(), feed], "")
+    assert health == "degraded"
+    assert problems == [
+        "feed-BINANCE has no BTCUSX (Invalid symbol.); correct it in venues.BINANCE.symbols, or remove it, and run "
+        "marketd reload"
+    ]
+
+
 @pytest.mark.parametrize(
     ("statistics", "sentence"),
     [
