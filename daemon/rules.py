@@ -54,6 +54,12 @@ def check(config: Config) -> None:
     for alias, target in config.aliases.items():
         if not alias or not target:
             fail(f"aliases.{alias or repr(alias)}", "an alias maps one symbol to another, and neither is empty")
+        if target in config.aliases:
+            fail(
+                f"aliases.{alias}",
+                f"{target!r} is an alias itself, and aliases are not followed; name the instrument that is meant, "
+                "such as 'BTCUSDT.BINANCE'",
+            )
     series({name: stream.fields for name, stream in config.streams.items()})
     _check_activity_bars(config)
     _check_book(config)
@@ -183,14 +189,25 @@ def _check_book(config: Config) -> None:
         path = f"book.buckets.{name}"
         if not _WIDTH.fullmatch(width) or not float(width):
             fail(path, f"{width!r} is no price more than 0; write a decimal number in quotes, such as '0.5'")
+        _check_instrument_name(path, name)
+        _check_venue_name(path, name.rpartition(".")[2], _FEED_VENUES)
+
+
+def _check_instrument_name(path: str, name: str, or_else: str = "") -> None:
+    """What is set for one instrument is looked up by its name alone: an alias, or a pair, would never be found."""
+    symbol, _, venue = name.rpartition(".")
+    plain = re.sub(r"[/:\s-]", "", symbol or name).upper()
+    is_pair = "/" in symbol or (venue in VENUES and symbol != plain)  # producers name theirs as they like
+    if not symbol or not venue or is_pair:
+        wanted = f"{plain or 'BTCUSDT'}.{venue if symbol and venue else 'BINANCE'}"
+        fail(path, f"{name!r} is no instrument's name, and aliases do not count here; write {or_else}'{wanted}'")
 
 
 def _check_activity_bars(config: Config) -> None:
     for name, texts in config.activity_bars.items():
         path = f"activity_bars.{name}"
-        symbol, _, venue = name.rpartition(".")
-        if name != EVERY and not (symbol and venue):
-            fail(path, f"{name!r} is neither '{EVERY}' nor an instrument, such as 'BTCUSDT.BINANCE'")
+        if name != EVERY:
+            _check_instrument_name(path, name, or_else=f"'{EVERY}', or ")
         if len(texts) > MAX_SPECS:
             fail(path, f"{len(texts)} kinds of bars; of one instrument there are {MAX_SPECS} at most")
         specs = [read_spec(text, field=f"{path}[{i}]") for i, text in enumerate(texts)]

@@ -81,13 +81,19 @@ def _storage_problems(actor: ActorReport) -> list[str]:
 
 
 def feed_problems(actors: Iterable[ActorReport]) -> list[str]:
-    """What venues do not give their feeds: perhaps the configuration is wrong."""
-    return [problem for actor in actors for problem in (*_refusals(actor), *_unknown_symbols(actor))]
+    """What venues do not give their feeds, or their instruments do not allow: perhaps the configuration is wrong."""
+    kinds = (_refusals, _unknown_symbols, _refused_settings)
+    return [problem for actor in actors for told in kinds for problem in told(actor)]
 
 
 def _refusals(actor: ActorReport) -> list[str]:
     refused = _part(_part(actor.statistics, "feed"), "refused")
     return [f"{actor.name} is refused {symbol}: {words}" for symbol, words in refused.items()]
+
+
+def _refused_settings(actor: ActorReport) -> list[str]:
+    refused = _part(actor.statistics, "feed").get("refused_settings")
+    return [f"{actor.name} uses the default: {words}" for words in refused] if isinstance(refused, list) else []
 
 
 def _unknown_symbols(actor: ActorReport) -> list[str]:

@@ -26,7 +26,7 @@ from marketd.market.book_states import BookEvent
 from marketd.market.book_sync import BookSync, Step
 from marketd.market.buckets import BucketKernel
 from marketd.market.errors import RuleViolation
-from marketd.market.fixed import parse_fixed
+from marketd.market.fixed import format_fixed, parse_fixed
 from marketd.market.imbalance import ImbalanceKernel
 from marketd.market.instruments import Instrument
 from marketd.market.records import BY_NAME, BookState, Coverage, Records
@@ -50,6 +50,7 @@ class BookKeeper:
         self._settings = settings
         self.sync = BookSync(rule, instrument)
         self.needs_snapshot = False
+        self.refused_setting = ""  # what is wrong with the configured width of buckets, which is not used then
         self.events: Counter[str] = Counter()  # what made the book doubtful, by word
         self.newest_ns = ABSENT  # the newest event time that was told
         self._complete_ns = ABSENT  # `newest_ns` when no trades were missing
@@ -70,16 +71,33 @@ class BookKeeper:
         self._deltas = DeltaRecorder()
         self._imbalance = ImbalanceKernel(settings.band_bps)
         self._buckets = BucketKernel(self._bucket_units(), tick_size=instrument.tick_size)
+        if self.refused_setting:  # only known here: it must not cost the venue's other instruments theirs
+            _log.error(
+                "the default width is used: %s",
+                self.refused_setting,
+                extra={"action": "bucket_width", "instrument": instrument.name},
+            )
 
     def _bucket_units(self) -> int:
         """The configured width in price units; 0, the default, where there is none at the instrument's scale."""
         name = self.instrument.name
-        width = self._settings.buckets.get(name, "")
+        width, field = self._settings.buckets.get(name, ""), f"book.buckets.{name}"
+        self.refused_setting = ""
         try:
-            return parse_fixed(width, self.instrument.price_scale, field=f"book.buckets.{name}") if width else 0
-        except RuleViolation as violation:  # only known here: it must not cost the venue's other instruments theirs
-            _log.error("the default width is used: %s", violation, extra={"action": "bucket_width", "instrument": name})
+            units = parse_fixed(width, self.instrument.price_scale, field=field) if width else 0
+        except RuleViolation as violation:
+            self.refused_setting = str(violation)
             return 0
+        if units % self.instrument.tick_size:
+            self.refused_setting = (
+                f"{field}: {width} is no multiple of the tick {self._tick()}, so that some buckets would hold more "
+                "prices than others, or none; write one that is"
+            )
+            return 0
+        return units
+
+    def _tick(self) -> str:
+        return format_fixed(self.instrument.tick_size, self.instrument.price_scale)
 
     # ---- what befalls the connection ----------------------------------------------------------
 

@@ -295,6 +295,7 @@ class Feed:
             venue_errors=counts["venue errors"],
             unknown_symbols=dict(roster.unknown),
             refused=self._subscriptions.refusals,
+            refused_settings=books.refused_settings,
             lag_ns=self._lag_ns,
             connections=[connection.statistics() for connection in roster.connections],
             rest=self._rest.statistics(),

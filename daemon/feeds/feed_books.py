@@ -249,6 +249,11 @@ class FeedBooks:
         return sum(kept.keeper.sync.state is BookState.LIVE for kept in self._kept.values())
 
     @property
+    def refused_settings(self) -> list[str]:
+        """What the configuration says of some books, and cannot be had of their instruments."""
+        return [kept.keeper.refused_setting for kept in self._kept.values() if kept.keeper.refused_setting]
+
+    @property
     def events(self) -> dict[str, int]:
         total: Counter[str] = Counter()
         for kept in self._kept.values():

@@ -94,6 +94,7 @@ class FeedStatistics(NamedTuple):
     venue_errors: int
     unknown_symbols: dict[str, str]  # symbols that the venue does not have, and what it says
     refused: dict[str, str]  # symbols whose subscription the venue refuses, and what it says
+    refused_settings: list[str]  # of the configuration, which an instrument does not allow
     lag_ns: int  # receipt after the venue's time, of the newest message; below 0 when the clocks differ
     connections: list[ConnectionStatistics]
     rest: RestStatistics

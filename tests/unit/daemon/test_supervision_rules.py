@@ -110,6 +110,13 @@ def test_what_a_venue_refuses_is_a_problem_that_is_told() -> None:
     assert judge("live", reports, "") == ("degraded", ["feed-KRAKEN is refused BTCUSD: no such pair"])
 
 
+def test_a_setting_that_an_instrument_does_not_allow_is_a_problem() -> None:
+    statistics = {"feed": {"refused_settings": ["book.buckets.BTCUSDT.BINANCE: 0.001 is no multiple"]}}
+    feed = msgspec.structs.replace(actors()[0], name="feed-BINANCE", statistics=statistics)
+    _, problems = judge("live", [*actors(), feed], "")
+    assert problems == ["feed-BINANCE uses the default: book.buckets.BTCUSDT.BINANCE: 0.001 is no multiple"]
+
+
 def test_a_symbol_that_a_venue_does_not_have_is_a_problem_with_the_way_out() -> None:
     statistics = {"feed": {"unknown_symbols": {"BTCUSX": "Invalid symbol."}}}
     feed = msgspec.structs.replace(actors()[0], name="feed-BINANCE", statistics=statistics)

@@ -6,6 +6,7 @@ import json
 import random
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -35,8 +36,8 @@ def delta(first: int, last: int, ts_ns: int, bids: Levels = NONE, asks: Levels =
     return BookDelta("BTCUSDT", first, last, None, ts_ns, bids, asks)
 
 
-def keeper(**changes: Any) -> BookKeeper:
-    return BookKeeper(SPOT_RULE, BTC, BookSettings(**changes))
+def keeper(tick_size: int = 1, **changes: Any) -> BookKeeper:
+    return BookKeeper(SPOT_RULE, msgspec.structs.replace(BTC, tick_size=tick_size), BookSettings(**changes))
 
 
 def live_keeper(**changes: Any) -> tuple[BookKeeper, list[Part]]:
@@ -181,10 +182,27 @@ def test_a_time_that_was_wrong_costs_seconds_and_no_more() -> None:
     assert left["ts_event"] == NOW + 11 * SECOND
 
 
-def test_a_bucket_width_that_is_finer_than_the_prices_gives_way_to_the_default() -> None:
-    made, _ = live_keeper(buckets={"BTCUSDT.BINANCE": "0.001"})
+@pytest.mark.parametrize(
+    ("width", "tick", "said"),
+    [
+        ("0.001", 1, "0.001"),
+        ("0.02", 5, "0.02 is no multiple of the tick 0.05"),
+        ("0.07", 5, "0.07 is no multiple of the tick 0.05"),
+    ],
+)
+def test_a_bucket_width_that_the_instruments_prices_do_not_allow_is_refused_by_name(
+    width: str, tick: int, said: str
+) -> None:
+    made, _ = live_keeper(buckets={"BTCUSDT.BINANCE": width}, tick_size=tick)
+    assert made.refused_setting.startswith("book.buckets.BTCUSDT.BINANCE") and said in made.refused_setting
     (row,) = of(made.time(NOW + SECOND + SECOND // 2), "buckets")
-    assert row["width"] == 1
+    assert row["width"] == tick  # the default
+
+
+def test_a_bucket_width_of_whole_ticks_is_used() -> None:
+    made, _ = live_keeper(buckets={"BTCUSDT.BINANCE": "0.10"}, tick_size=5)
+    (row,) = of(made.time(NOW + SECOND + SECOND // 2), "buckets")
+    assert (made.refused_setting, row["width"]) == ("", 10)
 
 
 def test_a_book_that_is_no_longer_followed_is_not_live_and_its_ledger_is_closed() -> None:
