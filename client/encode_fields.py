@@ -19,7 +19,7 @@ import numpy.typing as npt
 from marketd.market.errors import InvalidArgument
 from marketd.market.fixed import parse_fixed_array
 from marketd.market.records import Side
-from marketd.market.times import ABSENT, NS_PER_US, parse_time_ns
+from marketd.market.times import ABSENT, FIRST_MEANT_NS, NS_PER_US, in_another_unit, parse_time_ns
 from marketd.market.trade_ids import hashed_id
 
 Values = Any  # list, tuple, numpy array, pandas Series or Index
@@ -56,6 +56,9 @@ def encode_times(values: Values, field: str) -> Field:
     array = _time_array(values)
     if array is not None:
         flaws: Flaws = {int(i): ("absent", f"{field}: no time") for i in np.flatnonzero(array == ABSENT)}
+        for index in np.flatnonzero((array > 0) & (array < FIRST_MEANT_NS)).tolist():
+            if said := in_another_unit(int(array[index]), field):
+                flaws[index] = ("range", said)
         return Field(np.where(array == ABSENT, array, array - array % NS_PER_US), flaws)
     found, flaws = np.full(len(values), ABSENT, dtype=np.int64), {}
     for index, value in enumerate(plain(values)):
@@ -82,6 +85,8 @@ def _time_rule(value: Any) -> str:
     """The rule that a value breaks which is no time."""
     if value is None:
         return "absent"
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+        return "range"
     if isinstance(value, str):
         try:
             value = datetime.fromisoformat(value)
@@ -166,7 +171,7 @@ def _encode_id(value: Any) -> tuple[int, bool]:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         # Without an id nothing tells two equal trades apart; the batch's number keeps a retry from doubling them.
         return int.from_bytes(os.urandom(8), "little", signed=True) | 1, True  # odd: never ABSENT
-    if isinstance(value, (int, np.integer)):
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
         return int(value), False
     if isinstance(value, (float, np.floating)):  # a column of a DataFrame: exact up to 2**53, and then perhaps not
         number = float(value)

@@ -56,6 +56,19 @@ class JournalReader:
         self._refresh()
         return max((segment.first for segment in self._segments if segment.first < offset), default=None)
 
+    def around(self, offset: int) -> tuple[int, int]:
+        """Where the frame begins that holds `offset`, and where it ends; both are the journal's end behind the last.
+
+        Raises JournalMismatch when `offset` is before `oldest`, JournalDamaged where frames before it are not whole.
+        """
+        begin = self._locate(offset)[0].first
+        while found := self.read(begin):
+            for frame in found:
+                if frame.end > offset:
+                    return frame.offset, frame.end
+            begin = found[-1].end
+        return begin, begin
+
     def read(self, offset: int, until: int | None = None, max_bytes: int = DEFAULT_READ_BYTES) -> list[Frame]:
         """Frames from `offset` on, about `max_bytes` of them but at least one if there is one; across segments.
 

@@ -17,6 +17,9 @@ NS_PER_US = 1_000
 NS_PER_MS = 1_000_000
 NS_PER_SECOND = 1_000_000_000
 ABSENT = -(2**63)  # the dtype's minimum: an absent field, never 0
+# An integer that lies between these in another unit than ns is one of that unit, and not a moment of 1970.
+FIRST_MEANT_NS = 1_230_768_000 * NS_PER_SECOND  # 2009: before it there was no such market
+LAST_MEANT_NS = 4_000_000_000 * NS_PER_SECOND  # 2096
 
 _UNITS_NS = {
     "ns": 1,
@@ -86,7 +89,8 @@ def timeframe_name(seconds: int) -> str:
 def parse_time_ns(value: type_time, *, field: str = "timestamp") -> int:
     """An aware datetime, pandas Timestamp, ISO text with offset, or int ns, as ns UTC.
 
-    Naive datetimes and ISO text without an offset are refused: InvalidArgument names `field`.
+    Naive datetimes, ISO text without an offset, and integers that are no ns (`in_another_unit`) are refused:
+    InvalidArgument names `field`.
     """
     if isinstance(value, bool) or value is None:
         raise InvalidArgument(f"{field}: {value!r} is no time", field=field)
@@ -134,9 +138,23 @@ def require_past(ts_ns: int, now_ns: int, *, field: str) -> int:
 
 
 def _checked(ts_ns: int, field: str) -> int:
-    if abs(ts_ns) < 2**63:
-        return ts_ns
-    raise InvalidArgument(f"{field}: {ts_ns} ns does not fit into 64 bits", field=field)
+    if abs(ts_ns) >= 2**63:
+        raise InvalidArgument(f"{field}: {ts_ns} ns does not fit into 64 bits", field=field)
+    if ts_ns < FIRST_MEANT_NS and (said := in_another_unit(ts_ns, field)):
+        raise InvalidArgument(said, field=field)
+    return ts_ns
+
+
+def in_another_unit(number: int, field: str) -> str:
+    """What is wrong with an integer that was meant as seconds, ms or us; empty for one that may be ns."""
+    for unit in ("s", "ms", "us"):
+        meant_ns = number * _UNITS_NS[unit]
+        if FIRST_MEANT_NS <= meant_ns < LAST_MEANT_NS:
+            return (
+                f"{field}: integers are ns since 1970, and {number} would be a moment of that year; as {unit} it is "
+                f"{isoformat_ns(meant_ns)}: multiply it by {_UNITS_NS[unit]:_}"
+            )
+    return ""
 
 
 def isoformat_ns(ts_ns: int) -> str:

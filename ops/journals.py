@@ -21,7 +21,7 @@ from marketd.ipc.book_parts import read_part
 from marketd.ipc.frames import CHECKPOINT_KIND, Frame, Section
 from marketd.ipc.journal_errors import JournalMissing
 from marketd.ipc.journal_reader import JournalReader
-from marketd.market.errors import MarketdError, UnknownStream
+from marketd.market.errors import InvalidArgument, MarketdError, UnknownStream
 from marketd.market.instruments import Instrument, global_instrument
 from marketd.market.records import Kind
 
@@ -148,12 +148,25 @@ class Names:
 
 
 def frames(directory: Path, start: int | None = None) -> Iterator[Frame]:
-    """From an offset on, or from the newest checkpoint, to the end. Raises JournalDamaged."""
+    """From an offset on, or from the newest checkpoint, to the end. Raises JournalDamaged, and InvalidArgument for an
+    offset at which no frame begins."""
     with JournalReader(directory) as reader:
+        if start is not None:
+            _check_start(reader, start)
         offset = reader.newest_checkpoint if start is None else start
         while found := reader.read(offset):
             yield from found
             offset = found[-1].end
+
+
+def _check_start(reader: JournalReader, start: int) -> None:
+    begin, end = reader.around(start)
+    if start > end:
+        raise InvalidArgument(f"--from: the journal ends at offset {end}, before {start}", field="from")
+    if start not in (begin, end):
+        raise InvalidArgument(
+            f"--from: {start} lies inside a frame; frames begin at {begin} and, behind it, at {end}", field="from"
+        )
 
 
 def _registered(state_dir: Path) -> list[Instrument]:

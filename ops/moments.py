@@ -27,7 +27,7 @@ def parse_moment(text: str, now_ns: int | None = None) -> int:
     if _AGO.fullmatch(text):
         return now - parse_duration_ns(text.lstrip("-"), field="time")
     if _DIGITS.fullmatch(text):
-        return int(text)
+        return parse_time_ns(int(text), field="time")
     try:
         found = datetime.fromisoformat(text)
     except ValueError:

@@ -104,6 +104,15 @@ class RestClient:
         self._banned_until = 0.0
         self._requests = self._failures = self._bans = self._received = 0
 
+    async def get_even_refused(self, request: RestRequest, deadline: float) -> bytes:
+        """As `get`, but the venue's own refusal is a body too, which an adapter can read (not one for haste)."""
+        try:
+            return await self.get(request, deadline)
+        except RestFailed as error:
+            if not 400 <= error.status < 500 or error.status in (418, 429):
+                raise
+            return error.body
+
     async def get(self, request: RestRequest, deadline: float, *, spare: float = 0.0) -> bytes:
         """The body of the answer. Raises RestFailed, or Timeout when `deadline` (monotonic s) leaves no room.
 

@@ -156,12 +156,7 @@ class Roster:
         """The venue's instruments; a symbol that it does not know goes to `unknown`, with what it says."""
         request = self._adapter.instruments_request(symbols)
         try:
-            try:
-                body = await self._rest.get(request, time.monotonic() + REQUEST_SECONDS)
-            except RestFailed as error:
-                if not 400 <= error.status < 500 or error.status in (418, 429):
-                    raise
-                body = error.body  # the venue's own refusal, which the adapter can read
+            body = await self._rest.get_even_refused(request, time.monotonic() + REQUEST_SECONDS)
             return self._adapter.decode_instruments(body, symbols)
         except UnknownSymbol as error:
             if len(symbols) > 1:

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import zmq.asyncio
 
 from marketd.client.async_provider import AsyncUnifiedDataProvider
-from marketd.daemon.feeds.adapter import Rejected, VenueAdapter
+from marketd.daemon.feeds.adapter import Rejected, UnknownSymbol, VenueAdapter
 from marketd.daemon.feeds.backfill import Backfill, Fetched, Progress, Stretch
 from marketd.daemon.feeds.rest import RestClient
 from marketd.daemon.feeds.symbol_state import Part
@@ -34,7 +34,7 @@ from marketd.daemon.settings import Config, Venue
 from marketd.ipc import paths
 from marketd.ipc.protocol import Rejection
 from marketd.market.errors import InvalidArgument, MarketdError, UnknownInstrument
-from marketd.market.instruments import Instrument
+from marketd.market.instruments import GLOBAL_NAME, Instrument
 from marketd.market.records import BY_NAME
 from marketd.market.timeline import timeline
 from marketd.market.times import NS_PER_SECOND, parse_timeframe, timeframe_name
@@ -190,8 +190,18 @@ class Job:
     async def _declared(self, adapter: VenueAdapter, rest: RestClient, symbol: str) -> Instrument:
         """An instrument that this daemon has never had, as the venue describes it."""
         symbols = [adapter.venue_symbol(symbol)]
-        body = await rest.get(adapter.instruments_request(symbols), time.monotonic() + REQUEST_SECONDS)
-        ((instrument, _),) = await self._link.declare(adapter.decode_instruments(body, symbols))
+        request = adapter.instruments_request(symbols)
+        body = await rest.get_even_refused(request, time.monotonic() + REQUEST_SECONDS)
+        try:
+            described = adapter.decode_instruments(body, symbols)
+        except UnknownSymbol as error:
+            names = {each.name for each in await self._provider.instruments()} - {GLOBAL_NAME}
+            raise UnknownInstrument(
+                f"symbol: {symbol!r} is not among the instruments of this daemon "
+                f"({', '.join(sorted(names)) or 'none yet'}), and {adapter.venue} does not have it: {error}",
+                field="symbol",
+            ) from None
+        ((instrument, _),) = await self._link.declare(described)
         deadline = time.monotonic() + REQUEST_SECONDS
         while True:  # who answers questions looks for new ones now and then
             if instrument.id in {each.id for each in await self._provider.instruments()}:

@@ -23,20 +23,26 @@ from marketd import (
 )
 from marketd.market.records import BookFlag, BookState
 
+BASE = 1_700_000_040 * SECOND  # a whole minute
+
+
+def at(seconds: float) -> int:
+    return BASE + int(seconds * SECOND)
+
 
 def stored(daemon: FakeDaemon, *, depth: int = 20) -> None:
     """30 books of three seconds, the imbalance of each second, buckets."""
-    daemon.store("book", books(range(30), depth=depth))
-    beside = imbalances([1, 2, 3])  # of the seconds that end at 2, 3 and 4 s
+    daemon.store("book", books(range(30), depth=depth, ts=at(1)))
+    beside = imbalances([1, 2, 3], ts=at(1))  # of the seconds that end at 2, 3 and 4 s
     beside["seq"], beside["ts_known"] = [10, 20, 30], beside["ts_event"] + 1
     daemon.store("imbalance", beside)
-    daemon.store("buckets", buckets(range(5)))
-    daemon.store("buckets", buckets(range(2), timeframe=60))
+    daemon.store("buckets", buckets(range(5), ts=BASE))
+    daemon.store("buckets", buckets(range(2), timeframe=60, ts=BASE))
 
 
 def test_snapshots_of_a_stretch(daemon: FakeDaemon, provider: UnifiedDataProvider) -> None:
     stored(daemon)
-    found = provider.query_orderbook_snapshots("BTC/USDT", 2 * SECOND, 3 * SECOND, depth=2)
+    found = provider.query_orderbook_snapshots("BTC/USDT", at(2), at(3), depth=2)
     assert isinstance(found, OrderBookDataFrame) and found.bids.shape == (10, 2, 2)
     assert found.records["seq"].tolist() == list(range(11, 21)) and found.meta.book_state == "LIVE"
     assert len(provider.query_orderbook_snapshots("BTC/USDT", limit=7)) == 7
@@ -53,7 +59,7 @@ def test_books_of_a_deeper_daemon_are_as_deep_as_it_says(daemon: FakeDaemon, pro
 def test_one_row_an_interval_with_means(daemon: FakeDaemon, provider: UnifiedDataProvider) -> None:
     stored(daemon)
     found = provider.query_orderbook_aggregated("BTC/USDT", "1s")
-    assert found.timeframe == 1 and found["time"].tolist() == [SECOND, 2 * SECOND, 3 * SECOND]
+    assert found.timeframe == 1 and found["time"].tolist() == [at(1), at(2), at(3)]
     assert found["count"].tolist() == [10, 10, 10] and found["mean_mid"][0] == pytest.approx(100.055)
     assert found["seq"].tolist() == [10, 20, 30]  # of the last snapshot in each
     assert provider.query("book", "BTC/USDT", timeframe="1s").digest == found.digest
@@ -61,10 +67,10 @@ def test_one_row_an_interval_with_means(daemon: FakeDaemon, provider: UnifiedDat
 
 def test_imbalances_and_buckets_of_a_stretch(daemon: FakeDaemon, provider: UnifiedDataProvider) -> None:
     stored(daemon)
-    found = provider.query_orderbook_imbalances("BTC/USDT", 3 * SECOND)
+    found = provider.query_orderbook_imbalances("BTC/USDT", at(3))
     assert found["book_1s"].tolist() == [0.02, 0.03]
     of_seconds = provider.query("buckets", "BTC/USDT", timeframe="1s", limit=2)
-    assert isinstance(of_seconds, BucketFrame) and of_seconds["time"].tolist() == [3 * SECOND, 4 * SECOND]
+    assert isinstance(of_seconds, BucketFrame) and of_seconds["time"].tolist() == [at(3), at(4)]
     assert provider.query("buckets", "BTC/USDT")["timeframe"].tolist() == [1] * 5
     assert len(provider.query("buckets", "BTC/USDT", timeframe="1m")) == 2
 
@@ -73,13 +79,13 @@ def test_what_shared_memory_does_not_have_is_asked_further(daemon: FakeDaemon, p
     stored(daemon)
     assert provider.get_latest_orderbook("BTC/USDT", depth=3)["seq"].tolist() == [30]
     assert provider.get_latest_imbalances("BTC/USDT")["book_1s"].tolist() == [0.03]
-    assert provider.get_latest_buckets("BTC/USDT", "1m")["time"].tolist() == [60 * SECOND]
+    assert provider.get_latest_buckets("BTC/USDT", "1m")["time"].tolist() == [at(60)]
     assert provider.get_latest_orderbook("BTC/USDT").meta.served_from == "database"
 
 
 def test_what_is_required_holds_for_the_database_too(daemon: FakeDaemon, provider: UnifiedDataProvider) -> None:
     stored(daemon)
-    daemon.store("book", not_live(BookState.STALE, ts=5 * SECOND, seq=99))
+    daemon.store("book", not_live(BookState.STALE, ts=at(5), seq=99))
     with pytest.raises(RequirementNotMet, match="the book is STALE, required is LIVE"):
         provider.get_latest_orderbook("BTC/USDT", require=Require(book="LIVE"))
     daemon.watermark = 1
@@ -92,7 +98,7 @@ def test_what_is_required_holds_for_the_database_too(daemon: FakeDaemon, provide
 
 def test_a_book_as_it_was_known_at_a_moment(daemon: FakeDaemon, provider: UnifiedDataProvider) -> None:
     stored(daemon)
-    t = 2 * SECOND + SECOND // 2
+    t = at(2.5)
     found = provider.get_order_book_data("BTC/USDT", t)
     assert found["seq"].tolist() == [15]  # the next was known a microsecond later
     assert found["book_1s"].tolist() == [0.01] and np.isnan(found["volume_60s"][0])
@@ -109,7 +115,7 @@ def test_the_newest_book_comes_with_what_was_known_beside_it(daemon: FakeDaemon,
 def test_intervals_come_with_the_imbalance_of_their_end(daemon: FakeDaemon, provider: UnifiedDataProvider) -> None:
     stored(daemon)
     found = provider.get_order_book_data("BTC/USDT", aggregation="1s", limit=3)
-    assert found["time"].tolist() == [SECOND, 2 * SECOND, 3 * SECOND]
+    assert found["time"].tolist() == [at(1), at(2), at(3)]
     assert found["book_1s"].tolist() == [0.01, 0.02, 0.03] and found["mean_mid"].shape == (3,)
     assert len(provider.get_order_book_data("BTC/USDT", aggregation="1m")) == 1
 
@@ -134,7 +140,7 @@ def test_the_asyncio_twin_answers_the_same(daemon: FakeDaemon, provider: Unified
                 md.get_latest_orderbook("BTC/USDT", 3, 2),
                 md.get_latest_imbalances("BTC/USDT"),
                 md.get_latest_buckets("BTC/USDT", "1m"),
-                md.get_order_book_data("BTC/USDT", 2 * SECOND, limit=3),
+                md.get_order_book_data("BTC/USDT", at(2), limit=3),
                 md.query_orderbook_snapshots("BTC/USDT", limit=3),
                 md.query_orderbook_aggregated("BTC/USDT", "1m"),
                 md.query_orderbook_imbalances("BTC/USDT"),
@@ -151,7 +157,7 @@ def test_the_asyncio_twin_answers_the_same(daemon: FakeDaemon, provider: Unified
             md.get_latest_orderbook("BTC/USDT", 3, 2),
             md.get_latest_imbalances("BTC/USDT"),
             md.get_latest_buckets("BTC/USDT", "1m"),
-            md.get_order_book_data("BTC/USDT", 2 * SECOND, limit=3),
+            md.get_order_book_data("BTC/USDT", at(2), limit=3),
             md.query_orderbook_snapshots("BTC/USDT", limit=3),
             md.query_orderbook_aggregated("BTC/USDT", "1m"),
             md.query_orderbook_imbalances("BTC/USDT"),

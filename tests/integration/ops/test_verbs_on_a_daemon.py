@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from marketd.ops.cli import EXIT_NOT_RUNNING, EXIT_NOT_WELL, EXIT_USAGE
+from marketd.ops.cli import EXIT_FAILED, EXIT_NOT_RUNNING, EXIT_NOT_WELL, EXIT_USAGE
 from marketd.sql.installations import find_installations
 from support import eventually
 
@@ -188,6 +188,13 @@ def test_backfill_fetches_what_came_before_the_daemon_and_the_ledger_is_whole(da
     # run again, there is nothing to do but what came meanwhile without the feed: nothing
     (again,) = daemon.json("backfill", "BTC/USDT", "--start", "9min", "--candles", "")
     assert again["trades"] == 0
+
+
+def test_a_backfill_of_an_unknown_symbol_names_what_is_known(daemon: Site) -> None:
+    said = daemon.run("backfill", "NOSUCHUSDT", "--start", "1min", code=EXIT_FAILED).stderr
+    assert "'NOSUCHUSDT' is not among the instruments of this daemon (BTCUSDT.BINANCE" in said
+    assert "BINANCE does not have it" in said
+    assert "there are: BINANCE" in daemon.run("backfill", "BTC.NOWHERE", "--start", "1min", code=EXIT_USAGE).stderr
 
 
 def test_ctrl_c_is_the_ordinary_end_of_tail(daemon: Site) -> None:

@@ -27,7 +27,7 @@ from marketd.market.records import BOOK_DELTA, BY_NAME, Coverage, Records, empty
 
 FUTURE = "2222-01-01T00:00:00+00:00"
 SECOND, MS = 1_000_000_000, 1_000_000
-START = 1_000 * SECOND
+START = 100 * SECOND
 BOOK_STREAM = BY_NAME["book"].id
 
 

@@ -39,6 +39,25 @@ def test_a_moment_may_be_written_in_many_ways(value):
     assert parse_time_ns(value) == T
 
 
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (1_700_000_000, "as s it is 2023-11-14T22:13:20.000000+00:00: multiply it by 1_000_000_000"),
+        (1_700_000_000_000, "as ms it is 2023-11-14T22:13:20.000000+00:00: multiply it by 1_000_000"),
+        (np.int64(1_700_000_000_000_000), "as us it is 2023-11-14T22:13:20.000000+00:00: multiply it by 1_000"),
+    ],
+)
+def test_an_integer_of_another_unit_is_refused_and_told(number, said):
+    with pytest.raises(InvalidArgument, match="start: integers are ns since 1970") as caught:
+        parse_time_ns(number, field="start")
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("number", [0, 1, -1_700_000_000, 1_000_000_000, 1_230_767_999 * 10**9])
+def test_an_integer_that_is_no_time_of_a_market_in_any_unit_is_taken_as_ns(number):
+    assert parse_time_ns(number) == number
+
+
 def test_a_pandas_timestamp_keeps_its_nanoseconds():
     pandas = pytest.importorskip("pandas")
     assert parse_time_ns(pandas.Timestamp(T + 789, tz="Europe/Berlin")) == T + 789

@@ -86,6 +86,32 @@ def test_show_has_a_line_for_each_frame(state_dir: Path, capsys: pytest.CaptureF
     assert "price=61000.01 size=0.1 side=buy" in record
 
 
+def test_an_offset_inside_a_frame_is_refused_with_where_frames_begin(
+    state_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ask(state_dir, "show", "--from", "0", "--json") == 0
+    frames = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    begin, end = frames[1]["offset"], frames[2]["offset"]
+    for inside in (begin + 1, begin + 8, end - 8):
+        assert ask(state_dir, "show", "--from", str(inside)) == EXIT_USAGE
+        said = capsys.readouterr()
+        assert f"{inside} lies inside a frame; frames begin at {begin} and, behind it, at {end}" in said.err
+        assert not said.out
+    assert ask(state_dir, "show", "--from", str(end), "--json") == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_the_end_of_a_journal_has_no_frames_and_beyond_it_nothing_is_asked_for(
+    state_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ask(state_dir, "check", "--json") == 0
+    end = json.loads(capsys.readouterr().out)["segments"][-1]["end"]
+    assert ask(state_dir, "show", "--from", str(end)) == 0
+    assert not capsys.readouterr().out
+    assert ask(state_dir, "show", "--from", str(end + 1)) == EXIT_USAGE
+    assert f"the journal ends at offset {end}, before {end + 1}" in capsys.readouterr().err
+
+
 def test_show_filters_by_instrument_and_prints_json(state_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert ask(state_dir, "show", "--from", "0", "--instrument", "BTCUSDT", "--records", "--json") == 0
     frames = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
