@@ -3,6 +3,7 @@
     marketd emulate captures/spot_btcusdt_20240808.gz captures/spot_btcusdt_20240809.gz --speed max
     marketd emulate captures/KRAKEN.ws.50.0.gz --venue KRAKEN
     marketd emulate --synthetic --symbols BTCUSDT,ETHUSDT --rate 50 --port 9500
+    marketd emulate --synthetic --venue BINANCE_FUTURES
 
 Prints its address and the lines of a configuration that point a daemon to it, then its progress, until Ctrl-C. Files
 of one recording are played in the order given, from the moment that the first client subscribes; after the end REST
@@ -101,13 +102,14 @@ def _emulator(args: argparse.Namespace) -> tuple[EmulatorBase, list[str]]:
 
 
 def _market(args: argparse.Namespace) -> CaptureSource | SyntheticMarket:
-    from marketd.daemon.feeds.emulator import CaptureSource, SyntheticMarket
+    from marketd.daemon.feeds.emulator import CaptureSource, SyntheticFutures, SyntheticMarket
 
     if args.synthetic:
         if args.rate <= 0:
             raise InvalidArgument("--rate: trades a second, more than 0", field="rate")
         symbols = [symbol.strip().upper().replace("/", "") for symbol in (args.symbols or DEFAULT_SYMBOLS).split(",")]
-        return SyntheticMarket(args.seed, [symbol for symbol in symbols if symbol], args.rate)
+        kind = SyntheticMarket if args.venue == DEFAULT_VENUE else SyntheticFutures
+        return kind(args.seed, [symbol for symbol in symbols if symbol], args.rate)
     print(f"reading {words.plural(len(args.captures), 'file')} …", file=sys.stderr)
     capture = CaptureSource(args.captures, speed=args.speed)
     for damage in capture.damage:
@@ -137,13 +139,25 @@ def _introduce(emulator: EmulatorBase, venue: str, symbols: Sequence[str], as_js
         print(json.dumps({**addresses, "symbols": list(symbols), "venue": venue}), flush=True)
         return
     print(f"{venue} is emulated at {emulator.url} and {emulator.rest_url}; in the configuration of a daemon:\n")
-    print(config_lines(emulator.ws_url, emulator.rest_url, symbols, venue))
+    print(config_lines(emulator.ws_url, emulator.rest_url, symbols, venue) + series_lines(venue))
     print("Ctrl-C ends it.", flush=True)
 
 
 def config_lines(ws_url: str, rest_url: str, symbols: Sequence[str], venue: str = DEFAULT_VENUE) -> str:
     """What points a daemon to an emulator, as TOML."""
     return f'[venues.{venue}]\nsymbols = {json.dumps(list(symbols))}\nws_url = "{ws_url}"\nrest_url = "{rest_url}"\n'
+
+
+def series_lines(venue: str) -> str:
+    """What declares all series that a venue can bring, as TOML."""
+    from marketd.daemon.feeds.series import STREAMS
+    from marketd.daemon.feeds.venues import venue_of
+
+    tables = []
+    for name in venue_of(venue).series:
+        fields = ", ".join(f'{field} = "{type_name}"' for field, type_name in STREAMS[name].items())
+        tables.append(f"[streams.{name}]\nfields = {{ {fields} }}\n")
+    return "".join(tables)
 
 
 async def _show_progress(emulator: EmulatorBase, over: asyncio.Event, as_json: bool) -> None:

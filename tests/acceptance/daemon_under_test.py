@@ -231,11 +231,20 @@ class DaemonUnderTest:
 
 
 class Exchange:
-    """`marketd emulate` of recordings. A context manager."""
+    """`marketd emulate` of recordings, or of a synthetic market's symbols. A context manager."""
 
-    def __init__(self, captures: Sequence[Path], *, speed: str = "max", port: int = 0, venue: str = "BINANCE") -> None:
+    def __init__(
+        self,
+        captures: Sequence[Path] = (),
+        *,
+        synthetic: Sequence[str] = (),
+        speed: str = "max",
+        port: int = 0,
+        venue: str = "BINANCE",
+    ) -> None:
         options = ["--speed", speed, "--port", str(port), "--venue", venue, "--json"]
-        command = [*MARKETD, "emulate", *map(str, captures), *options]
+        market = ["--synthetic", "--symbols", ",".join(synthetic)] if synthetic else list(map(str, captures))
+        command = [*MARKETD, "emulate", *market, *options]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         assert self.process.stdout is not None
         self.introduction: dict[str, Any] = json.loads(self.process.stdout.readline())

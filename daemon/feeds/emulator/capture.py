@@ -223,6 +223,9 @@ class CaptureSource:
             interval,
         )
 
+    def open_interest(self, symbol: str) -> dict[str, Any] | None:
+        return None  # asked for over REST, of which a recording has what it was asked, and not when
+
     def book(self, symbol: str, limit: int) -> dict[str, Any]:
         return self._symbols[symbol].book.answer(self._position, limit)
 

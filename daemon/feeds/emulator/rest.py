@@ -141,6 +141,13 @@ def _depth(source: Source, query: Query) -> dict[str, Any]:
     return source.book(_symbol(source, query), _limit(query, 100, MAX_LEVELS))
 
 
+def _open_interest(source: Source, query: Query) -> dict[str, Any]:
+    found = source.open_interest(_symbol(source, query))
+    if found is None:
+        raise Refused(-1, "The emulator does not know the open interest of this market.")
+    return found
+
+
 def _time(source: Source, query: Query) -> dict[str, Any]:
     return {"serverTime": source.now_ms()}
 
@@ -159,4 +166,4 @@ _PATHS: dict[str, Callable[[Source, Query], Any]] = {
     "aggTrades": _agg_trades,
     "klines": _klines,
 }
-_FUTURES_PATHS = {**_PATHS, "exchangeInfo": _futures_exchange_info}
+_FUTURES_PATHS = {**_PATHS, "exchangeInfo": _futures_exchange_info, "openInterest": _open_interest}

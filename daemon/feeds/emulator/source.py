@@ -81,6 +81,9 @@ class Source(Protocol):
 
     def book(self, symbol: str, limit: int) -> dict[str, Any]: ...
 
+    def open_interest(self, symbol: str) -> dict[str, Any] | None:
+        """None where the market does not know it."""
+
     def progress(self) -> Progress: ...
 
 

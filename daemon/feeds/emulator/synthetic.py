@@ -16,7 +16,7 @@ import asyncio
 import time
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -134,8 +134,15 @@ class SyntheticMarket:
             for interval in INTERVALS:
                 if wants(f"{lower}@kline_{interval}"):
                     timed += self._kline_messages(plan, interval, after_ms, until_ms)
+            timed += self._further_messages(plan, after_ms, until_ms, wants)
         timed.sort(key=lambda entry: entry[0])
         return [message for _, message in timed]
+
+    def _further_messages(
+        self, plan: SymbolPlan, after_ms: int, until_ms: int, wants: Callable[[str], bool]
+    ) -> Iterable[Timed]:
+        """Streams of another kind of market."""
+        return ()
 
     def _trade_messages(self, plan: SymbolPlan, name: str, after_ms: int, until_ms: int) -> Iterator[Timed]:
         symbol, rules = plan.rules.symbol, plan.rules
@@ -148,7 +155,7 @@ class SyntheticMarket:
                 f'{{"e":"{name}","E":{dealt.time_ms + DELAY_MS},"s":"{symbol}",{number},"p":"{price}","q":"{size}",'
                 f'{ids}"T":{dealt.time_ms},"m":{maker},"M":true}}'
             )
-            yield dealt.time_ms + DELAY_MS, _message(f"{symbol.lower()}@{name}", data)
+            yield dealt.time_ms + DELAY_MS, message_of(f"{symbol.lower()}@{name}", data)
 
     def _kline_messages(self, plan: SymbolPlan, interval: str, after_ms: int, until_ms: int) -> Iterator[Timed]:
         """The closed kline a moment after its end, open ones meanwhile."""
@@ -192,7 +199,7 @@ class SyntheticMarket:
                 },
             }
         ).decode()
-        return _message(f"{rules.symbol.lower()}@kline_{interval}", data)
+        return message_of(f"{rules.symbol.lower()}@kline_{interval}", data)
 
     def _book_messages(
         self, plan: SymbolPlan, after_ms: int, until_ms: int, wants: Callable[[str], bool]
@@ -207,17 +214,20 @@ class SyntheticMarket:
                     "e": "depthUpdate",
                     "E": step * STEP_MS,
                     "s": symbol,
-                    "U": last_id - IDS_PER_STEP + 1,
-                    "u": last_id,
+                    **self._numbers(step),
                     "b": _changes(old_bids, bids, plan.rules),
                     "a": _changes(old_asks, asks, plan.rules),
                 }
-                frame = _message(f"{lower}@depth@100ms", msgspec.json.encode(data).decode())
+                frame = message_of(f"{lower}@depth@100ms", msgspec.json.encode(data).decode())
                 yield step * STEP_MS, frame._replace(stream=f"{lower}@depth")
             if wants(f"{lower}@bookTicker"):
                 (bid, bid_size), (ask, ask_size) = (_level(plan.rules, *level[0]) for level in (bids, asks))
                 ticker = {"u": last_id, "s": symbol, "b": bid, "B": bid_size, "a": ask, "A": ask_size}
-                yield step * STEP_MS, _message(f"{lower}@bookTicker", msgspec.json.encode(ticker).decode())
+                yield step * STEP_MS, message_of(f"{lower}@bookTicker", msgspec.json.encode(ticker).decode())
+
+    def _numbers(self, step: int) -> dict[str, int]:
+        """Of a difference of the book."""
+        return {"U": (step - 1) * IDS_PER_STEP + 1, "u": step * IDS_PER_STEP}
 
     # ---- answers ------------------------------------------------------------------------------
 
@@ -273,6 +283,9 @@ class SyntheticMarket:
         starts = range(first, last + 1, step)[:limit]
         rules = plan.rules
         return [self._bar(plan, interval, start, min(now, start + step - 1)).row(interval, rules) for start in starts]
+
+    def open_interest(self, symbol: str) -> dict[str, Any] | None:
+        return None  # nobody holds a position on a spot market
 
     def book(self, symbol: str, limit: int) -> dict[str, Any]:
         plan, step = self._plans[symbol], self.now_ms() // STEP_MS
@@ -342,15 +355,15 @@ class SyntheticMarket:
 
     def _levels(self, plan: SymbolPlan, step: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
         """Bids and asks at a step of the book, best first: (price, size)."""
-        mid = float(_mids(plan, np.array([step * STEP_MS], dtype=np.int64))[0])
+        mid = float(mids(plan, np.array([step * STEP_MS], dtype=np.int64))[0])
         best = int(mid)
         gap = max(1, int(mid * 2e-6))
         prices = np.concatenate([best - gap * np.arange(LEVELS), best + gap * (1 + np.arange(LEVELS))]).astype(
             np.uint64
         )
         # each level keeps its size for a time of its own, 0.4 to 25.6 s
-        life = np.uint64(4) << (_mix(prices, plan.key) % np.uint64(7))
-        words = _mix(prices * np.uint64(1 << 20) + np.uint64(step) // life, plan.key + 1)
+        life = np.uint64(4) << (mix(prices, plan.key) % np.uint64(7))
+        words = mix(prices * np.uint64(1 << 20) + np.uint64(step) // life, plan.key + 1)
         sizes = np.maximum(1, plan.typical_size * 5 * np.exp(1.2 * _normal(words))).astype(np.int64)
         levels = list(zip(prices.astype(np.int64).tolist(), sizes.tolist(), strict=True))
         return [level for level in levels[:LEVELS] if level[0] > 0], levels[LEVELS:]
@@ -381,11 +394,11 @@ def _word(seed: int, symbol: str, salt: int) -> int:
     words = np.frombuffer(symbol.encode().ljust(32, b"\0")[:32], dtype=np.uint64)
     mixed = np.uint64(seed & (2**64 - 1))
     for word in words:
-        mixed = _mix(np.array([word ^ mixed], dtype=np.uint64), salt)[0]
+        mixed = mix(np.array([word ^ mixed], dtype=np.uint64), salt)[0]
     return int(mixed) >> 2
 
 
-def _mix(words: Words, key: int) -> Words:
+def mix(words: Words, key: int) -> Words:
     """splitmix64 (Steele, Lea, Flood 2014): a random-looking word for each word."""
     with np.errstate(over="ignore"):
         mixed = words + np.uint64((0x9E3779B97F4A7C15 * (key + 1)) & (2**64 - 1))
@@ -400,7 +413,7 @@ def _normal(words: Words) -> Reals:
     return np.asarray((parts / 65_536.0 - 2.0) * np.sqrt(3.0), dtype=np.float64)
 
 
-def _mids(plan: SymbolPlan, times_ms: npt.NDArray[np.int64]) -> Reals:
+def mids(plan: SymbolPlan, times_ms: npt.NDArray[np.int64]) -> Reals:
     """The mid at each time, in units of the price's last place."""
     seconds = times_ms / 1000.0
     total = np.zeros(len(times_ms))
@@ -410,7 +423,7 @@ def _mids(plan: SymbolPlan, times_ms: npt.NDArray[np.int64]) -> Reals:
         words = before.astype(np.uint64)
         part = place - before
         smooth = part * part * (3.0 - 2.0 * part)
-        low, high = (_normal(_mix(words + np.uint64(k), plan.key + 100 + number)) for k in (0, 1))
+        low, high = (_normal(mix(words + np.uint64(k), plan.key + 100 + number)) for k in (0, 1))
         total += VOLATILITY * np.sqrt(period / YEAR_SECONDS) * (low + (high - low) * smooth)
     return np.asarray(np.maximum(plan.price * np.exp(total) * 10.0**plan.rules.price_places, 2.0), dtype=np.float64)
 
@@ -422,7 +435,7 @@ def _make_minute(plan: SymbolPlan, minute: int) -> Minute:
     # runs of one side: it changes with a probability of 0.3 at each trade
     sells = (np.cumsum(rng.random(count) < 0.3) + int(rng.integers(0, 2))) % 2 == 0
     spread = 1 + rng.geometric(0.7, count)
-    prices = np.floor(_mids(plan, times)).astype(np.int64) + np.where(sells, 1 - spread, spread - 1)
+    prices = np.floor(mids(plan, times)).astype(np.int64) + np.where(sells, 1 - spread, spread - 1)
     sizes = np.maximum(1, plan.typical_size * np.exp(1.3 * rng.standard_normal(count))).astype(np.int64)
     return Minute(minute * count + 1, times.tolist(), np.maximum(prices, 1).tolist(), sizes.tolist(), sells.tolist())
 
@@ -451,5 +464,5 @@ def _changes(old: list[tuple[int, int]], new: list[tuple[int, int]], rules: Rule
     return changed + [_level(rules, price, 0) for price in before if price not in after]
 
 
-def _message(stream: str, data: str) -> Message:
+def message_of(stream: str, data: str) -> Message:
     return Message(stream, f'{{"stream":"{stream}","data":{data}}}'.encode())

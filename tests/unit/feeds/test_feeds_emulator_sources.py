@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from decimal import Decimal
 from pathlib import Path
@@ -10,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from marketd.daemon.feeds.adapter import Candles, Trades
-from marketd.daemon.feeds.binance import BinanceAdapter
+from marketd.daemon.feeds.adapter import BookDelta, Candles, Series, Trades
+from marketd.daemon.feeds.binance import BinanceAdapter, UsdMarginedAdapter
 from marketd.daemon.feeds.binance_messages import Depth, DepthMessage
 from marketd.daemon.feeds.captures import CaptureUnreadable
-from marketd.daemon.feeds.emulator import CaptureSource, SyntheticMarket, rest
+from marketd.daemon.feeds.emulator import CaptureSource, SyntheticFutures, SyntheticMarket, rest
 from marketd.daemon.feeds.emulator.book import RecordedBook
 from marketd.daemon.feeds.emulator.source import Message, Source
 from marketd.market.errors import InvalidArgument
@@ -277,6 +278,31 @@ def test_the_adapter_reads_all_that_the_synthetic_market_says() -> None:
     assert found == {"Trades", "Candles", "Ignored", "VenueTime"}
     records = [e for e in adapter.decode_many(frames) if isinstance(e, (Trades, Candles))]
     assert {event.symbol for event in records} == {"BTCUSDT", "ETHUSDT"}
+
+
+def test_a_market_of_futures_has_their_series_the_same_in_any_steps_and_the_adapter_reads_all() -> None:
+    names = ("funding", "mark_price", "open_interest", "liquidation")
+    market = SyntheticFutures(5, ["BTCUSDT"], 20.0, clock=lambda: NOW_MS * 10**6)
+    streams = ("markPrice", "forceOrder", "depth")
+    whole = messages(market, NOW_MS - 10_000, NOW_MS, *streams)
+    steps = [f for at in range(10) for f in messages(market, NOW_MS - 10_000 + at * 1000, NOW_MS - 9000 + at * 1000,
+                                                     *streams)]  # fmt: skip
+    assert sorted(whole) == sorted(steps)
+    adapter = UsdMarginedAdapter(book=True, series=names)
+    body = rest.answer(market, "/fapi/v1/exchangeInfo")
+    assert body is not None
+    adapter.adopt(adapter.decode_instruments(body.body, ["BTCUSDT"])[0])
+    events = adapter.decode_many(whole)
+    found = {event.stream: len(event.records) for event in events if isinstance(event, Series)}
+    assert found == {"funding": 10, "mark_price": 10, "liquidation": 2}
+    deltas = [event for event in events if isinstance(event, BookDelta)]
+    assert len(deltas) == 100 and all(d.previous == b.last for b, d in itertools.pairwise(deltas))
+    target = "/fapi/v1/openInterest?symbol=BTCUSDT"
+    answered = rest.answer(market, target)
+    assert answered is not None
+    (interest,) = adapter.decode_rest(target, answered.body)
+    assert isinstance(interest, Series) and interest.records["size"][0] > 0
+    assert rest.answer(synthetic(), target).status == 400  # type: ignore[union-attr]  # a spot market has none
 
 
 def test_settings_of_a_synthetic_market_are_checked() -> None:
