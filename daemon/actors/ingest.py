@@ -15,6 +15,7 @@ from marketd.daemon.actor import PollActor
 from marketd.daemon.clock import LiveClock
 from marketd.daemon.consolidated import Consolidator
 from marketd.daemon.ingest import Ingest
+from marketd.daemon.journal_room import RoomWait
 from marketd.daemon.kernel import Kernel
 from marketd.daemon.publisher import Publisher
 from marketd.daemon.query_link import QueryLink
@@ -42,6 +43,7 @@ STREAM_HIGH_WATER = 10_000  # messages to a subscriber that does not read; beyon
 class IngestActor(PollActor):
     def start(self) -> None:
         config = self.config
+        self._room = RoomWait()
         self._is_caught_up = False  # nothing waits to be read: who is silent has said nothing
         self._registry = Registry(config.state_path / REGISTRY_NAME, config.daemon_no)
         self._kernel = Kernel(
@@ -52,17 +54,7 @@ class IngestActor(PollActor):
             band_bps=config.book.band_bps,
             activity_bars=config.activity_bars,
         )
-        self._journal = Journal.open(
-            config.state_path / "journal",
-            front_path=config.runtime_path / "front",
-            front_bytes=config.journal.front,
-            segment_bytes=config.journal.segment,
-            budget_bytes=config.journal.budget,
-            durability=config.journal.durability,
-            interval_ns=config.journal.interval,
-            checkpoint=self._kernel.checkpoint,
-            flusher="process",
-        )
+        self._journal = self._room.until(self._open_journal, self._pause)
         self._stream = self.context.socket(zmq.XPUB)
         sockets.configure(self._stream, high_water=STREAM_HIGH_WATER, max_frame_bytes=MAX_TOPIC_BYTES)
         self._publisher = Publisher(
@@ -105,6 +97,30 @@ class IngestActor(PollActor):
             self.become("warming")
         else:
             self._publisher.set_state(ArenaState.LIVE)
+
+    def _open_journal(self) -> Journal:
+        config = self.config  # perhaps another one than at the last try
+        return Journal.open(
+            config.state_path / "journal",
+            front_path=config.runtime_path / "front",
+            front_bytes=config.journal.front,
+            segment_bytes=config.journal.segment,
+            budget_bytes=config.journal.budget,
+            durability=config.journal.durability,
+            interval_ns=config.journal.interval,
+            checkpoint=self._kernel.checkpoint,
+            flusher="process",
+        )
+
+    def _pause(self, seconds: float) -> bool:
+        """Answer the supervisor for so long; False once we are to stop."""
+        poller = zmq.Poller()
+        self.control.register(poller)
+        deadline = time.monotonic() + seconds
+        while not self.stopping and (left := deadline - time.monotonic()) > 0:
+            if self.control.called(dict(poller.poll(round(left * 1000)))):
+                self.control.read()
+        return not self.stopping
 
     def _consolidator(self) -> Consolidator:
         """With the venues that there are, and their books as shared memory has them."""
@@ -257,13 +273,16 @@ class IngestActor(PollActor):
         self._publisher.heartbeat(self._journal.durable, self._acks.committed)
 
     def reload(self, config: Config) -> None:
+        if not hasattr(self, "_ingest"):
+            return  # waiting for room: the next try is made with it
         self._journal.set_budget(config.journal.budget)
         self._ingest.live_only = config.journal.when_full == "live_only"
         self._kernel.set_max_skew(config.validation.max_skew)
 
     def statistics(self) -> Mapping[str, Any]:
         if not hasattr(self, "_ingest"):
-            return {}
+            waits = getattr(self, "_room", None)
+            return {"journal": {"blocked": waits.blocked}} if waits is not None and waits.blocked else {}
         return {
             "ingest": self._ingest.statistics(),
             "journal": self._journal.statistics(),

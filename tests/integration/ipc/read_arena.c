@@ -17,19 +17,23 @@ static void print_words(const char *what, const void *data, int64_t bytes)
     printf("\n");
 }
 
-/* Of trades only: `seq` counts them from 1, and the newest one's event time is the cut's. */
-static int is_mixed(const marketd_trade *trades, int64_t count, const marketd_cut *cut, int64_t last_number)
+/* `seq` counts the records of all kinds, so trades of one cut rise in it and none is beyond the cut's. Where there are
+ * `only` trades it counts them from 1, and the newest one's event time is the cut's. */
+static int is_mixed(const marketd_trade *trades, int64_t count, const marketd_cut *cut, int64_t last_number, int only)
 {
     if (cut->number < last_number) return 1;
-    for (int64_t i = 0; i < count; i++)
-        if (trades[i].seq != cut->head - count + 1 + i || trades[i].ts_known > cut->ts_known) return 1;
-    return count > 0 && (trades[count - 1].ts_event != cut->ts_event || cut->seq != cut->head);
+    for (int64_t i = 0; i < count; i++) {
+        if (trades[i].ts_known > cut->ts_known || trades[i].seq > cut->seq || trades[i].ts_event > cut->ts_event) return 1;
+        if (i > 0 && trades[i].seq <= trades[i - 1].seq) return 1;
+        if (only && trades[i].seq != cut->head - count + 1 + i) return 1;
+    }
+    return only && count > 0 && (trades[count - 1].ts_event != cut->ts_event || cut->seq != cut->head);
 }
 
 int main(int argc, char **argv)
 {
     marketd_arena arena;
-    marketd_ring ring;
+    marketd_ring ring, books;
     marketd_cut cut = {0};
     if (argc != 5) return fprintf(stderr, "usage: read_arena PATH RING COUNT CUTS\n"), 2;
     int trades = strcmp(argv[2], "trade") == 0;
@@ -38,13 +42,14 @@ int main(int argc, char **argv)
     int code = marketd_open(&arena, argv[1]);
     if (code == 0) code = marketd_find(&arena, argv[2], size, &ring);
     if (code != 0) return fprintf(stderr, "cannot read %s of %s: %d\n", argv[2], argv[1], code), 2;
+    int only = marketd_find(&arena, "book", 0, &books) != 0; /* a venue's arena has books, ticks and bars too */
     void *records = malloc((size_t)ring.capacity * size);
     marketd_candle *open_bars = malloc(((size_t)arena.open_slots + 1) * sizeof *open_bars);
     for (int64_t i = 0; i < cuts; i++) {
         int64_t last_number = cut.number;
         got = marketd_last(&arena, &ring, count, records, open_bars, &cut);
         if (got < 0) return fprintf(stderr, "cut %" PRId64 ": %" PRId64 "\n", i, got), 2;
-        if (trades && is_mixed(records, got, &cut, last_number)) return fprintf(stderr, "mixed cut\n"), 1;
+        if (trades && is_mixed(records, got, &cut, last_number, only)) return fprintf(stderr, "mixed cut\n"), 1;
     }
     print_words("cut", &cut, sizeof cut);
     printf("state %" PRId64 "\n", marketd_state(&arena));

@@ -10,12 +10,16 @@ import numpy as np
 import pytest
 
 from adversity import arena_market as market
-from marketd.ipc.arena import ArenaState
+from marketd.ipc.arena import ArenaState, RingSpec
 from marketd.ipc.arena_reader import ArenaReader
+from marketd.ipc.arena_writer import ArenaWriter
+from marketd.market.instruments import Instrument
+from marketd.market.records import BY_NAME, Records
 from support import REPOSITORY, demand, eventually, requires
 
 pytestmark = requires("cc")
 SPAWN = get_context("spawn")
+BTC = Instrument(id=65_537, symbol="BTCUSDT", venue="BINANCE", price_scale=2, size_scale=5, quote_scale=8)
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +91,32 @@ def test_c_sees_no_mixed_cut_of_a_writer_at_full_speed(runtime_dir: Path, read_a
         process.kill()
         process.join()
         process.close()
+
+
+def test_c_finds_no_cut_of_a_venues_arena_mixed_in_which_books_are_numbered_too(
+    runtime_dir: Path, read_arena: Path
+) -> None:
+    rings = [RingSpec(name, BY_NAME[name].id, BY_NAME[name].dtype, 8) for name in ("trade", "book")]
+    shape = {"instance": "test", "instrument": BTC, "rings": rings, "open_slots": 2}
+    with ArenaWriter.create(runtime_dir / "c.arena", **shape) as writer:
+        for seq in range(1, 41, 4):
+            for ring, offset in ((1, 0), (0, 1), (0, 2), (1, 3)):
+                record = np.zeros(1, dtype=rings[ring].dtype)
+                record["seq"], record["ts_known"], record["ts_event"] = seq + offset, 1000 + seq, 100 + seq + offset
+                writer.append(ring, record)
+            writer.publish(1000 + seq, 103 + seq, seq + 3, 0)
+            found = run(read_arena, writer.path, "trade", 4, 1)["record"]
+            assert [record[2] for record in found[-2:]] == [seq + 1, seq + 2]
+        writer.append(0, record_of(seq=99, ts_known=9999))
+        writer.publish(2000, 200, 98, 0)  # a trade that the cut does not know
+        run(read_arena, writer.path, "trade", 4, 1, code=1)
+
+
+def record_of(**fields: int) -> Records:
+    record = np.zeros(1, dtype=BY_NAME["trade"].dtype)
+    for name, value in fields.items():
+        record[name] = value
+    return record
 
 
 def test_c_refuses_what_it_cannot_read(runtime_dir: Path, read_arena: Path) -> None:
