@@ -1,10 +1,10 @@
 /* read_book PATH: prints the newest book, the newest imbalance and the newest buckets of an arena, and what follows
- * from them, with marketd.h.
+ * from them, with marketd_books.h.
  *
  * Lines: `depth` levels a side; `book` state, bid_count, ask_count, seq; a `level` side price size for each level that
  * is there; `mid` (real); `imbalance` seq, book_1s, state; `buckets` timeframe, base, bid_size[0]. Exit code 1: the book
  * is not live. */
-#include "marketd.h"
+#include "marketd_books.h"
 
 #include <inttypes.h>
 #include <math.h>

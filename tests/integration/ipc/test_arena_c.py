@@ -24,8 +24,11 @@ BTC = Instrument(id=65_537, symbol="BTCUSDT", venue="BINANCE", price_scale=2, si
 
 @pytest.fixture(scope="module")
 def read_arena(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    program = tmp_path_factory.mktemp("c") / "read_arena"
-    source = Path(__file__).with_name("read_arena.c")
+    return compiled(tmp_path_factory.mktemp("c"), "read_arena")
+
+
+def compiled(directory: Path, name: str) -> Path:
+    program, source = directory / name, Path(__file__).with_name(f"{name}.c")
     strict = ["-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-pedantic", "-O2"]
     command = [str(demand("cc")), *strict, "-I", str(REPOSITORY / "ipc"), str(source), "-o", str(program)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
@@ -62,6 +65,17 @@ def test_c_reads_what_python_reads(runtime_dir: Path, read_arena: Path, ring: st
         assert found["state"] == [[ArenaState.LIVE]]
         assert found["record"] == words_of(records.tobytes(), records.dtype.itemsize)
         assert found["open"] == words_of(cut.open_bars.tobytes(), 96)
+
+
+def test_a_reader_of_few_lines_prints_the_newest_bars(runtime_dir: Path, tmp_path: Path) -> None:
+    program, path = compiled(tmp_path, "read_bars"), runtime_dir / "c.arena"
+    with market.create(path) as writer, ArenaReader.open(path) as reader:
+        for _ in range(1001):
+            market.write_step(writer)
+        command = [str(program), str(path), "candle.1s.own", "3"]
+        shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+        bars, _ = reader.last("candle.1s.own", 3)
+        assert shown.splitlines() == [f"{bar['ts']} {bar['close']} {bar['volume']}" for bar in bars]
 
 
 def test_c_is_given_before_images_while_bars_are_being_replaced(runtime_dir: Path, read_arena: Path) -> None:
