@@ -209,21 +209,30 @@ class Publisher:
             "journal": self._journal,
         }
         heritage = None
+        successor = path.with_name(path.name + ".next")
+        successor.unlink(missing_ok=True)  # of an ingest that was killed before it had inherited
         try:
             arena = ArenaWriter.attach(path, **shape)
             is_new = arena.number == 0  # whoever made it was killed before it was filled
         except FileNotFoundError:
             arena, is_new = ArenaWriter.create(path, **shape), True
         except ArenaLayoutChanged:
-            # a changed layout is a new file; `create` marks the old one RETIRED so that its readers remap
+            # A changed layout is a new file. It takes the name once it has inherited: killed before that, what the old
+            # one has, perhaps live only, is still there.
             heritage = read_heritage(path, Identity.of(self._instance, self._journal, instrument), specs)
-            arena, is_new = ArenaWriter.create(path, **shape), True
+            arena, is_new = ArenaWriter.create(successor, **shape), True
         if self._beaten is not None:  # declared in a running daemon: alive from the start
             arena.heartbeat(time.monotonic_ns(), time.time_ns(), *self._beaten)
         arena.set_state(self._state)
         board = Board(state, arena, specs, self._kernel.timeframes, is_new=is_new)
-        if heritage is not None:
-            board.inherit(heritage)
+        try:
+            if heritage is not None:
+                board.inherit(heritage)
+            if arena.path != path:
+                arena.take_name(path)
+        except BaseException:
+            arena.close()
+            raise
         return board
 
     @property

@@ -47,7 +47,7 @@ def build(path: Path, size: int, header: bytes) -> int:
     descriptor = own(new, os.O_CREAT)
     try:
         _fill(descriptor, path, size, header)
-        _replace(new, path)
+        replace(new, path)
     except BaseException:
         new.unlink(missing_ok=True)
         os.close(descriptor)
@@ -70,7 +70,8 @@ def _fill(descriptor: int, path: Path, size: int, header: bytes) -> None:
     os.pwrite(descriptor, header, 0)
 
 
-def _replace(new: Path, path: Path) -> None:
+def replace(new: Path, path: Path) -> None:
+    """Give a file the name of another, which is marked RETIRED; ArenaOwned when somebody writes that one."""
     try:
         old = own(path)
     except FileNotFoundError:

@@ -123,6 +123,14 @@ class ArenaWriter:
         writer.set_state(ArenaState.WARMING)
         return writer
 
+    def take_name(self, path: Path) -> None:
+        """Be the arena of this name from now on; a file that bore it is marked RETIRED, so that its readers remap.
+
+        Raises ArenaOwned.
+        """
+        arena_file.replace(self.path, path)
+        self.path = path
+
     @classmethod
     def _opened(cls, path: Path, descriptor: int, layout: Layout, identity: Identity) -> ArenaWriter:
         try:

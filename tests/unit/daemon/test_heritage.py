@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import msgspec
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from book_records import books, buckets, imbalances
 from lane import BTC, KINDS, START, trades
 from marketd.daemon.kernel import TRADE_KIND, Lot
+from marketd.daemon.publisher import Board
 from marketd.daemon.warming import Warmer
 from marketd.ipc.arena import ArenaState
 from marketd.ipc.protocol import Answer, Meta, ResultPart
@@ -115,6 +117,23 @@ def test_what_was_kept_live_only_stays_visible(daemon: SmallDaemon) -> None:
     restart(daemon, cache=msgspec.structs.replace(daemon.cache, trades_per_second=80))
     assert all_rings(daemon) == before
     assert take(daemon, 6).seq == lot.seq + lot.records  # no number is given twice
+
+
+def test_who_is_killed_before_a_new_arena_has_inherited_loses_nothing_of_the_old_one(
+    daemon: SmallDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take(daemon, 0)
+    take(daemon, 3, journal=False)
+    before = all_rings(daemon)
+    larger = msgspec.structs.replace(daemon.cache, trades_per_second=80)
+    with monkeypatch.context() as patch:
+        patch.setattr(Board, "inherit", mock.Mock(side_effect=RuntimeError("killed")))
+        with pytest.raises(RuntimeError, match="killed"):
+            restart(daemon, cache=larger)
+    assert all_rings(daemon) == before
+    restart(daemon, cache=larger)
+    assert all_rings(daemon) == before
+    assert not list((daemon.runtime / "arena").glob("*.next"))
 
 
 def test_a_smaller_ring_keeps_the_newest_and_says_how_far_it_reaches(daemon: SmallDaemon) -> None:
