@@ -81,9 +81,9 @@ class CoinbaseExchangeAdapter(CoinbaseRest):
                 symbol = self._symbol(batch, message.product_id)
                 if symbol is None:
                     continue
-                if type(message) is messages.UpdateMessage:
+                if isinstance(message, messages.UpdateMessage):
                     self._on_update(batch, symbol, message, frame)
-                elif type(message) is messages.SnapshotMessage:
+                elif isinstance(message, messages.SnapshotMessage):
                     self._on_snapshot(batch, symbol, message, frame)
                 else:
                     self._on_match(batch, symbol, message, frame)
