@@ -107,9 +107,9 @@ def test_bars_newest_first_and_without_volume_pass(shared_data: Path) -> None:
     assert found == (len(rows["date"]), Counter())
 
 
-def test_microseconds_taken_for_nanoseconds_fall_beside_the_grid(shared_data: Path) -> None:
+def test_microseconds_taken_for_nanoseconds_are_refused_as_what_they_are(shared_data: Path) -> None:
     columns = table(shared_data / "candles" / "binance_vision_spot_BTCUSDT-1m-2026-09-15.head.csv", CANDLE)
-    assert bars({**columns, "time": [int(us) for us in columns["time"]]}, 60) == (0, Counter(aligned=4))
+    assert bars({**columns, "time": [int(us) for us in columns["time"]]}, 60) == (0, Counter(range=4))
     assert bars({**columns, "time": [int(us) * 1000 for us in columns["time"]]}, 60) == (4, Counter())
 
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from book_oracles import Moment, Trade, buckets, imbalance
 from book_teller import BookTeller
@@ -174,7 +175,8 @@ def test_a_rebuilt_book_is_the_venues_own_at_every_shared_number_and_the_referen
         expected = stats[f"ws_binance_raw/{file}.gz"]["book_at_end"]
         assert found["levels"] == expected["levels"]
         for side in ("top5_bids", "top5_asks"):
-            assert found[side] == list(map(list, zip(*levels(expected[side], rebuilt.capture), strict=True)))
+            wanted = levels(expected[side], rebuilt.capture)
+            assert found[side] == list(map(list, zip(wanted.prices, wanted.sizes, strict=True)))
 
 
 def test_the_records_of_a_recorded_book_keep_the_rules_and_make_it_again(rebuilt: Rebuilt) -> None:
@@ -287,5 +289,5 @@ def befallen(deltas: list[BookDelta], at: int, chance: random.Random) -> list[Bo
     if fate < 0.02:
         return [delta, deltas[max(at - chance.randrange(1, 50), 0)]]
     if fate < 0.025:
-        return [delta._replace(bids=Levels([*delta.bids.prices, 0], [*delta.bids.sizes, 5]))]
+        return [replace(delta, bids=Levels([*delta.bids.prices, 0], [*delta.bids.sizes, 5]))]
     return [delta]
