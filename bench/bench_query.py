@@ -26,7 +26,7 @@ from marketd.client.provider import UnifiedDataProvider
 from marketd.market.instruments import Instrument
 from marketd.sql.profiles import Profile
 
-ROUNDS = 100
+ROUNDS = 60
 ROWS_PER_SECOND, ROWS_A_MESSAGE = 10_000, 100
 LOAD_SECONDS = 3600.0  # at most: it is ended when all is answered
 SETTLE_SECONDS = 3.0
