@@ -46,7 +46,7 @@ class SchemaBehind(SchemaError):
 
 
 class SchemaBusy(DatabaseError):
-    """Another marketd is changing the schema; waiting helps."""
+    """Another marketd is changing the schema, or somebody uses a table that is to change; waiting helps."""
 
 
 class JobsFail(DatabaseError):

@@ -25,7 +25,8 @@ logger = logging.getLogger(__name__)
 
 LOCK_KEY = 0x6D61726B65746401  # "marketd" and a number: the schema
 _LOCK_POLL_SECONDS = 0.1
-# Long work is in order here, and no reader's query may come in its way for ever either.
+BUSY_SECONDS = 900.0  # for a table that somebody uses: TimescaleDB's jobs may sum up weeks before they let go of one
+# Long work is in order here. Who waits for a table holds up all that come after, so that it lets go and tries again.
 _SESSION = "SET search_path = marketd, public; SET statement_timeout = 0; SET lock_timeout = '30s'"
 
 
@@ -91,19 +92,31 @@ class SchemaRunner:
 
     async def _apply_one(self, file: SchemaFile, profile: Profile) -> None:
         began = time.monotonic()
-        if file.transaction:
-            async with self._conn.transaction():
-                await self._run(file)
-                await self._record(file, profile, began)
-        else:
+        while True:
+            try:
+                await self._try_one(file, profile, began)
+                break
+            except SchemaBusy as error:
+                if time.monotonic() - began >= BUSY_SECONDS:
+                    raise
+                logger.warning("%s; trying again", error, extra={"action": "schema_waits", "file": file.name})
+        logger.info("schema change %s applied", file.name, extra={"action": "schema_change", "file": file.name})
+
+    async def _try_one(self, file: SchemaFile, profile: Profile, began: float) -> None:
+        if not file.transaction:
             await self._run(file)
             await self._record(file, profile, began)
-        logger.info("schema change %s applied", file.name, extra={"action": "schema_change", "file": file.name})
+            return
+        async with self._conn.transaction():
+            await self._run(file)
+            await self._record(file, profile, began)
 
     async def _run(self, file: SchemaFile) -> None:
         for statement in file.statements:
             try:
                 await self._conn.execute(statement)
+            except asyncpg.LockNotAvailableError as error:
+                raise SchemaBusy(f"schema change {file.name} waits for a table that is in use") from error
             except asyncpg.PostgresError as error:
                 if is_retryable(error):
                     raise  # the server's trouble, not the file's

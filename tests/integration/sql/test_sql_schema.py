@@ -12,12 +12,14 @@ import pytest
 from integration.conftest import Server
 from marketd.market.records import BY_NAME
 from marketd.market.rows import codec
+from marketd.sql import schema_runner
 from marketd.sql.connections import type_connection
 from marketd.sql.errors import SchemaBehind, SchemaBusy, SchemaChanged, SchemaError, SchemaTooNew
 from marketd.sql.partitions import ensure_partitions
 from marketd.sql.profiles import Profile, detect_profile
 from marketd.sql.schema_files import load_schema_files, parse_schema_file
 from marketd.sql.schema_runner import SchemaRunner
+from support import eventually_async
 
 _PG_TYPES = {"i2": "int2", "i4": "int4", "i8": "int8", "f8": "float8"}
 
@@ -116,6 +118,38 @@ async def test_statements_that_cannot_run_in_a_transaction_run_one_by_one(conn: 
     added = parse_schema_file("9000_concurrent", text)
     assert await SchemaRunner(conn, [*load_schema_files(), added]).apply() == [added]
     assert await conn.fetchval("SELECT to_regclass('marketd.quarantine_by_kind')") is not None
+
+
+async def test_a_table_that_somebody_uses_is_waited_for(
+    conn: type_connection, database: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(schema_runner, "_SESSION", "SET search_path = marketd, public; SET lock_timeout = '50ms'")
+    user = await asyncpg.connect(database)
+    use = user.transaction()
+    await use.start()
+    await user.execute("LOCK TABLE marketd.quarantine IN ACCESS SHARE MODE")
+    file = parse_schema_file("9000_wider", "ALTER TABLE quarantine ADD COLUMN wider int;")
+
+    applying = asyncio.create_task(SchemaRunner(conn, [*load_schema_files(), file]).apply())
+    await eventually_async(lambda: "waits for a table that is in use" in caplog.text)
+    await use.rollback()
+
+    assert await applying == [file]
+    await user.close()
+
+
+async def test_a_table_that_is_never_let_go_of_is_told_in_the_end(
+    conn: type_connection, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schema_runner, "_SESSION", "SET search_path = marketd, public; SET lock_timeout = '50ms'")
+    monkeypatch.setattr(schema_runner, "BUSY_SECONDS", 0.2)
+    user = await asyncpg.connect(database)
+    async with user.transaction():
+        await user.execute("LOCK TABLE marketd.quarantine IN ACCESS SHARE MODE")
+        file = parse_schema_file("9000_wider", "ALTER TABLE quarantine ADD COLUMN wider int;")
+        with pytest.raises(SchemaBusy, match="9000_wider waits for a table that is in use"):
+            await SchemaRunner(conn, [*load_schema_files(), file]).apply()
+    await user.close()
 
 
 async def test_a_runner_waits_for_another_only_so_long(server: Server, database: str) -> None:
