@@ -29,7 +29,7 @@ from marketd.sql.profiles import Profile
 from marketd.sql.state_directory import StateDirectory
 
 MARKETD = [sys.executable, "-m", "marketd.ops"]
-START_SECONDS = 90.0
+START_SECONDS = 300.0  # a change of the schema may wait for jobs that sum up a week
 STOP_SECONDS = 60.0
 COMMIT_SECONDS = 120.0
 POLL_SECONDS = 0.05
