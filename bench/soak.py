@@ -135,7 +135,7 @@ def _repeated(name: str, every_seconds: float, act: Callable[[], object]) -> Ite
         try:
             while not stop.wait(every_seconds):
                 act()
-        except BaseException as error:
+        except BaseException as error:  # raised again by the thread that waits for this one
             failed.append(error)
 
     thread = threading.Thread(target=run, name=name)

@@ -230,7 +230,7 @@ class Publisher:
                 board.inherit(heritage)
             if arena.path != path:
                 arena.take_name(path)
-        except BaseException:
+        except BaseException:  # whatever it was, the file must not stay locked by this process
             arena.close()
             raise
         return board

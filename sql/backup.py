@@ -74,7 +74,7 @@ async def back_up(dsn: str, target: Path, registry: Path | None, tell: type_tell
         manifest = await _dump_consistently(dsn, partial, tell)
         # after the dump: ids in the database that the registry does not know would be given away again
         _finish(partial, target, manifest, registry)
-    except BaseException:
+    except BaseException:  # interrupted, too: nothing may look like a backup that is none
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return manifest

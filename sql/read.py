@@ -220,5 +220,5 @@ async def read_coverage(
     oldest (first)."""
     known = END_OF_TIME if known_at is None else to_datetime(known_at)
     rows = NO_LIMIT if limit is None else limit
-    statement = _READ["coverage_newest" if newest else "coverage_oldest"]
+    statement = _READ["coverage"].format(direction="DESC" if newest else "ASC")
     return list(await connection.fetch(statement, instrument_id, *span.bounds(), rows, known))

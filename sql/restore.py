@@ -61,7 +61,7 @@ async def restore(dsn: str, source: Path, tell: type_tell) -> Manifest:
             await _fill(with_database(dsn, new), program, source, manifest, tell)
             tell(Step("taking its place", 0, 0))
             await _swap(maintenance, new, name)
-        except BaseException:
+        except BaseException:  # interrupted, too: half a database must not stay
             await maintenance.execute(f"DROP DATABASE IF EXISTS {_name(new)} WITH (FORCE)")
             raise
     if manifest.profile == Profile.TIMESCALE:
@@ -179,7 +179,7 @@ async def _swap(maintenance: asyncpg.Connection[Any], new: str, name: str) -> No
     await _rename(maintenance, name, old)
     try:
         await _rename(maintenance, new, name)
-    except BaseException:
+    except BaseException:  # interrupted, too: the name must not be without a database
         await _rename(maintenance, old, name)
         raise
     await maintenance.execute(f"DROP DATABASE {_name(old)} WITH (FORCE)")

@@ -122,7 +122,7 @@ async def test_what_a_connection_asked_for_ends_with_it_and_with_no_other(server
         caller.connect(f"ipc://{tmp_path}/socket")
         caller.send(b"a question")
         frames = await router.recv_multipart(copy=False)
-        tasks.append(asyncio.create_task(asyncio.sleep(60)))
+        tasks.append(asyncio.create_task(asyncio.Event().wait()))
         departures.note(connection_of(frames), tasks[-1])
     assert departures.departed() == []
     callers[1].close(linger=0)
