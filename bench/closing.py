@@ -71,4 +71,5 @@ async def refresh(connection: asyncpg.Connection[Any], start: datetime, end: dat
     for row in await connection.fetch(_LEVELS):
         # a procedure that commits by itself takes no parameters: it would be a transaction of the protocol's
         span = f"'{start.date()}T00:00Z', '{end.date()}T00:00Z'"
-        await connection.execute(f"CALL refresh_continuous_aggregate('marketd.{row['view_name']}', {span})")
+        call = f"CALL refresh_continuous_aggregate('marketd.{row['view_name']}', {span}, force => true)"
+        await connection.execute(call)  # force: also what has not changed since

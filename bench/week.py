@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 import asyncpg
 import numpy as np
 import numpy.typing as npt
+from closing import refresh
 from daemon_under_test import DaemonUnderTest, daemon_under_test
 from recorded_rows import RECORDINGS, TABLES, recorded
 from week_rows import longer_bars, make
@@ -49,6 +50,9 @@ SYMBOLS = 10
 VENUE = "WEEK"
 HOUR, DAY = 3600, 86_400
 LONGER = (60, 300, 900, 3600, 14_400, 86_400)  # timeframes of `candles`
+_LET_JOBS_REST = (
+    "SELECT alter_job(job_id, next_start => now() + interval '1000 days') FROM timescaledb_information.jobs"
+)
 _BATCH_ROWS = 100_000  # of a transaction, as the writer's
 _MINUTE = 60
 # Trades a second of each symbol, on average: from a busy pair to a quiet one, as markets are; 24.8 in all.
@@ -157,7 +161,21 @@ def _keep(place: Path, week: Week, profile: Profile) -> None:
 
 def _store(daemon: DaemonUnderTest, week: Week) -> Stored:
     instruments = declare(daemon)
-    return Stored(instruments, asyncio.run(fill(daemon.dsn, week, instruments)))
+    told = asyncio.run(fill(daemon.dsn, week, instruments))
+    asyncio.run(settle(daemon.dsn, week))
+    return Stored(instruments, told)
+
+
+async def settle(dsn: str, week: Week) -> None:
+    """Sum up the longer bars, as TimescaleDB's jobs do while bars come; from then on its jobs rest.
+
+    A daemon that finds a week which it has not seen coming would be busy with it for minutes, whatever is measured.
+    """
+    connection = await asyncpg.connect(dsn)
+    if await detect_profile(connection) is Profile.TIMESCALE:
+        await refresh(connection, *week.days())
+        await connection.execute(_LET_JOBS_REST)
+    await connection.close()
 
 
 def declare(daemon: DaemonUnderTest) -> list[Instrument]:
