@@ -167,14 +167,14 @@ def _store(daemon: DaemonUnderTest, week: Week) -> Stored:
 
 
 async def settle(dsn: str, week: Week) -> None:
-    """Sum up the longer bars, as TimescaleDB's jobs do while bars come; from then on its jobs rest.
+    """Sum up the longer bars, as TimescaleDB's jobs do while bars come; its jobs rest from now on.
 
     A daemon that finds a week which it has not seen coming would be busy with it for minutes, whatever is measured.
     """
     connection = await asyncpg.connect(dsn)
     if await detect_profile(connection) is Profile.TIMESCALE:
-        await refresh(connection, *week.days())
         await connection.execute(_LET_JOBS_REST)
+        await refresh(connection, *week.days())
     await connection.close()
 
 
