@@ -93,7 +93,7 @@ def run_in_database(dsn: str, work: Callable[[Any], Awaitable[T]]) -> T:
     return asyncio.run(_run(dsn, work))
 
 
-def run_database_work(dsn: str, work: Callable[[], Awaitable[T]]) -> T:
+def run_database_work(work: Callable[[], Awaitable[T]]) -> T:
     """What `work()` gives, which makes connections of its own; what the server says against it is a DatabaseError."""
 
     async def worked() -> T:
@@ -104,7 +104,7 @@ def run_database_work(dsn: str, work: Callable[[], Awaitable[T]]) -> T:
         try:
             return await work()
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            raise DatabaseError(f"PostgreSQL at {without_password(dsn)} refused it: {error}") from error
+            raise DatabaseError(f"PostgreSQL refused it: {error}") from error
 
     return asyncio.run(worked())
 

@@ -70,8 +70,11 @@ async def _stream(
 async def _send(source: asyncpg.Connection[Any], query: str, messages: asyncio.Queue[bytes | None]) -> None:
     try:
         await source.copy_from_query(query, output=messages.put, format="binary")
-    finally:
+    except Exception:
         await messages.put(None)
+        raise
+    # not when it is cancelled: nobody receives any more, and it would wait for room for ever
+    await messages.put(None)
 
 
 async def _received(messages: asyncio.Queue[bytes | None], sending: asyncio.Task[None]) -> AsyncIterator[bytes]:

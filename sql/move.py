@@ -9,7 +9,9 @@ transaction: from then on a writer goes on in the target, exactly where it stopp
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import time
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -31,6 +33,7 @@ from marketd.sql.storage import measure
 logger = logging.getLogger(__name__)
 _SQL = statements("move")
 _JOURNALS = "journal_commits"
+_ALONE_SECONDS = 5.0  # so long the server may take to notice that another one was killed
 # the target's own account of itself; the declared series were made there before
 _OWN = frozenset({"schema_changes", "partitioned_tables", "series_fields", "storage_samples", "moved_pieces"})
 
@@ -96,6 +99,7 @@ async def _prepare(source: asyncpg.Connection[Any], target: asyncpg.Connection[A
             "backup, and restore it there"
         )
     identity = str(await source.fetchval(_SQL["identity"]))
+    await _be_alone(target)
     await SchemaRunner(target).apply()
     if identity == await target.fetchval(_SQL["identity"]):
         raise MoveRefused("--to names the database that is to be moved")
@@ -111,6 +115,14 @@ async def _prepare(source: asyncpg.Connection[Any], target: asyncpg.Connection[A
     for name, fields in (await declared_series(source)).items():
         await ensure_series_table(target, name, fields)
     return identity, await detect_profile(target)
+
+
+async def _be_alone(target: asyncpg.Connection[Any]) -> None:
+    deadline = time.monotonic() + _ALONE_SECONDS
+    while not await target.fetchval(_SQL["try_alone"]):
+        if time.monotonic() >= deadline:
+            raise MoveRefused("another marketd moves into that database at this moment; once it has ended, go on")
+        await asyncio.sleep(0.1)
 
 
 async def _refuse_rows_of_others(target: asyncpg.Connection[Any]) -> None:

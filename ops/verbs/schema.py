@@ -154,7 +154,7 @@ def _move(args: argparse.Namespace, config: Config) -> int:
             return await move(source, target, progress)
 
     with database_dsn(config) as dsn:
-        moved = run_database_work(dsn, lambda: work(dsn))
+        moved = run_database_work(lambda: work(dsn))
     if args.json:
         print_json({**moved._asdict(), "finished": moved.finished})
     else:

@@ -86,7 +86,7 @@ def _back_up(args: argparse.Namespace, config: Config) -> int:
     progress = Progress()
     registry = config.state_path / REGISTRY_NAME
     with database_dsn(config) as dsn:
-        manifest = run_database_work(dsn, lambda: back_up(dsn, args.path, registry, lambda step: progress(*step)))
+        manifest = run_database_work(lambda: back_up(dsn, args.path, registry, lambda step: progress(*step)))
     if args.json:
         print_json({"path": str(args.path), "rows": manifest.rows, "tables": len(manifest.tables)})
     else:
@@ -103,7 +103,7 @@ def _restore(args: argparse.Namespace, config: Config) -> int:
         from marketd.sql.restore import restore
     progress = Progress()
     with database_dsn(config) as dsn:
-        manifest = run_database_work(dsn, lambda: restore(dsn, args.path, lambda step: progress(*step)))
+        manifest = run_database_work(lambda: restore(dsn, args.path, lambda step: progress(*step)))
     registry = config.state_path / REGISTRY_NAME
     took_registry = (args.path / REGISTRY).exists() and not registry.exists() and config.state_path.is_dir()
     if took_registry:

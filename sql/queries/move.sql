@@ -4,6 +4,10 @@
 -- What tells one database from another: a copy of a server has the same name and the same beginning, too.
 SELECT current_database() || ' of ' || min(applied_at)::text FROM marketd.schema_changes;
 
+-- name: try_alone
+-- Of the target's session, until it ends: two moves into one database would write each other's pieces.
+SELECT pg_try_advisory_lock(hashtextextended('marketd move', 0));
+
 -- name: daemons
 -- Sessions of a daemon; a command line's are none.
 SELECT DISTINCT application_name AS name FROM pg_stat_activity

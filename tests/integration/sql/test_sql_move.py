@@ -15,7 +15,8 @@ from book_lane import books
 from integration.conftest import Server
 from lane import BTC, START, bars, trades
 from marketd.market.records import BY_NAME, Records
-from marketd.ops.cli import EXIT_NOT_WELL, main
+from marketd.ops.cli import EXIT_FAILED, EXIT_NOT_WELL, main
+from marketd.sql import copy_across
 from marketd.sql import move as move_module
 from marketd.sql.connections import DatabaseConnectionManager, type_connection
 from marketd.sql.copy_across import CopyMismatch
@@ -28,6 +29,7 @@ from marketd.sql.series import ensure_series_table
 from marketd.sql.sole import sole_connection
 from marketd.sql.store import Commit, commit, read_committed, split_rows
 from packed import pack_all
+from support import eventually_async
 
 DAY_MS = 86_400_000
 JOURNAL = uuid4()
@@ -163,6 +165,64 @@ async def test_an_interrupted_move_goes_on_where_it_was(
     assert "moved and verified: 4 pieces copied, 2 as they were" in told
     assert "now set database.url to postgresql://" in told
     await assert_alike(source, target)
+
+
+@pytest.mark.parametrize("server", [Profile.POSTGRES], indirect=True, ids=str)
+async def test_a_copy_is_interrupted_at_once_though_the_target_has_fallen_behind(
+    source: str, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = asyncio.Event()
+
+    async def nothing_is_taken(messages: asyncio.Queue[bytes | None], _: object) -> AsyncIterator[bytes]:
+        await eventually_async(messages.full)
+        full.set()
+        await asyncio.Event().wait()
+        yield b""
+
+    monkeypatch.setattr(copy_across, "_MESSAGES", 1)
+    monkeypatch.setattr(copy_across, "_received", nothing_is_taken)
+    async with connected(source) as old, connected(target) as new:
+        await SchemaRunner(new).apply()
+        await old.execute(
+            "INSERT INTO annotations (instrument_id, ts_start, ts_end, label)"
+            " SELECT 1, now(), now(), 'x' FROM generate_series(1, 20000)"
+        )
+        copying = asyncio.create_task(copy_across.replace_rows(old, new, "annotations"))
+        await full.wait()
+        copying.cancel()
+        async with asyncio.timeout(30):
+            await asyncio.gather(copying, return_exceptions=True)
+        assert copying.cancelled()
+
+
+@pytest.mark.parametrize("server", [Profile.POSTGRES], indirect=True, ids=str)
+async def test_of_two_moves_into_one_database_the_second_is_refused(
+    source: str, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(move_module, "_ALONE_SECONDS", 0.2)
+    begun, go = asyncio.Event(), asyncio.Event()
+    whole = move_module.replace_rows
+
+    async def held_up(*args: object) -> object:
+        begun.set()
+        await go.wait()
+        return await whole(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(move_module, "replace_rows", held_up)
+    first = asyncio.create_task(run_move(source, target))
+    await begun.wait()
+    with pytest.raises(MoveRefused, match="another marketd moves into that database"):
+        await run_move(source, target)
+    go.set()
+    assert (await first).finished
+
+
+async def test_a_target_that_cannot_be_reached_is_named_and_not_the_source(
+    source: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["schema", "move", "--to", "postgresql://u:secret@127.0.0.1:1/x", "--set", f"database.url={source}"]
+    assert await asyncio.to_thread(main, command) == EXIT_FAILED
+    assert "PostgreSQL at postgresql://u@127.0.0.1:1/x cannot be reached" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("server", [Profile.TIMESCALE], indirect=True, ids=str)
