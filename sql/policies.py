@@ -61,9 +61,9 @@ class _Job(NamedTuple):
 
     def words(self) -> str:
         if self.kind == _COMPRESSION:
-            return f"after {self.compress_after}"
-        since = "from the beginning" if self.start_offset is None else f"from {self.start_offset} ago"
-        return f"{since} to {self.end_offset} ago"
+            return f"after {_words(self.compress_after)}"
+        since = "from the beginning" if self.start_offset is None else f"from {_words(self.start_offset)} ago"
+        return f"{since} to {_words(self.end_offset)} ago"
 
     @property
     def what(self) -> str:
@@ -124,7 +124,7 @@ def _width_change(table: str, width: timedelta, wishes: Wishes) -> Change | None
     if width == wanted:
         return None
     steps: list[tuple[Any, ...]] = [("set_width", table, wanted), ("record_width", table, wanted)]
-    return Change(f"new chunks of {table}", str(width), str(wanted), steps)
+    return Change(f"new chunks of {table}", _words(width), _words(wanted), steps)
 
 
 def _compression(table: str, place: int, wishes: Wishes) -> _Job:
@@ -176,3 +176,13 @@ def _job_change(job: _Job, before: _Job | None, after: _Job | None) -> Change:
             steps.append(("refresh", job.target, job.start_offset, job.every, minutes, job.end_offset))
     was, will = ("never" if each is None else each.words() for each in (before, after))
     return Change(job.what, was, will, steps)
+
+
+def _words(span: timedelta | None) -> str:
+    """As it would stand in the configuration: `3d`, `1d 10min`."""
+    left = 0 if span is None else round(span.total_seconds())
+    parts = []
+    for unit, seconds in (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)):
+        count, left = divmod(left, seconds)
+        parts += [f"{count}{unit}"] if count else []
+    return " ".join(parts) or "0s"

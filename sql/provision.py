@@ -58,6 +58,7 @@ async def _ensure_reader(conn: asyncpg.Connection[Any], password: str) -> None:
     await conn.execute(f"ALTER ROLE {READER_ROLE} SET default_transaction_read_only = on")
     await conn.execute(f"ALTER ROLE {READER_ROLE} SET search_path = marketd, public")
     await conn.execute(f"ALTER ROLE {READER_ROLE} SET statement_timeout = '60s'")
+    await conn.execute(f"ALTER ROLE {READER_ROLE} SET idle_in_transaction_session_timeout = '60s'")
 
 
 async def _update_timescale(dsn: str) -> None:

@@ -173,36 +173,27 @@ async def _verify(conn: asyncpg.Connection[Any], manifest: Manifest, tell: type_
 
 
 async def _swap(maintenance: asyncpg.Connection[Any], new: str, name: str) -> None:
-    """The new database gets the name of the empty one, which then goes; or everything stays as it was."""
+    """The new database gets the name of the empty one, which then goes; or everything stays as it was.
+
+    One transaction: killed at whatever moment, the name is never without a database. Whoever is still in one of them is
+    sent away: TimescaleDB's scheduler looks into every database, again and again.
+    """
     old = f"{name}_replaced"
     await maintenance.execute(f"DROP DATABASE IF EXISTS {_name(old)} WITH (FORCE)")
-    await _rename(maintenance, name, old)
-    try:
-        await _rename(maintenance, new, name)
-    except BaseException:  # interrupted, too: the name must not be without a database
-        await _rename(maintenance, old, name)
-        raise
-    await maintenance.execute(f"DROP DATABASE {_name(old)} WITH (FORCE)")
-
-
-async def _rename(maintenance: asyncpg.Connection[Any], old: str, new: str) -> None:
-    """Whoever is still in it is sent away: TimescaleDB's scheduler looks into every database, again and again."""
     deadline = time.monotonic() + _RENAME_SECONDS
-    await maintenance.execute(f"ALTER DATABASE {_name(old)} WITH ALLOW_CONNECTIONS false")
-    try:
-        while True:
-            await maintenance.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", old)
-            try:
-                await maintenance.execute(f"ALTER DATABASE {_name(old)} RENAME TO {_name(new)}")
-            except asyncpg.ObjectInUseError:
-                if time.monotonic() > deadline:
-                    raise
-                await asyncio.sleep(0.1)
-            else:
-                old = new
-                return
-    finally:
-        await maintenance.execute(f"ALTER DATABASE {_name(old)} WITH ALLOW_CONNECTIONS true")
+    while True:
+        for each in (name, new):
+            await maintenance.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", each)
+        try:
+            async with maintenance.transaction():
+                await maintenance.execute(f"ALTER DATABASE {_name(name)} RENAME TO {_name(old)}")
+                await maintenance.execute(f"ALTER DATABASE {_name(new)} RENAME TO {_name(name)}")
+            break
+        except asyncpg.ObjectInUseError:
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.1)
+    await maintenance.execute(f"DROP DATABASE {_name(old)} WITH (FORCE)")
 
 
 class _Listener:

@@ -43,6 +43,8 @@ class Rights(NamedTuple):
         if not self.has_reader:
             lines += ["CREATE ROLE marketd_reader LOGIN PASSWORD '…'"]
             lines += ["ALTER ROLE marketd_reader SET default_transaction_read_only = on"]
+            lines += ["ALTER ROLE marketd_reader SET statement_timeout = '60s'"]
+            lines += ["ALTER ROLE marketd_reader SET idle_in_transaction_session_timeout = '60s'"]
         if not self.has_writer and self.owner not in ("", WRITER_ROLE):
             lines += ["CREATE ROLE marketd_writer LOGIN PASSWORD '…'"]
         return lines

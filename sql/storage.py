@@ -25,6 +25,7 @@ _SQL = statements("storage")
 _DAY = timedelta(days=1)
 _WEEK = timedelta(days=7)
 SAMPLE_EVERY = timedelta(hours=1)
+_LEAST_DAYS = 1.0  # what came in an hour, an import most likely, tells no day's growth
 
 
 class PieceSize(NamedTuple):
@@ -239,10 +240,19 @@ def _with_growth(
 ) -> TableSize:
     if earlier is not None:
         return table._replace(growth_bytes=(table.bytes - earlier["bytes"]) / ((now - earlier["taken_at"]) / _DAY))
-    recent = [
-        piece for piece in pieces if piece.table == table.table and now - _WEEK <= piece.start and piece.end <= now
-    ]
+    growth = _of_the_last_week([piece for piece in pieces if piece.table == table.table], now)
+    return table if growth is None else table._replace(growth_bytes=growth)
+
+
+def _of_the_last_week(pieces: list[PieceSize], now: datetime) -> float | None:
+    """Bytes a day of what lies in the last week: of a piece that reaches out of it its share, as if evenly filled."""
+    since = now - _WEEK
+    recent = [piece for piece in pieces if piece.end > since and piece.start < now]
     if not recent:
-        return table
-    days = (max(piece.end for piece in recent) - min(piece.start for piece in recent)) / _DAY
-    return table._replace(growth_bytes=sum(piece.bytes for piece in recent) / days)
+        return None
+    filled = 0.0
+    for piece in recent:
+        end = min(piece.end, now)
+        filled += piece.bytes * ((end - max(piece.start, since)) / (end - piece.start))
+    first, last = min(piece.start for piece in recent), max(piece.end for piece in recent)
+    return filled / max((min(last, now) - max(first, since)) / _DAY, _LEAST_DAYS)

@@ -14,6 +14,8 @@ BEGIN
             IF role = 'marketd_reader' THEN
                 ALTER ROLE marketd_reader SET default_transaction_read_only = on;
                 ALTER ROLE marketd_reader SET statement_timeout = '60s';
+                -- idle in its transaction it would keep pieces from being compressed or dropped, and all others behind that
+                ALTER ROLE marketd_reader SET idle_in_transaction_session_timeout = '60s';
             END IF;
         END IF;
     END LOOP;

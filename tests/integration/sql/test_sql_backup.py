@@ -17,6 +17,7 @@ from book_lane import books
 from integration.conftest import Server
 from lane import BTC, START, bars, trades
 from marketd.market.records import BY_NAME, Records
+from marketd.sql import restore as restore_module
 from marketd.sql.backup import DUMP, MANIFEST, BackupRefused, Step, back_up, read_manifest
 from marketd.sql.connections import type_connection
 from marketd.sql.fingerprint import fingerprint, tables_of
@@ -174,6 +175,26 @@ async def test_a_damaged_copy_replaces_nothing(server: Server, stored: str, targ
     assert not {name for name in await databases(server) if "_restoring" in name}
     async with _connected(target) as conn:
         assert await tables_of(conn) == []
+
+
+@pytest.mark.parametrize("server", [Profile.POSTGRES], indirect=True, ids=str)
+async def test_a_restore_that_ends_between_its_renames_leaves_a_database_under_the_name(
+    server: Server, stored: str, target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await back_up(stored, tmp_path / "copy", None, quiet)
+
+    async def lose_it(dsn: str, *_: object) -> None:
+        conn = await asyncpg.connect(server.dsn("postgres"))
+        await conn.execute("DROP DATABASE restored_restoring")
+        await conn.close()
+
+    monkeypatch.setattr(restore_module, "_fill", lose_it)
+    with pytest.raises(asyncpg.InvalidCatalogNameError):
+        await restore(target, tmp_path / "copy", quiet)
+    monkeypatch.undo()
+    await restore(target, tmp_path / "copy", quiet)  # as if it had not been tried
+    async with _connected(target) as conn:
+        assert await conn.fetchval("SELECT count(*) FROM trades") == 60
 
 
 async def test_what_is_no_backup_and_what_is_there_already_is_refused(stored: str, tmp_path: Path) -> None:

@@ -236,6 +236,35 @@ async def test_the_moments_of_an_instrument_are_walked_and_not_searched_one_by_o
     assert "SkipScan" not in [node.get("Custom Plan Provider") for node in nodes(plan)]
 
 
+async def test_views_find_the_newest_rows_of_an_instrument_at_the_end_of_an_index(spy: Spy) -> None:
+    """As docs/database.md has a dashboard ask: the instrument's id, from its names, and bounds of time."""
+    times = [NOW - HOUR_NS + number * SECOND for number in range(1, 1_000)]
+    asked = {
+        "v_trades": ("trades", "ts_event", ""),
+        "v_candles": ("candles_1s", "ts", "AND timeframe = 1 AND source = 1"),
+        "v_book_snapshots": ("book_snapshots", "ts_event", ""),
+    }
+    await spy.execute(
+        "INSERT INTO instruments VALUES ($1, 'BTCUSDT', 'BINANCE', 'BTC', 'USDT', 'spot', 2, 3, 2, 1, 1, 0, now(), 1)",
+        BTC.id,
+    )
+    parents = await pieces_by_name(spy)
+    for view, (table, time_column, further) in asked.items():
+        for number in range(5):
+            await fill(spy, table, times, BTC.id + number)
+        await spy.execute(f"ANALYZE {table}")
+        spy.seen.clear()
+        await spy.fetch(
+            f"SELECT * FROM {view} WHERE instrument_id = (SELECT max(instrument_id) FROM instruments"
+            f" WHERE venue = 'BINANCE' AND symbol = 'BTCUSDT') AND {time_column} >= $1 AND {time_column} < $2 {further}"
+            f" ORDER BY {time_column} DESC LIMIT 1",
+            *SPAN.bounds(),
+        )
+        ((_, plan),) = spy.seen
+        assert flaws(plan, parents) == [], view
+        assert "Sort" not in [node["Node Type"] for node in nodes(plan)], view
+
+
 def flaws(plan: Any, parents: dict[str, str]) -> list[str]:
     touched: defaultdict[str, set[str]] = defaultdict(set)
     found = []

@@ -67,9 +67,9 @@ async def test_a_changed_configuration_changes_what_differs_and_nothing_else(con
     changed = Wishes(3 * DAY, {"trades": DAY, "candles": timedelta()}, {"trades": 2 * DAY}, 30 * DAY)
     planned = await plan_policies(conn, changed)
     assert [(each.what, each.before, each.after) for each in planned][:3] == [
-        ("new chunks of trades", "1 day, 0:00:00", "2 days, 0:00:00"),
-        ("compression of candles", "after 3 days, 0:00:00", "never"),
-        ("compression of trades", "after 3 days, 0:00:00", "after 1 day, 0:00:00"),
+        ("new chunks of trades", "1d", "2d"),
+        ("compression of candles", "after 3d", "never"),
+        ("compression of trades", "after 3d", "after 1d"),
     ]
     # longer bars that TimescaleDB makes go with those that are stored
     assert {each.what: each.after for each in planned}["compression of own_candles_1h"] == "never"

@@ -111,6 +111,14 @@ async def test_the_reader_reads_everything_and_writes_nothing(conn: type_connect
             await reader.execute(refused)
 
 
+async def test_a_reader_that_is_forgotten_holds_nothing_up_for_long(conn: type_connection) -> None:
+    """On servers whose settings are not ours, too: the bounds are the role's."""
+    settings = await conn.fetchval(
+        "SELECT setconfig FROM pg_db_role_setting WHERE setrole = 'marketd_reader'::regrole AND setdatabase = 0"
+    )
+    assert {"statement_timeout=60s", "idle_in_transaction_session_timeout=60s"} <= set(settings)
+
+
 async def test_settled_rights_are_not_written_anew(conn: type_connection) -> None:
     await settle_rights(conn)
     before = await conn.fetchval(

@@ -115,6 +115,19 @@ async def test_without_an_earlier_look_growth_is_what_the_last_week_holds(conn: 
     assert trades_size.growth_bytes == trades_size.bytes > 0  # all in one day
 
 
+async def test_pieces_that_are_wider_than_the_week_count_by_their_share_of_it(conn: type_connection) -> None:
+    await store(conn, "candle", bars(range(10)))  # in a piece of 90 days
+    (piece,) = [piece for piece in (await measure(conn)).pieces if piece.table == "candles"]
+    growths = []
+    for age in (30 * DAY, 60 * DAY, 93 * DAY, 100 * DAY):
+        report = await measure(conn, now=piece.start + age)
+        growths.append(next(table for table in report.tables if table.table == "candles").growth_bytes)
+    assert growths[0] == pytest.approx(piece.bytes / 30)
+    assert growths[1] == pytest.approx(piece.bytes / 60)  # it is filled more slowly
+    assert growths[2] == pytest.approx(piece.bytes / 90)
+    assert growths[3] is None
+
+
 async def test_the_next_cut_is_when_the_oldest_piece_is_old_enough(conn: type_connection) -> None:
     await store(conn, "trade", trades([(0, 1, 100, 1), (DAY_MS, 2, 100, 1)]))
     pieces = (await measure(conn)).pieces
