@@ -17,6 +17,7 @@ from typing import NamedTuple, Protocol
 
 from marketd.daemon import metrics
 from marketd.daemon.settings import Config
+from marketd.sql.troubles import said_by
 
 _log = logging.getLogger(__name__)
 _FAILED = metrics.counter("storage_works_failed_total", "Background works that failed and are begun again", ["work"])
@@ -117,7 +118,7 @@ class _Runner:
         self._failures += 1
         self._failed.inc()
         self._in_a_row = 1 if lasted_seconds > HEALTHY_SECONDS else self._in_a_row + 1
-        self._last_error = f"{type(error).__name__}: {error}"
+        self._last_error = f"{type(error).__name__}: {said_by(error)}"
         longest = min(self._max_delay, self._first_delay * 2.0 ** min(self._in_a_row - 1, 30))
         delay = longest * random.uniform(0.5, 1.0)  # several daemons of one database do not come back in step
         _log.warning(

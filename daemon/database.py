@@ -23,6 +23,7 @@ from marketd.sql.dsn import with_user
 from marketd.sql.errors import NoInstallation, NotReachable, ProfileError, SchemaError
 from marketd.sql.rights import WRITER_ROLE
 from marketd.sql.server_settings import READER_ROLE
+from marketd.sql.troubles import said_by
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +119,7 @@ class DatabaseKeeper:
         except HOPELESS:
             raise
         except Exception as error:  # the supervision border: whatever the network does, recording goes on
-            self.problem = f"the database is not prepared: {type(error).__name__}: {error}"
+            self.problem = f"the database is not prepared: {type(error).__name__}: {said_by(error)}"
             logger.warning("%s; trying again", self.problem, extra={"action": "prepare_failed"})
         else:
             self._prepared, self.problem = True, ""

@@ -17,6 +17,7 @@ from marketd.sql.connections import DatabaseConnectionManager
 from marketd.sql.errors import JobsFail
 from marketd.sql.jobs import FailingJob, failing_jobs, run_job
 from marketd.sql.profiles import Profile
+from marketd.sql.troubles import said_by
 
 _log = logging.getLogger(__name__)
 _HEALED = metrics.counter("database_jobs_healed_total", "Jobs of TimescaleDB that failed, and succeeded when run again")
@@ -61,7 +62,7 @@ class JobWatch:
         except asyncpg.PostgresError as error:
             if connection.is_closed():
                 raise
-            return [f"{job} fails: {error.sqlstate} {error}"]
+            return [f"{job} fails: {error.sqlstate} {said_by(error)}"]
         self._healed[job.id] = job.failures
         _HEALED.inc()
         _log.warning(

@@ -29,7 +29,7 @@ from marketd.sql.retry import (
     is_retryable,
 )
 from marketd.sql.sessions import Session, is_old
-from marketd.sql.troubles import needs_new_session, trouble_of
+from marketd.sql.troubles import needs_new_session, said_by, trouble_of
 
 logger = logging.getLogger(__name__)
 
@@ -360,4 +360,4 @@ def _milliseconds(seconds: float) -> str:
 
 
 def _words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return f"{type(error).__name__}: {said_by(error)}" if str(error) else type(error).__name__

@@ -33,6 +33,7 @@ from marketd.sql.storage import measure
 logger = logging.getLogger(__name__)
 _SQL = statements("move")
 _JOURNALS = "journal_commits"
+_LOCK_SECONDS = 30.0
 _ALONE_SECONDS = 5.0  # so long the server may take to notice that another one was killed
 # the target's own account of itself; the declared series were made there before
 _OWN = frozenset({"schema_changes", "partitioned_tables", "series_fields", "storage_samples", "moved_pieces"})
@@ -85,7 +86,7 @@ async def move(source: asyncpg.Connection[Any], target: asyncpg.Connection[Any],
     else:
         # the lock is a transaction's; pieces are read inside of it, so that nothing can change behind them
         async with source.transaction():
-            await source.execute(_SQL["stop_commits"])
+            await _stop_commits(source)
             await mover.copy_pieces(trust_moved=False)
             await mover.copy_the_rest()
     return Moved(mover.copied, mover.kept, mover.rows, daemons)
@@ -115,6 +116,17 @@ async def _prepare(source: asyncpg.Connection[Any], target: asyncpg.Connection[A
     for name, fields in (await declared_series(source)).items():
         await ensure_series_table(target, name, fields)
     return identity, await detect_profile(target)
+
+
+async def _stop_commits(source: asyncpg.Connection[Any]) -> None:
+    try:
+        await source.execute(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS:g}s'")
+        await source.execute(_SQL["stop_commits"])
+    except asyncpg.LockNotAvailableError as error:
+        raise MoveRefused(
+            "somebody, not a daemon, is in the middle of writing into the source's journal_commits: look for a session "
+            "that is idle in its transaction in pg_stat_activity"
+        ) from error
 
 
 async def _be_alone(target: asyncpg.Connection[Any]) -> None:

@@ -17,7 +17,7 @@ import asyncpg
 
 from marketd.market.errors import InvalidArgument
 from marketd.sql.errors import DatabaseError, DatabaseUnavailable, RetryBudgetExceeded
-from marketd.sql.troubles import Trouble, is_about_records, sqlstate_of, trouble_of
+from marketd.sql.troubles import Trouble, is_about_records, said_by, sqlstate_of, trouble_of
 
 logger = logging.getLogger(__name__)
 
@@ -178,4 +178,4 @@ class RetryableDBOperation:
 
 def _describe(error: BaseException) -> str:
     state = sqlstate_of(error)
-    return f"{type(error).__name__}{f' {state}' if state else ''}: {error}"
+    return f"{type(error).__name__}{f' {state}' if state else ''}: {said_by(error)}"

@@ -20,6 +20,7 @@ from marketd.sql.profiles import Profile, ServerFacts, describe_server, profile_
 from marketd.sql.retry import is_retryable
 from marketd.sql.rights import settle_rights
 from marketd.sql.schema_files import SchemaFile, bootstrap_sql, load_schema_files
+from marketd.sql.troubles import said_by
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +121,7 @@ class SchemaRunner:
             except asyncpg.PostgresError as error:
                 if is_retryable(error):
                     raise  # the server's trouble, not the file's
-                raise SchemaError(f"schema file {file.name}.sql failed: {error.sqlstate} {error}") from error
+                raise SchemaError(f"schema file {file.name}.sql failed: {error.sqlstate} {said_by(error)}") from error
 
     async def _record(self, file: SchemaFile, profile: Profile, began: float) -> None:
         await self._conn.execute(

@@ -32,7 +32,7 @@ from marketd.sql.store import (
     write_quarantine,
     write_rows,
 )
-from marketd.sql.troubles import is_about_records, sqlstate_of
+from marketd.sql.troubles import is_about_records, said_by, sqlstate_of
 
 RULE = "refused_by_database"
 SOURCE = "journal"
@@ -71,7 +71,7 @@ async def _keep(connection: Connection, work: Commit, refused: list[StoredQuaran
         await write_quarantine(connection, work.journal, [*work.quarantine, *refused])
     except DRIVER_ERRORS as error:
         if is_about_records(error):
-            raise QuarantineRefuses(f"the table quarantine refuses a row: {error}") from error
+            raise QuarantineRefuses(f"the table quarantine refuses a row: {said_by(error)}") from error
         raise
 
 
@@ -125,7 +125,7 @@ class _Sieve:
                 item=FIRST_ITEM + len(self.refused),
                 kind=kind.name,
                 rule=RULE,
-                detail=f"SQLSTATE {sqlstate_of(error) or 'unknown'}: {error}",
+                detail=f"SQLSTATE {sqlstate_of(error) or 'unknown'}: {said_by(error)}",
                 source=SOURCE,
                 payload=record.tobytes(),
             )

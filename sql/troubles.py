@@ -111,3 +111,8 @@ def sqlstate_of(error: BaseException) -> str:
     """The five characters of an error of the server, or ""."""
     state = getattr(error, "sqlstate", None)
     return state if isinstance(state, str) else ""
+
+
+def said_by(error: BaseException) -> str:
+    """What an error says, in one line, as a log has it: PostgreSQL puts DETAIL and HINT on lines of their own."""
+    return "; ".join(str(error).splitlines())

@@ -1,6 +1,13 @@
 -- What the runner itself stands on; run before every look at the schema, and so repeatable.
 
-CREATE SCHEMA IF NOT EXISTS marketd;
+-- Only who makes it needs the right to: the writer has none on the database, and changes what was made for it.
+DO $$
+BEGIN
+    IF to_regnamespace('marketd') IS NULL THEN
+        CREATE SCHEMA marketd;
+    END IF;
+END
+$$;
 
 CREATE TABLE IF NOT EXISTS marketd.schema_changes (
     name       text        NOT NULL PRIMARY KEY,

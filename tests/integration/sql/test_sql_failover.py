@@ -23,7 +23,7 @@ from marketd.sql.replica import LagMeter, ReadReplica
 from marketd.sql.retry import can_be_waited_for
 from marketd.sql.schema_runner import SchemaRunner
 from marketd.sql.series import ensure_series_table
-from marketd.sql.troubles import is_about_records, trouble_of
+from marketd.sql.troubles import is_about_records, said_by, trouble_of
 from support import eventually_async
 
 
@@ -119,6 +119,11 @@ def test_a_lag_is_the_age_of_the_newest_position_that_was_reached() -> None:
     assert meter.replayed(99.0, 300) == 0.0  # a market that is silent
     meter.mark(100.0, 400)
     assert meter.replayed(100.5, 300) == 88.5
+
+
+def test_what_postgresql_says_on_several_lines_is_one() -> None:
+    said = said_by(RuntimeError("violates a check\nDETAIL:  row 1\nHINT:  none"))
+    assert said == "violates a check; DETAIL:  row 1; HINT:  none"
 
 
 @pytest.mark.parametrize(

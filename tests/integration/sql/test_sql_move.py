@@ -217,6 +217,18 @@ async def test_of_two_moves_into_one_database_the_second_is_refused(
     assert (await first).finished
 
 
+@pytest.mark.parametrize("server", [Profile.POSTGRES], indirect=True, ids=str)
+async def test_a_session_that_holds_the_offsets_is_told_of_and_not_waited_for_without_end(
+    source: str, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(move_module, "_LOCK_SECONDS", 0.2)
+    async with connected(source) as somebody, somebody.transaction():
+        await somebody.execute("UPDATE journal_commits SET committed_at = now()")
+        with pytest.raises(MoveRefused, match="idle in its transaction"):
+            await run_move(source, target)
+
+
+@pytest.mark.parametrize("server", [Profile.POSTGRES], indirect=True, ids=str)
 async def test_a_target_that_cannot_be_reached_is_named_and_not_the_source(
     source: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

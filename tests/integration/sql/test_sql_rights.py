@@ -17,6 +17,7 @@ from marketd.sql.partitions import PartitionKeeper
 from marketd.sql.profiles import detect_profile
 from marketd.sql.retention import drop_old_pieces, pieces_of_table
 from marketd.sql.rights import read_rights, settle_rights
+from marketd.sql.schema_files import load_schema_files
 from marketd.sql.schema_runner import SchemaRunner
 from marketd.sql.series import ensure_series_table
 from marketd.sql.statements import statements
@@ -70,6 +71,26 @@ async def test_the_writer_applies_stores_merges_cuts_and_drops(writer: type_conn
     await store(writer, BY_NAME["imbalance"], imbalances([(0, 7)]))
     made = len(await pieces_of_table(writer, "imbalances"))
     assert len((await drop_old_pieces(writer, "imbalances", FAR)).gone) == made == 1
+
+
+async def test_the_writer_makes_what_is_missing_in_a_schema_that_is_its_own(empty_database: str) -> None:
+    """Without a right on the database: so a newer marketd brings the schema up to date under it."""
+    admin = await asyncpg.connect(empty_database)
+    try:
+        await admin.execute(statements("rights")["make_roles"])
+        await admin.execute("CREATE SCHEMA marketd AUTHORIZATION marketd_writer")
+        if await admin.fetchval("SELECT true FROM pg_available_extensions WHERE name = 'timescaledb'"):
+            await admin.execute("CREATE EXTENSION timescaledb WITH SCHEMA public")
+    finally:
+        await admin.close()
+    mine = await asyncpg.connect(as_role(empty_database, "marketd_writer"))
+    try:
+        files = load_schema_files()
+        await SchemaRunner(mine, files=files[: len(files) // 2]).apply()
+        assert await SchemaRunner(mine).apply() != []
+        assert (await SchemaRunner(mine).status()).current
+    finally:
+        await mine.close()
 
 
 async def test_the_writer_has_no_right_outside_of_the_schema(writer: type_connection) -> None:
