@@ -105,16 +105,26 @@ def _restore(args: argparse.Namespace, config: Config) -> int:
     with database_dsn(config) as dsn:
         manifest = run_database_work(lambda: restore(dsn, args.path, lambda step: progress(*step)))
     registry = config.state_path / REGISTRY_NAME
-    took_registry = (args.path / REGISTRY).exists() and not registry.exists() and config.state_path.is_dir()
+    copy = args.path / REGISTRY
+    took_registry = copy.exists() and not registry.exists() and config.state_path.is_dir()
     if took_registry:
-        shutil.copy(args.path / REGISTRY, registry)
+        shutil.copy(copy, registry)
     if args.json:
         print_json({"rows": manifest.rows, "tables": len(manifest.tables), "registry": took_registry})
     else:
         tables = words.plural(len(manifest.tables), "table")
         print(f"{words.plural(manifest.rows, 'row')} of {tables} are back, and verified: as of {manifest.taken_at}")
-        print("registry.json: restored, too" if took_registry else f"registry.json: {registry} stays as it is")
+        print(f"registry.json: {'restored, too' if took_registry else _registry_advice(copy, registry)}")
     return 0
+
+
+def _registry_advice(copy: Path, registry: Path) -> str:
+    """Without the daemon's own ids its instruments would get new ones, beside those that were restored."""
+    if registry.exists():
+        return f"{registry} stays as it is"
+    if copy.exists():
+        return f"copy {copy} into the state_dir of the daemon that is to go on with this database"
+    return f"the backup has none: put that of the daemon that wrote this database at {registry}"
 
 
 def _cuts(report: StorageReport, config: Config) -> dict[str, datetime | None]:

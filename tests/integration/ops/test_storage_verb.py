@@ -133,6 +133,11 @@ def test_a_backup_made_and_restored_by_the_command_line(
     assert (state / "registry.json").read_text() == "{}"
     trades = next(table for table in ask_json(capsys, stored)["tables"] if table["table"] == "trades")
     assert trades["rows"] == 1000
+    for path in (copy, state):
+        (path / "registry.json").unlink()
+    asyncio.run(_emptied(stored))
+    assert main(["storage", "restore", str(copy), *database]) == 0
+    assert "registry.json: the backup has none: put that of the daemon" in capsys.readouterr().out
 
 
 async def _emptied(dsn: str) -> None:
