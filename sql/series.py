@@ -2,7 +2,7 @@
 
 A series has `series_<name>(instrument_id, ts_event, ts_known, seq, <fields>)`. A field that is declared
 later becomes a column at the end; older rows have it absent. One that is declared no more keeps its column.
-A field's type is fixed.
+A field's type is fixed. A view in real numbers stands beside it (sql/series_views.py).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import asyncpg
 from marketd.sql.errors import SeriesRefused
 from marketd.sql.profiles import Profile, describe_server, profile_for
 from marketd.sql.rights import same_owner
+from marketd.sql.series_views import is_shown, show_series
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +75,8 @@ async def ensure_series_table(conn: asyncpg.Connection[Any], name: str, fields: 
         elif new:
             await _extend(conn, table, new)
         await _record(conn, name, new, len(stored))
+        if new or not await is_shown(conn, table):
+            await show_series(conn, table, stored | new)
     return (*STAMP_COLUMNS, *fields)
 
 

@@ -53,6 +53,26 @@ async def test_a_new_field_is_absent_in_older_rows(conn: type_connection) -> Non
     assert math.isnan(row["basis"])
 
 
+async def test_its_view_shows_real_numbers_and_follows_its_columns(conn: type_connection) -> None:
+    await ensure_series_table(conn, "funding", {"rate": "f8", "mark": "price"})
+    await ensure_partitions(conn, "series_funding", 0, 0)
+    await conn.execute(
+        "INSERT INTO instruments VALUES (7, 'BTCUSDT', 'BINANCE', 'BTC', 'USDT', 'spot', 2, 3, 2, 1, 1, 0, now(), 1);"
+        "INSERT INTO series_funding VALUES (7, '1970-01-01Z', '1970-01-01Z', 1, 'NaN', 12345)"
+    )
+    await conn.execute("DROP VIEW v_series_funding")  # as an earlier marketd left it
+    await ensure_series_table(conn, "funding", {"rate": "f8", "mark": "price"})
+    assert dict((await conn.fetch("SELECT symbol, rate, mark FROM v_series_funding"))[0]) == {
+        "symbol": "BTCUSDT",
+        "rate": None,
+        "mark": 123.45,
+    }
+    await ensure_series_table(conn, "funding", {"open_interest": "size", "order": "i8", "symbol": "i8"})
+    await conn.execute("UPDATE series_funding SET open_interest = 1500, symbol = 9")
+    row = (await conn.fetch('SELECT symbol, mark, open_interest, "order", symbol_ FROM v_series_funding'))[0]
+    assert tuple(row) == ("BTCUSDT", 123.45, 1.5, None, 9)
+
+
 async def test_a_field_that_is_declared_no_more_keeps_its_column(conn: type_connection) -> None:
     t = datetime(1970, 1, 1, tzinfo=UTC)
     await ensure_series_table(conn, "funding", {"rate": "f8", "mark": "price"})
