@@ -96,6 +96,27 @@ def long_ago(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- the numbers ------------------------------------------------------------------------------------
 
 
+async def test_a_view_shows_every_level_in_real_numbers_and_asks_only_for_the_one_that_is_named(
+    conn: type_connection,
+) -> None:
+    await conn.execute(
+        "INSERT INTO instruments VALUES ($1, 'BTCUSDT', 'BINANCE', 'BTC', 'USDT', 'spot', 2, 3, 2, 1, 1, 0, now(), 1)",
+        BTC.id,
+    )
+    await store(conn, seconds(range(90), price=12_345))
+    rows = await conn.fetch("SELECT timeframe, symbol, close FROM v_own_candles ORDER BY timeframe, ts")
+    assert {row["timeframe"] for row in rows} == {level.seconds for level in LEVELS}
+    assert {(row["symbol"], row["close"]) for row in rows} == {("BTCUSDT", 123.45)}
+    bound = "ts >= '2024-08-08Z' AND ts < '2024-08-10Z'"
+    asked = "SELECT * FROM v_own_candles WHERE instrument_id = 65537 AND timeframe = "
+    summed = {}
+    for timeframe in (60, 86_400):
+        plan = await conn.fetch(f"EXPLAIN {asked}{timeframe} AND {bound}")
+        summed[timeframe] = sum("Aggregate" in row[0] for row in plan)
+    # bars of a day are made of five others on the way, those of a minute of seconds alone
+    assert 0 < summed[60] < summed[86_400]
+
+
 async def test_every_level_is_what_the_aggregate_makes_before_and_after_it_was_summed_up(
     conn: type_connection, keeper: LevelKeeper
 ) -> None:
