@@ -19,6 +19,7 @@ class BookSnapshot(Struct, gc=False):
     bids: Levels
     asks: Levels
     checksum: int | None = None
+    depth: int = 0  # levels a side that the venue keeps in step from here on, where that is not the rule's
 
 
 class BookDelta(Struct, gc=False):

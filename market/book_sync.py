@@ -83,6 +83,7 @@ class BookSync:
         self._max_buffered = max_buffered
         self._is_subscribed = False
         self._has_snapshot = False  # `book` is a snapshot's, and what followed it
+        self._depth = rule.depth
         self._fit = rule.splice  # how the next delta must join: `rule.follows` once one has followed the snapshot
         self._buffer: list[BookDelta] = []
         self._counts: Counter[BookEvent] = Counter()  # but for APPLIED, which would cost a hash a delta
@@ -135,7 +136,7 @@ class BookSync:
         self.book = OrderBook()
         self.book.reset(snapshot.bids, snapshot.asks)
         self.sequence, self.ts_ns = snapshot.sequence, snapshot.ts_ns
-        self._has_snapshot, self._fit = True, self.rule.splice
+        self._has_snapshot, self._fit, self._depth = True, self.rule.splice, snapshot.depth or self.rule.depth
         flaw = self._flaw(snapshot.checksum)
         return self._told(flaw or self._join_buffered())
 
@@ -224,8 +225,8 @@ class BookSync:
         if not (_is_possible(bids) and _is_possible(asks)):
             return None, BookEvent.DAMAGED
         change = book.apply(bids, asks)
-        if rule.depth and book.is_deeper_than(rule.depth):
-            change = change.then(book.cut(rule.depth))
+        if self._depth and book.is_deeper_than(self._depth):
+            change = change.then(book.cut(self._depth))
         self.sequence, self._fit = delta.last, rule.follows
         if delta.ts_ns != ABSENT:
             self.ts_ns = delta.ts_ns

@@ -49,12 +49,15 @@ from marketd.daemon.feeds.binance_records import (
 from marketd.daemon.feeds.binance_rest import UNREADABLE, BinanceRest
 from marketd.daemon.feeds.binance_texts import texts_of
 from marketd.market.errors import RuleViolation
+from marketd.market.times import NS_PER_SECOND
 
 URL_STREAMS = 200  # in the address of a connection: some 5 kB; proxies refuse longer ones
 COMMAND_STREAMS = 200  # in one SUBSCRIBE message
-DEPTH_SPEEDS = ("depth", "depth@0ms", "depth@100ms", "depth@250ms", "depth@500ms")
+DEPTH_SPEEDS = ("depth", *(f"depth@{speed}ms" for speed in (0, 100, 250, 500, 1000)))
+PARTIAL_LEVELS = frozenset((5, 10, 20))  # of the streams that send the best levels anew, whatever changed
 _SIDES = {"BUY": 1, "SELL": -1}
 
+_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _envelope = msgspec.json.Decoder(messages.Envelope).decode
 _head = msgspec.json.Decoder(messages.Head).decode
 _trade = msgspec.json.Decoder(messages.TradeMessage).decode
@@ -165,10 +168,16 @@ class BinanceAdapter(BinanceRest):
         trades_suffix = self._trades
         for frame in frames:
             try:
+                if frame[:1] == b"[":
+                    self._many(batch, "", frame, frame)
+                    continue
                 envelope = _envelope(frame)
                 stream = envelope.stream
                 if stream is None:
                     self._bare(batch, envelope, frame)
+                    continue
+                if stream[:1] == "!":
+                    self._many(batch, stream, envelope.data, frame)
                     continue
                 name = stream.partition("@")[2]
                 if name == trades_suffix:  # most of what comes: no further call
@@ -187,6 +196,21 @@ class BinanceAdapter(BinanceRest):
             except UNREADABLE as error:
                 batch.reject(None, "undecodable", f"{type(error).__name__}: {error}", frame)
         return self._events(batch)
+
+    def _many(self, batch: _Batch, stream: str, data: msgspec.Raw | bytes, frame: bytes) -> None:
+        """A stream of all symbols: one event, or an array of them; what is of no use is one message of that name."""
+        is_array = bytes(data)[:1] == b"["
+        unused: msgspec.Raw | bytes | None = None if is_array else data
+        for event in _array(data) if is_array else (data,):
+            handler = self._handlers.get(_event_of(event))
+            if handler is None:
+                unused = event
+            else:
+                handler(batch, event, frame)
+        if unused is not None:
+            self._unknown(batch, stream, unused)
+        elif is_array and bytes(data).strip() == b"[]":
+            batch.ignored[clip_name(stream or "empty array")] += 1
 
     def _bare(self, batch: _Batch, envelope: messages.Envelope, frame: bytes) -> None:
         """A message without a stream's name: a raw stream's event, a reply, or an error."""
@@ -222,7 +246,8 @@ class BinanceAdapter(BinanceRest):
         if head.event == "serverShutdown":
             batch.others.append(VenueClosing("the venue announced that it shuts this server down"))
             return
-        batch.ignored[clip_name(head.event or name)] += 1
+        # the best levels, say, are told by the same event as changes: then only the stream's name tells
+        batch.ignored[clip_name(name if name and head.event in self._handlers else head.event or name)] += 1
         self._see(batch, head)
 
     def _see(self, batch: _Batch, head: messages.Head) -> None:
@@ -261,6 +286,9 @@ class BinanceAdapter(BinanceRest):
         if self._is_unknown(batch, symbol):
             return
         batch.see(symbol, depth.event_time)
+        if data is frame and _is_partial(depth):
+            batch.ignored["partial depth"] += 1
+            return
         reader = self._levels[symbol]
         try:
             bids, asks = reader.levels(depth.bids), reader.levels(depth.asks)
@@ -279,6 +307,8 @@ class BinanceAdapter(BinanceRest):
             batch.ignored["open kline"] += 1
         elif message.kline.interval not in self._intervals:
             batch.ignored[clip_name(f"kline_{message.kline.interval}")] += 1
+        elif venue_ns(message.kline.start) % (INTERVALS[message.kline.interval] * NS_PER_SECOND):
+            batch.ignored[clip_name(f"kline_{message.kline.interval} of another time zone")] += 1
         else:
             try:
                 row = candle_row(self._instruments[message.symbol], message.kline)
@@ -347,6 +377,23 @@ def _symbol_of(data: Any) -> str:
         return _head(data).symbol
     except UNREADABLE:
         return ""
+
+
+def _event_of(data: msgspec.Raw | bytes) -> str:
+    try:
+        return _head(data).event
+    except UNREADABLE:
+        return ""
+
+
+def _is_partial(depth: messages.DepthMessage) -> bool:
+    """Whether a futures market's message without a stream's name is of one that sends the best levels anew.
+
+    It looks like changes, but what is gone is not in it. Changes that look like the best levels are rare, and cost
+    the book a new snapshot.
+    """
+    levels = depth.bids + depth.asks
+    return len(depth.bids) == len(depth.asks) in PARTIAL_LEVELS and not any(not s.strip("0.") for _, s in levels)
 
 
 UsdMarginedAdapter = partial(BinanceAdapter, market=USD_M)

@@ -42,16 +42,21 @@ _DECODERS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Texts]]] = {
 }
 
 
+_STREAMS = {"depthUpdate": "depth"}  # of events that are called otherwise
+
+
 def texts_of(frame: bytes) -> Texts:
-    """Of one message of a stream; none of whatever else it is."""
+    """Of one message of a stream, with its name or without; none of whatever else it is."""
     try:
         envelope = _envelope(frame)
+        data: msgspec.Raw | bytes = frame
         if envelope.stream is None:
-            return []
-        name = envelope.stream.partition("@")[2].partition("@")[0].partition("_")[0]
+            name = _STREAMS.get(str(envelope.event), str(envelope.event))
+        else:
+            name, data = envelope.stream.partition("@")[2].partition("@")[0].partition("_")[0], envelope.data
         if name not in _DECODERS:
             return []
         decode, texts = _DECODERS[name]
-        return texts(decode(envelope.data))
+        return texts(decode(data))
     except _UNREADABLE:
         return []

@@ -20,10 +20,20 @@ import msgspec
 from marketd.daemon.feeds import bybit_messages as messages
 from marketd.daemon.feeds.adapter import BookDelta, BookSnapshot
 from marketd.daemon.feeds.adapter_base import rows_of
-from marketd.daemon.feeds.bybit_markets import BOOK_DEPTH, INVERSE, LINEAR, RULE, SPOT, Market, venue_symbol
+from marketd.daemon.feeds.bybit_markets import (
+    BOOK_DEPTH,
+    BOOK_DEPTHS,
+    INVERSE,
+    LINEAR,
+    RULE,
+    SPOT,
+    Market,
+    venue_symbol,
+)
 from marketd.daemon.feeds.bybit_rest import INTERVALS, SIDES
-from marketd.daemon.feeds.bybit_v2 import BybitV2, old_levels, old_trades
+from marketd.daemon.feeds.bybit_v2 import OLD_DEPTHS, BybitV2, old_levels, old_trades
 from marketd.daemon.feeds.venue_batch import Batch
+from marketd.daemon.feeds.venue_books import other_depth
 from marketd.daemon.feeds.venue_records import UNREADABLE, chunks
 from marketd.market.errors import RuleViolation
 from marketd.market.times import NS_PER_MS
@@ -62,8 +72,7 @@ class BybitAdapter(BybitV2):
             "tickers": self._on_ticker,
             "allLiquidation": self._on_liquidations,
             "trade": self._on_old_trades,
-            "orderBookL2_25": self._on_old_book,
-            "orderBook_200": self._on_old_book,
+            **dict.fromkeys(OLD_DEPTHS, self._on_old_book),
         }
 
     # ---- names and streams --------------------------------------------------------------------
@@ -137,7 +146,9 @@ class BybitAdapter(BybitV2):
         symbol = self._subscribed(batch, envelope, parts)
         if symbol is None:
             return
-        if not self._book or parts[0] != str(BOOK_DEPTH):
+        depth = BOOK_DEPTHS.get(parts[0])
+        is_snapshot = envelope.type == "snapshot"
+        if not self._book or depth is None or not self._holds(symbol, depth, parts[0], is_snapshot=is_snapshot):
             batch.ignore_unknown(f"orderbook.{parts[0]}")
             return
         try:
@@ -149,8 +160,9 @@ class BybitAdapter(BybitV2):
         if levels is None:
             return
         number, ts_ns = book.update_id, (envelope.engine_time or envelope.time) * NS_PER_MS
-        if envelope.type == "snapshot" or number == RESTARTED:
-            batch.books.append(BookSnapshot(symbol, number, ts_ns, *levels))
+        if is_snapshot or number == RESTARTED:
+            depth = other_depth(depth, BOOK_DEPTH)
+            batch.books.append(BookSnapshot(symbol, number, ts_ns, *levels, depth=depth))
         else:
             batch.books.append(BookDelta(symbol, number, number, number - 1, ts_ns, *levels))
 
@@ -237,7 +249,7 @@ class BybitAdapter(BybitV2):
         elif name == "orderbook":
             book = _book(envelope.data)
             rows = [*book.bids, *book.asks]
-        elif name in ("orderBookL2_25", "orderBook_200"):
+        elif name in OLD_DEPTHS:
             rows = [(level.price, level.size) for level in old_levels(envelope)]
         return [(wire.replace("-", ""), str(price), str(size)) for price, size in rows]
 

@@ -16,8 +16,10 @@ import msgspec
 from marketd.daemon.feeds import bybit_messages as messages
 from marketd.daemon.feeds.adapter import BookDelta, BookSnapshot, Levels
 from marketd.daemon.feeds.adapter_base import rows_of
+from marketd.daemon.feeds.bybit_markets import BOOK_DEPTH
 from marketd.daemon.feeds.bybit_rest import SIDES, BybitRest
 from marketd.daemon.feeds.venue_batch import Batch
+from marketd.daemon.feeds.venue_books import DepthChannels, other_depth
 from marketd.daemon.feeds.venue_records import UNREADABLE
 from marketd.market.errors import RuleViolation
 from marketd.market.times import NS_PER_MS, NS_PER_US
@@ -27,8 +29,22 @@ _snapshot = msgspec.json.Decoder(messages.OldSnapshot | list[messages.OldLevel])
 _delta = msgspec.json.Decoder(messages.OldDelta).decode
 
 
+OLD_DEPTHS = {"orderBookL2_25": 25, "orderBook_200": 200}  # topics of books, and their levels a side
+
+
 class BybitV2(BybitRest):
     """The part of the adapter that reads v2, and what v5 shares with it."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._channels = DepthChannels()
+
+    def forget(self, symbol: str) -> None:
+        super().forget(symbol)
+        self._channels.forget(symbol)
+
+    def _holds(self, symbol: str, depth: int, channel: str, *, is_snapshot: bool) -> bool:
+        return self._channels.takes(symbol, depth, channel, is_snapshot=is_snapshot)
 
     def _subscribed(self, batch: Batch, envelope: messages.Envelope, parts: Sequence[str]) -> str | None:
         """The symbol of a topic; None (and counted) when it is not one of ours."""
@@ -74,8 +90,10 @@ class BybitV2(BybitRest):
         symbol = self._subscribed(batch, envelope, parts)
         if symbol is None:
             return
-        if not self._book:
-            batch.ignore("orderBookL2_25")
+        name = str(envelope.topic).partition(".")[0]
+        is_snapshot = envelope.type == "snapshot"
+        if not self._book or not self._holds(symbol, OLD_DEPTHS[name], name, is_snapshot=is_snapshot):
+            batch.ignore(name)
             return
         try:
             levels = self._sides(symbol, old_levels(envelope))
@@ -87,8 +105,9 @@ class BybitV2(BybitRest):
             return
         number, ts_ns = envelope.cross_seq, envelope.time_us * NS_PER_US
         batch.see(symbol, ts_ns)
-        if envelope.type == "snapshot":
-            batch.books.append(BookSnapshot(symbol, number, ts_ns, *levels))
+        if is_snapshot:
+            depth = other_depth(OLD_DEPTHS[name], BOOK_DEPTH)
+            batch.books.append(BookSnapshot(symbol, number, ts_ns, *levels, depth=depth))
         else:
             batch.books.append(BookDelta(symbol, number, number, None, ts_ns, *levels))
 

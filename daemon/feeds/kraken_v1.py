@@ -22,7 +22,7 @@ from marketd.daemon.feeds.kraken_books import Checksums, Places, TradeHashes, de
 from marketd.daemon.feeds.kraken_rest import DEPTH, VENUE_WORDS, KrakenRest
 from marketd.daemon.feeds.levels import LevelReader
 from marketd.daemon.feeds.venue_batch import Batch
-from marketd.daemon.feeds.venue_books import ChainedBooks, unnumbered
+from marketd.daemon.feeds.venue_books import ChainedBooks, DepthChannels, other_depth, unnumbered
 from marketd.daemon.feeds.venue_records import UNREADABLE, OpenBars, candle_row, chunks, seconds_ns
 from marketd.market.book import OrderBook
 from marketd.market.errors import RuleViolation
@@ -38,6 +38,7 @@ _text = msgspec.json.Decoder(str).decode
 _changes = msgspec.json.Decoder(messages.Changes).decode
 _book = msgspec.json.Decoder(messages.BookUpdate).decode
 _BOOK, _TWO_BODIES = b'"book-', b"},{"  # told by a look at the bytes
+_USED = ("book-", "trade", "ohlc-")  # names of channels, or how they begin
 _TRADES = msgspec.json.Decoder(list[messages.TextTrade])
 _bar = msgspec.json.Decoder(messages.TextBar).decode
 
@@ -61,6 +62,7 @@ class KrakenV1Adapter(KrakenRest):
             else None
         )
         self._books = ChainedBooks()
+        self._channels = DepthChannels()
         self._bars = OpenBars()
         self._hashes = TradeHashes()
         self._places: dict[str, Places] = {}
@@ -72,6 +74,7 @@ class KrakenV1Adapter(KrakenRest):
 
     def forget(self, symbol: str) -> None:
         super().forget(symbol)
+        self._channels.forget(symbol)
         self._places.pop(symbol, None)
         self._book_ns.pop(symbol, None)
 
@@ -121,18 +124,19 @@ class KrakenV1Adapter(KrakenRest):
                 array = _array(frame)
                 is_double = bool(array.fourth)
                 name = _text(array.third if is_double else array.second)
+                if not name.startswith(_USED):
+                    batch.ignore_unknown(name)
+                    continue
                 symbol = self._symbol(batch, _text(array.fourth if is_double else array.third))
                 if symbol is None:
                     continue
                 if name.startswith("book-"):
                     bodies = (array.body, array.second) if is_double else (array.body,)
-                    self._on_book(batch, symbol, [_changes(body) for body in bodies], frame)
+                    self._on_book(batch, symbol, name, [_changes(body) for body in bodies], frame)
                 elif name == "trade":
                     self._on_trades(batch, symbol, array.body, frame)
-                elif name.startswith("ohlc-"):
-                    self._on_bar(batch, symbol, name, array.body, frame)
                 else:
-                    batch.ignore_unknown(name)
+                    self._on_bar(batch, symbol, name, array.body, frame)
             except UNREADABLE as error:
                 is_book = symbol is None or name.startswith("book-")
                 if is_book:
@@ -163,16 +167,24 @@ class KrakenV1Adapter(KrakenRest):
             return False
         symbol = self._symbol(batch, message.pair)
         if symbol is not None:
-            self._on_book(batch, symbol, (message.body,), frame)
+            self._on_book(batch, symbol, message.name, (message.body,), frame)
         return True
 
-    def _on_book(self, batch: Batch, symbol: str, parts: Sequence[messages.Changes], frame: bytes) -> None:
+    def _on_book(
+        self, batch: Batch, symbol: str, name: str, parts: Sequence[messages.Changes], frame: bytes
+    ) -> None:
         if self.book_rule is None:
             batch.ignore("book")
             return
+        is_snapshot, depth = parts[0].all_asks is not None or parts[0].all_bids is not None, _depth_of(name)
+        if not self._channels.takes(symbol, depth, name, is_snapshot=is_snapshot):
+            batch.ignore_unknown(name)
+            return
         try:
-            if parts[0].all_asks is not None or parts[0].all_bids is not None:
-                batch.books.append(self._books.snapshot(self._snapshot(symbol, parts[0])))
+            if is_snapshot:
+                snapshot = self._snapshot(symbol, parts[0])
+                snapshot.depth = other_depth(depth, DEPTH)
+                batch.books.append(self._books.snapshot(snapshot))
             else:
                 batch.books.append(self._books.delta(self._delta(symbol, parts)))
         except RuleViolation as violation:
@@ -275,6 +287,14 @@ class KrakenV1Adapter(KrakenRest):
         parts = [_changes(body) for body in bodies]
         rows = [row for p in parts for row in (*p.bids, *p.asks, *(p.all_bids or ()), *(p.all_asks or ()))]
         return [(symbol, row.price, row.size) for row in rows]
+
+
+def _depth_of(channel: str) -> int:
+    """Of `book-25`: the venue says nothing of the levels below, and marketd drops them."""
+    depth = channel.removeprefix("book-")
+    if not (depth.isascii() and depth.isdigit() and 0 < int(depth[:6]) <= DEPTH):
+        raise msgspec.ValidationError(f"no book is called {channel[:40]!r}")
+    return int(depth)
 
 
 def _side(reader: LevelReader, rows: Sequence[messages.TextLevel]) -> Levels:

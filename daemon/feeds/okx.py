@@ -20,10 +20,11 @@ import msgspec
 from marketd.daemon.feeds import okx_messages as messages
 from marketd.daemon.feeds.adapter import BookDelta, BookSnapshot
 from marketd.daemon.feeds.adapter_base import rows_of
-from marketd.daemon.feeds.okx_book import RULE, is_shortest
+from marketd.daemon.feeds.okx_book import DEPTH, DEPTHS, RULE, is_shortest
 from marketd.daemon.feeds.okx_names import kind_of, symbol_of
 from marketd.daemon.feeds.okx_rest import BARS, SIDES, OkxRest
 from marketd.daemon.feeds.venue_batch import Batch
+from marketd.daemon.feeds.venue_books import DepthChannels, other_depth
 from marketd.daemon.feeds.venue_records import UNREADABLE, chunks
 from marketd.market.errors import RuleViolation
 from marketd.market.instruments import Instrument
@@ -69,11 +70,12 @@ class OkxAdapter(OkxRest):
         super().__init__(trades, candles, book, series)
         self.numbered_trades = not self._is_aggregate
         self.book_rule = RULE
+        self._channels = DepthChannels()
         self._unchecked: set[str] = set()  # symbols whose checksums cannot be computed, until the next snapshot
         self._trades_channel = "trades" if self._is_aggregate else ALL_TRADES
         self._handlers: dict[str, Handler] = {
             self._trades_channel: self._on_trades,
-            "books": self._on_book,
+            **dict.fromkeys(DEPTHS, self._on_book),
             LIQUIDATIONS: self._on_liquidations,
             **{f"candle{name}": self._on_candles for name in BARS},
         }
@@ -124,6 +126,7 @@ class OkxAdapter(OkxRest):
     def adopt(self, instrument: Instrument) -> None:
         super().adopt(instrument)
         self._unchecked.discard(instrument.symbol)
+        self._channels.forget(instrument.symbol)
 
     # ---- messages -----------------------------------------------------------------------------
 
@@ -218,8 +221,9 @@ class OkxAdapter(OkxRest):
         symbol = self._symbol(batch, arg.inst_id)
         if symbol is None:
             return
-        if not self._book:
-            batch.ignore("books")
+        depth, is_snapshot = DEPTHS[arg.channel], envelope.action == "snapshot"
+        if not self._book or not self._channels.takes(symbol, depth, arg.channel, is_snapshot=is_snapshot):
+            batch.ignore(arg.channel)
             return
         try:
             books = _books(envelope.data)
@@ -227,11 +231,12 @@ class OkxAdapter(OkxRest):
             batch.reject(symbol, "undecodable", error, frame, book=True)
             return
         for book in books:
-            self._one_book(batch, symbol, book, envelope.action == "snapshot", frame)
+            self._one_book(batch, symbol, book, depth if is_snapshot else 0, frame)
         if not books:
             batch.ignore("empty message")
 
-    def _one_book(self, batch: Batch, symbol: str, book: messages.Book, is_snapshot: bool, frame: bytes) -> None:
+    def _one_book(self, batch: Batch, symbol: str, book: messages.Book, depth: int, frame: bytes) -> None:
+        """A snapshot of so many levels, or (0) changes."""
         if (book.sequence is None) != (book.previous is None):
             batch.reject(symbol, "undecodable", "seqId without prevSeqId, or the other way round", frame, book=True)
             return
@@ -240,9 +245,9 @@ class OkxAdapter(OkxRest):
             return
         ts_ns, number = book.time * NS_PER_MS, book.sequence or 0
         batch.see(symbol, ts_ns)
-        checksum = self._checksum(symbol, book, is_snapshot)
-        if is_snapshot:
-            batch.books.append(BookSnapshot(symbol, number, ts_ns, *levels, checksum))
+        checksum = self._checksum(symbol, book, depth > 0)
+        if depth:
+            batch.books.append(BookSnapshot(symbol, number, ts_ns, *levels, checksum, other_depth(depth, DEPTH)))
         else:
             batch.books.append(BookDelta(symbol, number, number, book.previous, ts_ns, *levels, checksum))
 
@@ -313,7 +318,7 @@ class OkxAdapter(OkxRest):
         symbol, channel = symbol_of(envelope.arg.inst_id), envelope.arg.channel
         if channel in ("trades", ALL_TRADES):
             return [(symbol, trade.price, trade.size) for trade in _trades.decode(envelope.data)]
-        if channel == "books":
+        if channel in DEPTHS:
             books = _books(envelope.data)
             return [(symbol, level[0], level[1]) for book in books for level in book.bids + book.asks]
         return []

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from marketd.market.instruments import Instrument
 
 DEPTH = 400  # of the channel `books`
+# Channels of books and their levels a side. `books` is subscribed; the quick ones, for which the venue wants a login,
+# are read where a recording has them.
+DEPTHS = {"books": DEPTH, "books-l2-tbt": DEPTH, "books50-l2-tbt": 50}
 CHECKSUM_LEVELS = 25
 
 

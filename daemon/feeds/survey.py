@@ -19,12 +19,17 @@ import msgspec
 from marketd.daemon.feeds.adapter import Venue, VenueAdapter
 from marketd.daemon.feeds.captures import CaptureLine, CaptureReader, CaptureUnreadable
 from marketd.daemon.feeds.precision import MAX_QUOTE_SCALE, Texts, quote_scale, split_pair
+from marketd.daemon.feeds.venue_signs import told_by_message
 from marketd.daemon.feeds.venues import venue_of
 from marketd.market.errors import ConfigError, InvalidArgument
 from marketd.market.instruments import MAX_SCALE, Instrument
 
 _TIMEFRAMES = ("1s", "1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d")
-_STREAM = re.compile(rb'\{"stream":"[^"@]*@([A-Za-z]+)(?:_(\w+))?')  # Binance's names of streams
+_OKX_TRADES = re.compile(rb'"channel": ?"(trades(?:-all)?)".*"data"')
+_EACH, _SUMMED = {b"trade", b"trades-all"}, {b"aggTrade", b"trades"}  # streams of trades: one by one, or summed up
+# Binance's names of streams, and of their messages where these come without them
+_STREAM = re.compile(rb'"stream": ?"[^"@]*@([A-Za-z]+)(?:_(\w+))?')
+_EVENT = re.compile(rb'\{"e": ?"(trade|aggTrade|kline)"(?:.*"i": ?"(\w+)")?')
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
@@ -83,21 +88,30 @@ class _Finding:
         self._adapter: VenueAdapter = self._venue.adapter(candles=())
         self._texts: dict[str, Texts] = {}
         self._streams: set[tuple[bytes, bytes | None]] = set()
+        self._trades: set[bytes] = set()
         self._first_ns = 0
 
     def read(self, line: CaptureLine) -> None:
         self._first_ns = self._first_ns or line.recv_ns
-        if line.kind == "connect":  # the address tells which of a venue's protocols is spoken
-            self._venue = venue_of(self._name, line.url)
-            self._adapter = self._venue.adapter(candles=())
+        if line.kind == "connect":
+            self._speak(line.url)
         elif line.kind == "ws":
-            match = _STREAM.match(line.payload)
+            if not line.url and not self._texts and (sign := told_by_message(line.payload)) and sign.url:
+                self._speak(sign.url)
+            match = _STREAM.search(line.payload) or _EVENT.match(line.payload)
             if match is not None:
                 self._streams.add((match[1], match[2]))
+            if (trades := match or _OKX_TRADES.search(line.payload)) is not None:
+                self._trades.add(trades[1])
             for symbol, price, size in self._adapter.survey_texts(line.payload):
                 self._texts_of(symbol).see(price, size)
         elif line.kind == "rest":
             self._read_answer(line)
+
+    def _speak(self, url: str) -> None:
+        """The address tells which of a venue's protocols is spoken."""
+        self._venue = venue_of(self._name, url)
+        self._adapter = self._venue.adapter(candles=())
 
     def _read_answer(self, line: CaptureLine) -> None:
         """A snapshot of a book may have finer numbers than the stream."""
@@ -129,8 +143,7 @@ class _Finding:
 
     def survey(self) -> Survey:
         instruments = [self._instrument(symbol, texts) for symbol, texts in self._texts.items()]
-        names = {name for name, _ in self._streams}
-        trades = "aggTrade" if b"aggTrade" in names and b"trade" not in names else "trade"
+        trades = "aggTrade" if self._trades & _SUMMED and not self._trades & _EACH else "trade"
         return Survey(self._venue, instruments, trades, self._candles(), self._first_ns)
 
     def _instrument(self, symbol: str, texts: Texts) -> Instrument:

@@ -43,6 +43,33 @@ class ChainedBooks:
             self._last.pop(symbol, None)
 
 
+class DepthChannels:
+    """Where a venue has channels of several depths: by which of them a symbol's book is held.
+
+    A recording may have more than one; mixed they give no book. It is the deepest of which a snapshot came.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[str, tuple[int, str]] = {}
+
+    def takes(self, symbol: str, depth: int, channel: str, *, is_snapshot: bool) -> bool:
+        """Whether this message of a channel is one of the symbol's book."""
+        held = self._held.get(symbol)
+        if held is not None and (held[1] == channel or not is_snapshot or held[0] >= depth):
+            return held[1] == channel
+        if is_snapshot:
+            self._held[symbol] = depth, channel
+        return True
+
+    def forget(self, symbol: str) -> None:
+        self._held.pop(symbol, None)
+
+
+def other_depth(depth: int, usual: int) -> int:
+    """The `BookSnapshot.depth` of a channel: 0 is the rule's."""
+    return 0 if depth == usual else depth
+
+
 class ConnectionNumbers:
     """Numbers that count all messages of a connection, from 0.
 

@@ -237,25 +237,3 @@ def venue_of(name: str, ws_url: str = "") -> Venue:
         raise ConfigError(
             f"venues.{name}: marketd has no adapter for this venue; there are: {known}", field=f"venues.{name}"
         ) from None
-
-
-_HOSTS = (
-    # (part of the address, venue); what stands first wins
-    ("dstream.binance.com", "BINANCE_DELIVERY"),
-    ("fstream.binance.com", "BINANCE_FUTURES"),
-    ("binance.com", "BINANCE"),
-    ("coinbase.com", "COINBASE"),
-    ("kraken.com", "KRAKEN"),
-    ("bitstamp.net", "BITSTAMP"),
-    ("okx.com", "OKX"),
-    ("okex.com", "OKX"),
-    ("bybit.com/v5/public/linear", "BYBIT_LINEAR"),
-    ("bybit.com/v5/public/inverse", "BYBIT_INVERSE"),
-    ("bybit.com/v5/public/spot", "BYBIT"),
-)
-"""Whose traffic a recording is, told by the address that was connected to. An older address of Bybit serves several."""
-
-
-def venue_at(url: str) -> str | None:
-    """The venue that is reached at this address; None where that cannot be told."""
-    return next((name for part, name in _HOSTS if part in url), None)

@@ -178,7 +178,7 @@ def test_other_messages_are_named_and_drive_the_clock_when_they_bear_a_time() ->
         ]
     )
     counted = {event.name: event.messages for event in events if isinstance(event, Ignored)}
-    assert counted == {"depth": 3, "bookTicker": 1, "brandNew": 1, "arr": 1, "reply": 1}
+    assert counted == {"depth": 3, "bookTicker": 1, "brandNew": 1, "!ticker@arr": 1, "reply": 1}
     assert only(events, VenueTime) == VenueTime("BTCUSDT", 1723161255400 * 10**6)
 
 

@@ -17,7 +17,7 @@ from marketd.daemon.feeds.captures import (
     CaptureReader,
     CaptureUnreadable,
     read_captures,
-    seconds_to_ns,
+    time_to_ns,
 )
 from marketd.daemon.feeds.survey import survey
 from marketd.market.errors import InvalidArgument
@@ -125,11 +125,11 @@ def test_any_bytes_after_a_good_line_raise_nothing(data: bytes) -> None:
 
 
 def test_decimal_seconds_become_nanoseconds_exactly() -> None:
-    assert seconds_to_ns("1617566590.378895") == 1617566590378895000
-    assert seconds_to_ns("1617566590") == 1617566590 * 10**9
-    assert seconds_to_ns("1.1234567891") == 1123456789
+    assert time_to_ns("1617566590.378895") == 1617566590378895000
+    assert time_to_ns("1617566590") == 1617566590 * 10**9
+    assert time_to_ns("1.1234567891") == 1123456789
     with pytest.raises(InvalidArgument):
-        seconds_to_ns("-1")
+        time_to_ns("-1")
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
