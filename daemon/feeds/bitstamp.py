@@ -94,7 +94,7 @@ class BitstampAdapter(BitstampRest):
 
     def _read(self, batch: Batch, frame: bytes) -> None:
         envelope = _envelope(frame)
-        event, channel = envelope.event, envelope.channel
+        event, channel = envelope.event, "" if envelope.channel is None else envelope.channel
         if not isinstance(event, str) or not isinstance(channel, str):
             batch.reject(None, "undecodable", "neither an event nor a channel", frame, book=self._book)
             return

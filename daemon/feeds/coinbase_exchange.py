@@ -11,6 +11,7 @@ what is subscribed. There are no bars on this feed: `candles` are left out.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
@@ -29,6 +30,7 @@ COMMAND_PRODUCTS = 100  # in one subscription; the venue names no limit
 BOOK_CHANNEL = "level2_batch"
 
 _message = msgspec.json.Decoder(messages.AnyMessage).decode
+_fields = msgspec.json.Decoder(list[Any]).decode
 _head = msgspec.json.Decoder(messages.MessageHead).decode
 _BOOK_TYPES = frozenset(("snapshot", "l2update"))
 _USED_TYPES = _BOOK_TYPES | {"match", "last_match", ""}
@@ -93,6 +95,9 @@ class CoinbaseExchangeAdapter(CoinbaseRest):
 
     def _other(self, batch: Batch, frame: bytes, error: Exception) -> None:
         """None of the types that are used, or a message of one of these that is damaged."""
+        if frame[:1] == b"[":
+            self._on_array(batch, frame)
+            return
         try:
             head = _head(frame)
             ts_ns = rfc3339_ns(head.time) if head.time else 0
@@ -113,6 +118,16 @@ class CoinbaseExchangeAdapter(CoinbaseRest):
                 batch.subscribed(exchange_subscribed_in(frame))
             batch.ignore_unknown(head.type)
             batch.see(symbol, ts_ns)
+
+    def _on_array(self, batch: Batch, frame: bytes) -> None:
+        """Of `level3`, the full channel as arrays: `["open", "BTC-USD", …]`."""
+        try:
+            word = _fields(frame)[0]
+        except (*UNREADABLE, IndexError) as error:
+            self._books.lose()
+            batch.reject(None, "undecodable", error, frame, book=True)
+        else:
+            batch.ignore_unknown(f"level3 {word}")
 
     def _on_match(self, batch: Batch, symbol: str, match: messages.Match, frame: bytes) -> None:
         try:

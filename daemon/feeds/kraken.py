@@ -19,11 +19,11 @@ import msgspec
 from marketd.daemon.feeds import kraken_messages as messages
 from marketd.daemon.feeds.adapter import BookDelta, BookRule, BookSnapshot, Event, Levels
 from marketd.daemon.feeds.adapter_base import rows_of
-from marketd.daemon.feeds.kraken_books import Checksums, places_of
+from marketd.daemon.feeds.kraken_books import Checksums, Places, depth_of, places_of, places_written
 from marketd.daemon.feeds.kraken_rest import DEPTH, KrakenRest, side_of
 from marketd.daemon.feeds.levels import LevelReader
 from marketd.daemon.feeds.venue_batch import Batch
-from marketd.daemon.feeds.venue_books import ChainedBooks, unnumbered
+from marketd.daemon.feeds.venue_books import ChainedBooks, other_depth, unnumbered
 from marketd.daemon.feeds.venue_records import (
     UNREADABLE,
     OpenBars,
@@ -68,11 +68,17 @@ class KrakenAdapter(KrakenRest):
         )
         self._books = ChainedBooks()
         self._checksums = Checksums()
+        self._places: dict[str, Places] = {}  # as the last snapshot was written
+        self._depths: dict[str, int] = {}  # as the venue said that it is subscribed
         self._bars = OpenBars()
 
     def _checksum(self, book: OrderBook, instrument: Instrument) -> int:
-        """Numbers are written with the places that AssetPairs tells, which are the instrument's scales."""
-        return self._checksums.of(book, instrument, places_of(instrument))
+        return self._checksums.of(book, instrument, self._places.get(instrument.symbol) or places_of(instrument))
+
+    def forget(self, symbol: str) -> None:
+        super().forget(symbol)
+        self._places.pop(symbol, None)
+        self._depths.pop(symbol, None)
 
     # ---- streams ------------------------------------------------------------------------------
 
@@ -165,6 +171,8 @@ class KrakenAdapter(KrakenRest):
         if result is not None and result.channel == "ohlc":
             # what was open before this subscription has been missed since
             self._bars.forget(self._symbols.get(result.symbol, ""), result.interval * 60)
+        if result is not None and result.channel == "book" and 0 < result.depth <= DEPTH:
+            self._depths[self._symbols.get(result.symbol, "")] = result.depth
         if result is not None:
             batch.subscribed(self._requests.of(head.request, result.symbol))
         batch.ignore_unknown(head.method)
@@ -197,13 +205,24 @@ class KrakenAdapter(KrakenRest):
                 batch.reject(symbol, violation.rule, violation, frame, book=True)
                 continue
             if message.type == "snapshot":
-                snapshot = BookSnapshot(symbol, 0, ts_ns, bids, asks, data.checksum)
+                depth = other_depth(self._depth(symbol, data), DEPTH)
+                snapshot = BookSnapshot(symbol, 0, ts_ns, bids, asks, data.checksum, depth)
                 batch.books.append(self._books.snapshot(snapshot))
             else:
                 delta = BookDelta(symbol, 0, 0, None, ts_ns, bids, asks, data.checksum)
                 batch.books.append(self._books.delta(delta))
             if ts_ns != ABSENT:
                 batch.see(symbol, ts_ns)
+
+    def _depth(self, symbol: str, snapshot: messages.BookData) -> int:
+        """Levels a side of a book that begins; how its numbers are written is learned, too."""
+        rows, instrument = snapshot.bids + snapshot.asks, self._instruments[symbol]
+        if rows:
+            self._places[symbol] = Places(
+                places_written([number_text(row.price) for row in rows], instrument.price_scale),
+                places_written([number_text(row.size) for row in rows], instrument.size_scale),
+            )
+        return self._depths.get(symbol) or depth_of(max(len(snapshot.bids), len(snapshot.asks))) or DEPTH
 
     def _on_damaged_trades(self, batch: Batch, head: messages.Head, frame: bytes) -> None:
         """One that is of the wrong shape costs no neighbour."""

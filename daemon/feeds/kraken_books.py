@@ -9,6 +9,7 @@ these are not always those of the instrument's tick: version 1 writes XMR/USD wi
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import NamedTuple
 from zlib import crc32
 
@@ -16,6 +17,8 @@ from marketd.market.book import OrderBook
 from marketd.market.instruments import Instrument
 from marketd.market.trade_ids import hashed_id
 
+DEPTHS = (10, 25, 100, 500, 1000)  # that can be subscribed
+SURE_TEXTS = 8  # numbers of as many places, none with a needless zero: that many do not agree by chance
 CHECKED_LEVELS = 10  # of each side, whatever depth is subscribed
 
 
@@ -32,6 +35,25 @@ def places_of(instrument: Instrument) -> Places:
 
 def decimal_places(text: str) -> int:
     return len(text) - text.find(".") - 1 if "." in text else 0
+
+
+def places_written(texts: Sequence[str], own: int) -> int:
+    """Decimal places of numbers as the venue writes them: as many in each, trailing zeros included.
+
+    Whoever recorded them may have written them anew, without these; then they are at least those of the instrument.
+    """
+    counts = {decimal_places(text) for text in texts}
+    has_zeros = any("." in text and text.endswith("0") for text in texts)
+    is_fixed = has_zeros or (len(counts) == 1 and len(texts) >= SURE_TEXTS)
+    return max(counts) if is_fixed else max(own, *counts)
+
+
+def depth_of(levels: int) -> int:
+    """The depth of a snapshot whose longer side has so many levels: where that is one of the venue's it is full.
+
+    0: that cannot be told.
+    """
+    return levels if levels in DEPTHS else 0
 
 
 class Checksums:

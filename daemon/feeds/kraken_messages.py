@@ -148,6 +148,7 @@ class Subscribed(Struct, gc=False):
     channel: str = ""
     symbol: str = ""
     interval: int = 0  # min
+    depth: int = 0  # of a book
 
 
 class Head(Struct, gc=False):

@@ -30,6 +30,7 @@ from marketd.market.errors import RuleViolation
 from marketd.market.instruments import Instrument
 from marketd.market.times import NS_PER_MS
 
+OLD_CANDLE_FIELDS = (6, 7)  # until 2022
 COMMAND_STREAMS = 100  # in one message; the venue allows 64 kB, and 480 messages an hour
 SERIES = ("funding", "mark_price", "open_interest", "liquidation")
 CHANNELS = {"funding": "funding-rate", "mark_price": "mark-price", "open_interest": "open-interest"}
@@ -205,6 +206,9 @@ class OkxAdapter(OkxRest):
             return
 
         def make(batch: Batch, symbol: str, fields: Sequence[str]) -> None:
+            if len(fields) in OLD_CANDLE_FIELDS:
+                batch.ignore("candle that does not tell its end")
+                return
             if len(fields) < 9:
                 raise msgspec.ValidationError(f"a candle of {len(fields)} fields")
             start_ns = msgspec.convert(fields[0], messages.Millis, strict=False) * NS_PER_MS

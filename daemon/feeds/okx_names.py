@@ -40,7 +40,7 @@ def inst_id_of(symbol: str) -> str:
 
 def _taken_apart(name: str) -> str:
     match = _JOINED.fullmatch(name)
-    base, quote = split_pair(match[1]) if match else ("", "")
+    base, quote = split_pair(match[1], VENUE) if match else ("", "")
     return "-".join((base, quote, *([match[2]] if match and match[2] else [])))
 
 

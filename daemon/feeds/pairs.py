@@ -92,5 +92,5 @@ class PairNames:
         known = self._pairs.get(symbol)
         if known is not None:
             return known
-        base, quote = split_pair(symbol)
+        base, quote = split_pair(symbol, self._venue)
         return self._written(base, quote) if base else symbol

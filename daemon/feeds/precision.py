@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal, InvalidOperation
 from typing import NamedTuple
 
@@ -17,6 +18,9 @@ _QUOTE_NAMES = """
     USDT BUSD USDC FDUSD TUSD USDP USD1 PAX USDS BTC ETH BNB TRX XRP DOGE SOL DAI EUR GBP AUD BRL TRY RUB UAH
     NGN ZAR PLN RON ARS JPY IDR VND MXN CZK COP IDRT BIDR BVND BKRW CHF CAD EURC PYUSD RLUSD USD
 """
+# how other venues write what a contract is, and when it ends: BTCUSDTSWAP, BTCUSD240927, BTCUSDT26DEC25, BTCUSDM25
+_ENDING = re.compile(r"(.+?)(?:SWAP|[0-9]{6}|[0-9]{1,2}[A-Z]{3}[0-9]{2}|[FGHJKMNQUVXZ][0-9]{2})")
+_OF_BINANCE = frozenset(("BUSD", "TUSD"))  # currencies of its spot market; other venues have none in these
 _QUOTES = tuple(sorted(_QUOTE_NAMES.split(), key=len, reverse=True))
 
 
@@ -50,7 +54,9 @@ def quote_scale(price_scale: int, size_scale: int, quote_precision: int) -> int:
 
 
 def places(text: str) -> int:
-    """Significant decimal places of a plain decimal text: `"61837.63000000"` has 2."""
+    """Significant decimal places of a decimal text: `"61837.63000000"` has 2, `"1.5e-05"` has 6."""
+    if "e" in text or "E" in text:
+        return grid_of(text, 0).scale
     _, point, fraction = text.partition(".")
     return len(fraction.rstrip("0")) if point else 0
 
@@ -61,13 +67,21 @@ def floor_places(text: str, scale: int) -> str:
     return f"{whole}.{fraction[:scale]}" if point and fraction.isdigit() else text
 
 
-def split_pair(symbol: str) -> tuple[str, str]:
+def split_pair(symbol: str, venue: str = "BINANCE") -> tuple[str, str]:
     """Base and quote of a symbol written as one word; ("", "") when no known quote currency ends it."""
-    pair = symbol.partition("_")[0]  # of a future: BTCUSD_PERP, BTCUSDT_240927
+    pair, is_contract, _ = symbol.partition("_")  # of a future: BTCUSD_PERP, BTCUSDT_240927
     for quote in _QUOTES:
-        if pair.endswith(quote) and len(pair) > len(quote):
+        if pair.endswith(quote) and len(pair) > len(quote) and _is_dealt_in(pair, quote, venue, bool(is_contract)):
             return pair[: -len(quote)], quote
-    return "", ""
+    match = _ENDING.fullmatch(pair)
+    return split_pair(match[1], venue) if match else ("", "")
+
+
+def _is_dealt_in(pair: str, quote: str, venue: str, is_contract: bool) -> bool:
+    """Whether a pair that ends like this may be in that currency, and not in dollars."""
+    if quote in _OF_BINANCE and (is_contract or not venue.startswith("BINANCE")):
+        return False  # SHIBUSD is SHIB, DOTUSD_PERP is DOT
+    return pair != f"USD{quote}" or not quote.endswith("USD")  # USDTUSD is USDT: a dollar is not dealt in for tokens
 
 
 class Texts:

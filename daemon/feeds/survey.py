@@ -23,7 +23,9 @@ from marketd.daemon.feeds.venue_signs import told_by_message
 from marketd.daemon.feeds.venues import venue_of
 from marketd.market.errors import ConfigError, InvalidArgument
 from marketd.market.instruments import MAX_SCALE, Instrument
+from marketd.market.records import INSTRUMENT
 
+MAX_SYMBOL, MAX_CURRENCY = INSTRUMENT["symbol"].itemsize, INSTRUMENT["base"].itemsize  # bytes of a name
 _TIMEFRAMES = ("1s", "1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d")
 _OKX_TRADES = re.compile(rb'"channel": ?"(trades(?:-all)?)".*"data"')
 _EACH, _SUMMED = {b"trade", b"trades-all"}, {b"aggTrade", b"trades"}  # streams of trades: one by one, or summed up
@@ -142,12 +144,16 @@ class _Finding:
         return texts
 
     def survey(self) -> Survey:
-        instruments = [self._instrument(symbol, texts) for symbol, texts in self._texts.items()]
+        instruments = [
+            self._instrument(symbol, texts)
+            for symbol, texts in self._texts.items()
+            if symbol.isprintable() and 0 < len(symbol.encode()) <= MAX_SYMBOL
+        ]
         trades = "aggTrade" if self._trades & _SUMMED and not self._trades & _EACH else "trade"
         return Survey(self._venue, instruments, trades, self._candles(), self._first_ns)
 
     def _instrument(self, symbol: str, texts: Texts) -> Instrument:
-        base, quote = split_pair(symbol.removesuffix("SWAP"))  # of OKX: BTCUSDTSWAP
+        base, quote = split_pair(symbol, self._venue.name)
         price, size = min(texts.price_places, MAX_SCALE), min(texts.size_places, MAX_SCALE)
         return Instrument(
             id=0,
@@ -156,7 +162,7 @@ class _Finding:
             price_scale=price,
             size_scale=size,
             quote_scale=quote_scale(price, size, MAX_QUOTE_SCALE),
-            base=base or symbol,
+            base=base or symbol[:MAX_CURRENCY],
             quote=quote or "USD",
             market=self._venue.market_of(symbol),
         )
