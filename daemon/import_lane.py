@@ -25,12 +25,14 @@ from marketd.daemon.feeds.adapter import (
     Candles,
     Ignored,
     Rejected,
+    Series,
     Trades,
     VenueAdapter,
     VenueTime,
 )
 from marketd.daemon.feeds.captures import CaptureLine, CaptureReader, read_captures
 from marketd.daemon.feeds.feed_model import book_settings
+from marketd.daemon.feeds.series import conform, wanted
 from marketd.daemon.feeds.survey import Survey, require_instruments, survey
 from marketd.daemon.feeds.venues import venue_of
 from marketd.daemon.halves import Parts, halves
@@ -158,6 +160,7 @@ class CaptureImport:
         self._rules: Counter[str] = Counter()
         self._others: Counter[str] = Counter()
         self._instruments: dict[str, Instrument] = {}
+        self._known_ns: dict[str, int] = {}  # ts_known of the newest record from before this import, by symbol
         self._ticks: dict[int, int] = {}  # time of the newest TICK by instrument
 
     async def run(
@@ -207,7 +210,8 @@ class CaptureImport:
 
     async def _declare(self, found: Survey) -> None:
         has_books = self._keeps_books
-        self._adapter: VenueAdapter = found.adapter(book=has_books)
+        self._series = wanted(self._config.series(), found.venue.series)
+        self._adapter: VenueAdapter = found.adapter(book=has_books, series=self._series)
         settings = book_settings(self._config.book)
         self._books = ImportedBooks(self._adapter.book_rule if has_books else None, settings, self._config.kinds())
         declared = await self._ids.declare(found.instruments)
@@ -218,7 +222,8 @@ class CaptureImport:
             if new:
                 lot = self._kernel.introduce(instrument, found.first_ns - found.first_ns % NS_PER_US)
                 self._append(lot)
-            self._books.add(instrument, 0 if new else self._kernel.state(instrument).ts_known)
+            self._known_ns[instrument.symbol] = 0 if new else self._kernel.state(instrument).ts_known
+            self._books.add(instrument, self._known_ns[instrument.symbol])
 
     @property
     def _keeps_books(self) -> bool:
@@ -271,6 +276,7 @@ class CaptureImport:
         elif line.kind == "rest":
             events = self._adapter.decode_rest(line.url, line.payload)
             told = self._books.take([event for event in events if isinstance(event, BookSnapshot)], line.recv_ns)
+            told += [(i, p) for e in events if isinstance(e, Series) for i, p in self._told(e, line.recv_ns)]
         if not told:
             self._ignored[f"{line.kind} line"] += 1
         for instrument, parts in told:
@@ -289,6 +295,9 @@ class CaptureImport:
                 yield instrument, before + fresh, []
             elif isinstance(event, Candles):
                 yield self._instruments[event.symbol], [(CANDLE_KIND, event.records)], []
+            elif isinstance(event, Series):
+                for instrument, parts in self._told(event, line.recv_ns):
+                    yield instrument, parts, []
             elif isinstance(event, VenueTime):
                 for instrument in self._instruments.values():
                     yield instrument, self._time_parts(self._kernel.state(instrument), event.ts_ns), []
@@ -299,6 +308,14 @@ class CaptureImport:
                 self._ignored[event.name if isinstance(event, Ignored) else type(event).__name__] += 1
         for instrument, parts in self._books.take(events, line.recv_ns):
             yield instrument, parts, []
+
+    def _told(self, event: Series, received_ns: int) -> list[Told]:
+        """Records of a declared series; none of what was imported before, of which only the time tells."""
+        if received_ns <= self._known_ns[event.symbol]:
+            self._counts["known"] += len(event.records)
+            return []
+        kind = self._series[event.stream]
+        return [(self._instruments[event.symbol], [(kind, conform(event.records, kind))])]
 
     def _fresh(self, state: InstrumentState, records: Records) -> list[tuple[Kind, Records]]:
         repeated = state.trade_ids.repeated(records)

@@ -33,7 +33,7 @@ def open_capture(path: Path) -> IO[bytes]:
             head = file.read(6)
         for magic, opener in _OPENERS:
             if head.startswith(magic):
-                return opener(path)
+                return cast("IO[bytes]", opener(path))
         return open(path, "rb")
     except OSError as error:
         raise CaptureUnreadable(f"{path}: {error.strerror or error}") from None
@@ -50,10 +50,10 @@ def _open_zstandard(path: Path) -> IO[bytes]:
     return cast("IO[bytes]", io.BufferedReader(arrow.CompressedInputStream(arrow.OSFile(str(path)), "zstd")))
 
 
-_OPENERS: tuple[tuple[bytes, Callable[[Path], IO[bytes]]], ...] = (
+_OPENERS: tuple[tuple[bytes, Callable[[Path], Any]], ...] = (
     # (how such a file begins, what unpacks it)
-    (b"\x1f\x8b", lambda path: cast("IO[bytes]", gzip.open(path))),
-    (b"BZh", lambda path: cast("IO[bytes]", bz2.open(path))),
-    (b"\xfd7zXZ\x00", lambda path: cast("IO[bytes]", lzma.open(path))),
+    (b"\x1f\x8b", gzip.GzipFile),
+    (b"BZh", bz2.BZ2File),
+    (b"\xfd7zXZ\x00", lzma.LZMAFile),
     (b"\x28\xb5\x2f\xfd", _open_zstandard),
 )

@@ -170,9 +170,7 @@ class KrakenV1Adapter(KrakenRest):
             self._on_book(batch, symbol, message.name, (message.body,), frame)
         return True
 
-    def _on_book(
-        self, batch: Batch, symbol: str, name: str, parts: Sequence[messages.Changes], frame: bytes
-    ) -> None:
+    def _on_book(self, batch: Batch, symbol: str, name: str, parts: Sequence[messages.Changes], frame: bytes) -> None:
         if self.book_rule is None:
             batch.ignore("book")
             return

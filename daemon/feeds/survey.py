@@ -54,9 +54,11 @@ class Survey(NamedTuple):
     candles: tuple[str, ...]  # timeframes of the venue's bars that the recording has, or may have
     first_ns: int  # receive time of the first line
 
-    def adapter(self, *, book: bool = False) -> VenueAdapter:
+    def adapter(self, *, book: bool = False, series: Iterable[str] = ()) -> VenueAdapter:
         """One that knows the instruments."""
-        made: VenueAdapter = self.venue.adapter(trades=self.trades, candles=self.candles, book=book)
+        made: VenueAdapter = self.venue.adapter(
+            trades=self.trades, candles=self.candles, book=book, series=tuple(series)
+        )
         for instrument in self.instruments:
             made.adopt(instrument)
         return made

@@ -66,11 +66,8 @@ _COIN_M = re.compile(rb'"(?:s|ps|pair)":"[A-Z0-9]+USD(?:_|")|usd_(?:perp|\d{6})@
 _USD_M = re.compile(rb'"pu":|"X":"|"e":"(?:markPriceUpdate|forceOrder|bookTicker)"|"e":"aggTrade"(?!.*"M":)')
 _SPOT = re.compile(rb'"e":"(?:depthUpdate|trade)"|"M":(?:true|false)|"data":\{"(?:u|lastUpdateId)":')
 _TOPIC = re.compile(rb'"topic":"(\w+)\.(?:[\w.-]*\.)?([A-Z0-9-]+)"')
-_TOPICS = frozenset(
-    (b"publicTrade", b"orderbook", b"kline", b"tickers", b"liquidation", b"allLiquidation")
-    + (b"trade", b"orderBookL2_25", b"orderBook_200", b"instrument_info", b"klineV2", b"candle")
-)
 _TOPICS_OF_V2 = frozenset((b"trade", b"orderBookL2_25", b"orderBook_200", b"instrument_info", b"klineV2", b"candle"))
+_TOPICS = _TOPICS_OF_V2 | {b"publicTrade", b"orderbook", b"kline", b"tickers", b"liquidation", b"allLiquidation"}
 _IN_COINS = re.compile(rb"USD([HMUZ]\d\d)?")
 
 _SIGNS: tuple[tuple[re.Pattern[bytes], Told], ...] = tuple(

@@ -16,11 +16,12 @@ from marketd.daemon.feeds.capture_writer import CaptureWriter
 from marketd.daemon.import_lane import CaptureImport, ImportReport, OwnIds
 from marketd.daemon.quantities import Bytes
 from marketd.daemon.registry import REGISTRY_NAME, Registry
-from marketd.daemon.settings import Config, Journal
+from marketd.daemon.settings import Config, Journal, Stream
 from marketd.ipc import journal_settings
 from marketd.market.records import CandleFlag
 from marketd.sql.connections import DatabaseConnectionManager
 from marketd.sql.profiles import Profile
+from marketd.sql.series import ensure_series_table
 
 # what differs between the profiles is below the statements, which test_sql_store.py tries on both
 pytestmark = pytest.mark.parametrize("server", [Profile.POSTGRES], indirect=True, ids=str)
@@ -49,17 +50,18 @@ class Lane:
         )
         self.config.state_path.mkdir(parents=True, exist_ok=True)
         self._files = 0
+        self.venue = "BINANCE"
 
     async def run(self, frames: Iterable[Frame], **options: Any) -> ImportReport:
         self._files += 1
         captures = self.directory / f"capture{self._files}"
-        writer = CaptureWriter(captures, "BINANCE")
+        writer = CaptureWriter(captures, self.venue)
         for received_ns, payload in frames:
             writer.frames(received_ns, [payload])
         writer.close()
         registry = Registry(self.config.state_path / REGISTRY_NAME, self.config.daemon_no)
         try:
-            lane = CaptureImport(self.config, self.database, OwnIds(registry), venue="BINANCE", **options)
+            lane = CaptureImport(self.config, self.database, OwnIds(registry), venue=self.venue, **options)
             return await lane.run(sorted(captures.glob("*.gz")))
         finally:
             registry.close()
@@ -155,3 +157,25 @@ async def test_an_import_closes_bars_by_activity_and_goes_on_with_the_forming_on
         ("volume", 4.0, 2, 0),
         ("tick", 4.0, 2, 1),
     ]
+
+
+def mark(number: int) -> Frame:
+    data = {
+        "e": "markPriceUpdate", "E": START // 10**6 + number * 1000, "s": "BTCUSDT", "p": f"{100 + number}.5",
+        "i": "100", "r": "0.0001", "T": START // 10**6 + 3_600_000,
+    }  # fmt: skip
+    return START + number * SECOND, json.dumps({"stream": "btcusdt@markPrice@1s", "data": data}).encode()
+
+
+async def test_a_declared_series_is_imported_and_an_import_run_again_doubles_none(lane: Lane) -> None:
+    lane.venue = "BINANCE_FUTURES"
+    fields = {"rate": "f8"}
+    lane.config = msgspec.structs.replace(lane.config, streams={"funding": Stream(fields=fields)})
+    async with lane.database.acquire() as conn:
+        await ensure_series_table(conn, "funding", fields)
+    frames = [trade(1, 1), *map(mark, (2, 3))]
+    report = await lane.run(frames)
+    assert report.others["funding"] == 2
+    again = await lane.run([*frames, mark(4)])
+    assert again.others == {"funding": 1}
+    assert await lane.fetch("SELECT rate FROM series_funding ORDER BY ts_event") == [(0.0001,)] * 3

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import bz2
 import contextlib
 import gzip
+import lzma
+import sys
 import tempfile
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -105,6 +110,55 @@ def test_a_cut_off_last_line_of_text_is_reported_and_a_whole_one_is_read(tmp_pat
 def test_what_is_no_capture_is_refused_by_name(tmp_path: Path, data: bytes) -> None:
     with pytest.raises(CaptureUnreadable, match="x"):
         CaptureReader(written(tmp_path / "x", data))
+
+
+@pytest.mark.parametrize("pack", [bz2.compress, lzma.compress, gzip.compress])
+def test_whatever_packed_a_file_it_is_read(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    assert len(list(CaptureReader(written(tmp_path / "x", pack(RAW))))) == 2
+    torn = CaptureReader(written(tmp_path / "torn", pack(RAW * 12_000)[:-40]))
+    assert list(torn) or torn.damage
+    assert torn.damage is not None
+
+
+def test_zstandard_is_read_where_pyarrow_is_and_refused_in_plain_words_where_it_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    with arrow.CompressedOutputStream(str(tmp_path / "x"), "zstd") as file:
+        file.write(RAW)
+    assert len(list(CaptureReader(tmp_path / "x"))) == 2
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(CaptureUnreadable, match="zstd -d"):
+        CaptureReader(tmp_path / "x")
+
+
+@pytest.mark.parametrize("written_as", ["1723161253", "1723161253000", "1723161253000000", "1723161253000000000"])
+def test_times_of_any_unit_are_told_by_their_magnitude(tmp_path: Path, written_as: str) -> None:
+    for line in (f'{written_as} {{"e":1}}\n', f'{written_as}: {{"e":1}}\n'):
+        (read,) = CaptureReader(written(tmp_path / "x", line.encode()))
+        assert read.recv_ns == 1723161253 * 10**9
+    assert time_to_ns("1723161253000.25") == 1723161253000250000
+
+
+def test_a_file_may_begin_in_the_middle_of_a_line_and_with_a_mark(tmp_path: Path) -> None:
+    reader = CaptureReader(written(tmp_path / "x", b'01","q":"2"}}\n' + RAW))
+    assert len(list(reader)) == 2
+    assert reader.skipped == {"unreadable": 1}
+    assert len(list(CaptureReader(written(tmp_path / "y", b"\xef\xbb\xbf" + RAW)))) == 2
+
+
+def test_answers_with_headers_and_messages_that_came_as_bytes_are_read_as_they_were(tmp_path: Path) -> None:
+    packed = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    deflated = packed.compress(b'{"b":2}') + packed.flush()
+    lines = [
+        'https://x/depth -> 1617566592.1: {"a":1} header: {"Date": "x"}',
+        f"1617566592.2: {b'pong'!r}",
+        f"1617566592.3: {deflated!r}",
+        "1617566592.4: b'\\xff\\xfe'",
+    ]
+    reader = CaptureReader(written(tmp_path / "x", "".join(f"{line}\n" for line in lines).encode()))
+    assert [line.payload for line in reader] == [b'{"a":1}', b"pong", b'{"b":2}']
+    assert reader.skipped == {"unreadable": 1}
 
 
 def test_a_missing_file_and_no_file_are_refused(tmp_path: Path) -> None:

@@ -32,11 +32,98 @@ def test_the_address_tells_the_venue(tmp_path: Path, url: str, venue: str) -> No
     assert recorded_venue([path], venue) == venue
 
 
-def test_an_address_of_several_markets_needs_a_word(tmp_path: Path) -> None:
+def test_an_older_address_of_bybit_tells_a_contract_and_takes_another_word(tmp_path: Path) -> None:
     path = recording(tmp_path, "wss://stream.bybit.com/realtime_public <-> 1618677785.48")
-    with pytest.raises(CaptureUnreadable, match="--venue"):
+    assert recorded_venue([path], None) == "BYBIT_LINEAR"
+    assert recorded_venue([path], "BYBIT") == "BYBIT"
+    with pytest.raises(InvalidArgument, match="not of OKX"):
+        recorded_venue([path], "OKX")
+    undecided = recording(tmp_path, "https://api.bybit.com/v2/public/symbols -> 1618677785.48: {}")
+    with pytest.raises(CaptureUnreadable, match="one of BYBIT, BYBIT_LINEAR, BYBIT_INVERSE"):
+        recorded_venue([undecided], None)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "wss://stream.binance.us:9443/stream?streams=a@trade",
+        "wss://stream-cloud.trbinance.com/stream",
+        "wss://futures.kraken.com/ws/v1",
+        "wss://ws-md.international.coinbase.com",
+        "wss://real.okcoin.com:8443/ws/v5/public",
+        "wss://www.deribit.com/ws/api/v2",
+        "wss://evil.example/stream.binance.com",
+    ],
+)
+def test_a_venue_without_an_adapter_is_refused_by_name_unless_somebody_says_that_it_speaks_like_one(
+    tmp_path: Path, url: str
+) -> None:
+    path = recording(tmp_path, f"{url} <-> 1618677785.48", '1618677786.1: {"stream":"a@trade","data":{}}')
+    with pytest.raises(CaptureUnreadable, match="of no venue that marketd has an adapter for"):
         recorded_venue([path], None)
-    assert recorded_venue([path], "BYBIT_LINEAR") == "BYBIT_LINEAR"
+    assert recorded_venue([path], "BINANCE") == "BINANCE"
+
+
+@pytest.mark.parametrize(
+    ("url", "venue"),
+    [
+        ("https://dapi.binance.com/dapi/v1/depth?symbol=BCHUSD_PERP", "BINANCE_DELIVERY"),
+        ("https://www.binance.com/api/v1/depth?symbol=BTCUSDT", "BINANCE"),
+        ("https://www.bitstamp.net/api/v2/order_book/sgbeur", "BITSTAMP"),
+        ("https://api.pro.coinbase.com/products", "COINBASE"),
+    ],
+)
+def test_the_address_of_an_answer_tells_the_venue_too(tmp_path: Path, url: str, venue: str) -> None:
+    assert recorded_venue([recording(tmp_path, f"{url} -> 1633998512.32: {{}}")], None) == venue
+
+
+@pytest.mark.parametrize(
+    ("payload", "venue"),
+    [
+        ('{"stream":"btcusdt@trade","data":{"e":"trade","s":"BTCUSDT","X":"MARKET"}}', "BINANCE_FUTURES"),
+        ('{"e": "trade", "s": "BTCUSDT", "m": true, "M": true}', "BINANCE"),
+        ('{"stream":"x@kline_1m","data":{"e":"kline","s":"BTCUSDT"}}', "BINANCE"),
+        ('{"stream":"btcusd_240927@trade","data":{"e":"trade","s":"BTCUSD_240927"}}', "BINANCE_DELIVERY"),
+        ('{"stream":"btcusdt_240927@depth","data":{"s":"BTCUSDT_240927","pu":4}}', "BINANCE_FUTURES"),
+        ('{"channel":"l2_data","timestamp":"","sequence_num":0,"events":[]}', "COINBASE"),
+        ('{"type":"l2update","product_id":"BTC-USD","changes":[]}', "COINBASE"),
+        ('[0,["5698.4","5700.0","1542057299.5"],"spread","XBT/USD"]', "KRAKEN"),
+        ('{"channel":"book","type":"snapshot","data":[{"symbol":"BTC/USD","checksum":1}]}', "KRAKEN"),
+        ('{"arg":{"channel":"books","instId":"BTC-USDT"},"data":[]}', "OKX"),
+        ('{"event":"trade","channel":"live_trades_btcusd","data":{}}', "BITSTAMP"),
+        ('{"topic":"publicTrade.BTCUSDT","data":[{"i":"20f43950-d8dd-5b31-9112-a178eb6023af"}]}', "BYBIT_LINEAR"),
+        ('{"topic":"publicTrade.BTCUSDT","data":[{"i":"2290000000067683805"}]}', "BYBIT"),
+        ('{"topic":"orderbook.50.BTCUSD","data":{}}', "BYBIT_INVERSE"),
+    ],
+)
+def test_without_an_address_the_messages_tell(tmp_path: Path, payload: str, venue: str) -> None:
+    assert recorded_venue([recording(tmp_path, f"1618678132000000000 {payload}")], None) == venue
+
+
+def test_a_raw_recording_of_an_older_protocol_is_read_by_its_adapter(tmp_path: Path) -> None:
+    trade = '1618678132000000000 [337,[["60000.1","0.5","1618678133.123456","b","l",""]],"trade","XBT/USD"]'
+    (instrument,) = survey([recording(tmp_path, trade)], "KRAKEN").instruments
+    assert instrument.name == "BTCUSD.KRAKEN"
+    match = '{"type":"match","trade_id":1,"side":"sell","size":"1","price":"2","product_id":"BTC-USD","time":""}'
+    (instrument,) = survey([recording(tmp_path, f"1618678132000000000 {match}")], "COINBASE").instruments
+    assert instrument.name == "BTCUSD.COINBASE"
+
+
+def test_messages_of_binance_without_their_streams_names_are_surveyed(tmp_path: Path) -> None:
+    trade = '{"e":"aggTrade","E":1,"s":"SHIBUSDT","a":7,"p":"0.00001","q":"5","T":1,"m":true,"M":true}'
+    kline = '{"e":"kline","E":1,"s":"SHIBUSDT","k":{"t":0,"T":1,"s":"SHIBUSDT","i":"5m","x":false}}'
+    found = survey([recording(tmp_path, f"1618678132000000000 {trade}", f"1618678132000000001 {kline}")])
+    assert (found.trades, found.candles) == ("aggTrade", ("5m",))
+    assert [(each.base, each.quote, each.price_scale) for each in found.instruments] == [("SHIB", "USDT", 5)]
+
+
+def test_a_symbol_that_no_instrument_can_have_costs_the_others_nothing(tmp_path: Path) -> None:
+    lines = [
+        f'1618678132000000000 {{"e":"trade","s":"{symbol}","t":1,"p":"1","q":"1","T":1,"m":true,"M":true}}'
+        for symbol in ("币安人生USDT", "A" * 40 + "USDT", "X" * 20, "BTCUSDT")
+    ]
+    found = {each.symbol: each.base for each in survey([recording(tmp_path, *lines)]).instruments}
+    assert found == {"币安人生USDT": "币安人生", "X" * 20: "X" * 16, "BTCUSDT": "BTC"}
 
 
 @pytest.mark.parametrize(
