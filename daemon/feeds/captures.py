@@ -228,3 +228,16 @@ def _is_whole(line: bytes) -> bool:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return False
     return True
+
+
+__all__ = [
+    "HEADER",
+    "MAX_LINE_BYTES",
+    "CaptureLine",
+    "CaptureReader",
+    "CaptureUnreadable",
+    "Format",
+    "Kind",
+    "read_captures",
+    "time_to_ns",
+]
