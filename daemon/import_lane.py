@@ -26,6 +26,7 @@ from marketd.daemon.feeds.adapter import (
     Ignored,
     Rejected,
     Series,
+    Subscribed,
     Trades,
     VenueAdapter,
     VenueTime,
@@ -33,7 +34,7 @@ from marketd.daemon.feeds.adapter import (
 from marketd.daemon.feeds.captures import CaptureLine, CaptureReader, read_captures
 from marketd.daemon.feeds.feed_model import book_settings
 from marketd.daemon.feeds.series import conform, wanted
-from marketd.daemon.feeds.survey import Survey, require_instruments, survey
+from marketd.daemon.feeds.survey import Survey, require_messages, survey
 from marketd.daemon.feeds.venues import venue_of
 from marketd.daemon.halves import Parts, halves
 from marketd.daemon.import_books import ImportedBooks, Told
@@ -168,7 +169,7 @@ class CaptureImport:
     ) -> ImportReport:
         """Import the files, one recording, in order. Returns when everything is committed."""
         readers = read_captures(list(paths))
-        found = require_instruments(await asyncio.to_thread(survey, paths, self._venue.name), paths)
+        found = require_messages(await asyncio.to_thread(survey, paths, self._venue.name), paths)
         loop = asyncio.get_running_loop()
         writer: Writer | None = None
 
@@ -304,7 +305,7 @@ class CaptureImport:
             elif isinstance(event, Rejected):
                 instrument = self._instruments.get(event.symbol or "", global_instrument(self._config.daemon_no))
                 yield instrument, [], [Rejection("message", event.rule, event.detail, event.payload)]
-            elif not isinstance(event, (BookSnapshot, BookDelta)):
+            elif not isinstance(event, (BookSnapshot, BookDelta, Subscribed)):  # the last is told by its name, too
                 self._ignored[event.name if isinstance(event, Ignored) else type(event).__name__] += 1
         for instrument, parts in self._books.take(events, line.recv_ns):
             yield instrument, parts, []

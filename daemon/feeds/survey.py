@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 
-from marketd.daemon.feeds.adapter import Venue, VenueAdapter
+from marketd.daemon.feeds.adapter import Rejected, Venue, VenueAdapter
 from marketd.daemon.feeds.captures import CaptureLine, CaptureReader, CaptureUnreadable
 from marketd.daemon.feeds.precision import MAX_QUOTE_SCALE, Texts, quote_scale, split_pair
 from marketd.daemon.feeds.venue_signs import told_by_message
@@ -25,6 +26,7 @@ from marketd.market.errors import ConfigError, InvalidArgument
 from marketd.market.instruments import MAX_SCALE, Instrument
 from marketd.market.records import INSTRUMENT
 
+LOOKED_AT = 2_000  # lines of a file, where nothing was found in it
 MAX_SYMBOL, MAX_CURRENCY = INSTRUMENT["symbol"].itemsize, INSTRUMENT["base"].itemsize  # bytes of a name
 _TIMEFRAMES = ("1s", "1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d")
 _OKX_TRADES = re.compile(rb'"channel": ?"(trades(?:-all)?)".*"data"')
@@ -81,6 +83,18 @@ def require_instruments(found: Survey, paths: Iterable[Path | str]) -> Survey:
             "traffic of another venue, say whose with --venue"
         )
     return found
+
+
+def require_messages(found: Survey, paths: Iterable[Path | str]) -> Survey:
+    """The survey, when there is something of the venue's in it, though it be tickers alone; else CaptureUnreadable."""
+    if found.instruments:
+        return found
+    paths, adapter, balance = list(paths), found.adapter(book=True), 0
+    for path in paths:
+        for line in islice(CaptureReader(path), LOOKED_AT):
+            if line.kind == "ws":
+                balance += -1 if any(type(event) is Rejected for event in adapter.decode_many([line.payload])) else 1
+    return found if balance > 0 else require_instruments(found, paths)
 
 
 class _Finding:

@@ -95,7 +95,7 @@ async def _of_daemon(config: Config, stack: AsyncExitStack) -> tuple[Ids, str]:
 
 
 def _print(report: ImportReport) -> None:
-    names = ", ".join(instrument.name for instrument in report.instruments)
+    names = ", ".join(instrument.name for instrument in report.instruments) or "no instrument"
     print(f"imported {report.trades} trades and {report.candles} candles of {names} from {report.lines} messages")
     for name, count in sorted(report.others.items()):
         print(f"  {count} records of {name}")

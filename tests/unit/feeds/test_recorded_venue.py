@@ -6,8 +6,10 @@ import pytest
 
 from marketd.daemon.feeds.captures import CaptureUnreadable
 from marketd.daemon.feeds.recorded_venue import recorded_venue
-from marketd.daemon.feeds.survey import require_instruments, survey
+from marketd.daemon.feeds.survey import require_instruments, require_messages, survey
 from marketd.market.errors import InvalidArgument
+
+RECEIVED = "1618678132000000000"
 
 
 def recording(tmp_path: Path, *lines: str) -> Path:
@@ -145,3 +147,14 @@ def test_a_recording_of_which_nothing_can_be_read_is_refused(tmp_path: Path) -> 
     path = recording(tmp_path, '1618678132000000000 {"hello":"world"}')
     with pytest.raises(CaptureUnreadable, match="say whose with --venue"):
         require_instruments(survey([path]), [path])
+
+
+def test_a_recording_of_tickers_alone_is_one_of_its_venue(tmp_path: Path) -> None:
+    tickers = recording(tmp_path, f'{RECEIVED} [340,{{"a":["5525.4",1,"1.0"]}},"ticker","XBT/USD"]')
+    found = survey([tickers], "KRAKEN")
+    assert require_messages(found, [tickers]) is found
+    with pytest.raises(CaptureUnreadable, match="no trade, bar or book"):
+        require_instruments(found, [tickers])
+    others = recording(tmp_path, f'{RECEIVED} {{"feed":"book","product_id":"PI_XBTUSD","seq":1}}')
+    with pytest.raises(CaptureUnreadable, match="no trade, bar or book"):
+        require_messages(survey([others], "KRAKEN"), [others])
