@@ -11,6 +11,7 @@ venue writes is learned from the snapshot. A bar is sent anew with each trade an
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -287,6 +288,7 @@ class KrakenV1Adapter(KrakenRest):
         return [(symbol, row.price, row.size) for row in rows]
 
 
+@lru_cache(maxsize=64)
 def _depth_of(channel: str) -> int:
     """Of `book-25`: the venue says nothing of the levels below, and marketd drops them."""
     depth = channel.removeprefix("book-")
