@@ -121,6 +121,7 @@ class DataCacheManager(BookReads):
         self._kinds = KindTable()
         self._histogram = Histogram()
         self._hits = self._misses = 0
+        self._replaced = 0  # arenas that got another id, as a finer precision does
 
     def __reduce__(self) -> tuple[type[DataCacheManager], tuple[str]]:
         return DataCacheManager, (str(self.directory),)
@@ -169,7 +170,8 @@ class DataCacheManager(BookReads):
             live = reader.live_words
             stale_ns = started - live[_HEARTBEAT]
             if stale_ns > REOPEN_AFTER_NS or live[_STATE] != _LIVE:
-                stale_ns = _check(reader)
+                arena, stale_ns = self._checked(symbol)
+                reader = arena.reader
                 live = reader.live_words
             cut = reader.cut()
             kept = arena.kept.get((timeframe, limit, bar_source))
@@ -201,9 +203,8 @@ class DataCacheManager(BookReads):
     ) -> Frame:
         started = _monotonic_ns()
         try:
-            arena = self._by_symbol.get(symbol) or self._open(symbol)
+            arena, stale_ns = self._checked(symbol)
             kind = self._kind(stream)
-            stale_ns = _check(arena.reader)
             _require_reach(arena, (ring,), limit, setting)
             records, cut = arena.reader.last(ring, limit)
         except MarketdError:
@@ -222,19 +223,20 @@ class DataCacheManager(BookReads):
     def whole_ring(self, stream: str, symbol: str, timeframe: int | None = None) -> Frame:
         """All records of a stream that shared memory holds, in the order of their arrival. Buckets need a timeframe."""
         name = stream if timeframe is None else f"{stream}.{timeframe_name(timeframe)}"
-        place = (self._by_symbol.get(symbol) or self._open(symbol)).reader.rings.get(name)
+        place = self._checked(symbol)[0].reader.rings.get(name)
         limit = 1 if place is None else place.capacity
         return self._latest(stream, symbol, limit, ring=name, setting="cache.window", timeframe=timeframe)
 
     def cut(self, symbol: str) -> Cut:
         """The newest publication of an instrument: stamps, heads of the rings, forming bars."""
-        arena = self._by_symbol.get(symbol) or self._open(symbol)
-        _check(arena.reader)
-        return arena.reader.cut()
+        return self._checked(symbol)[0].reader.cut()
 
     def instrument(self, symbol: str) -> Instrument:
         """The instrument that a symbol means here."""
-        return (self._by_symbol.get(symbol) or self._open(symbol)).instrument
+        arena = self._by_symbol.get(symbol) or self._open(symbol)
+        if arena.reader.state is ArenaState.RETIRED:
+            arena, _ = self._checked(symbol)
+        return arena.instrument
 
     # ---- state ----------------------------------------------------------------------------------
 
@@ -245,7 +247,7 @@ class DataCacheManager(BookReads):
             misses=self._misses,
             lapped=sum(reader.lapped for reader in readers),
             contended=sum(reader.contended for reader in readers),
-            remaps=sum(reader.remapped for reader in readers),
+            remaps=self._replaced + sum(reader.remapped for reader in readers),
             instruments=len(readers),
             p50_ns=self._histogram.quantile(0.5),
             p99_ns=self._histogram.quantile(0.99),
@@ -296,6 +298,26 @@ class DataCacheManager(BookReads):
                 opened.reader.close()
         self._by_symbol[symbol] = arena
         return arena
+
+    def _checked(self, symbol: str) -> tuple[_Arena, int]:
+        """The arena of a symbol, and nanoseconds since its writer showed itself. Raises Warming, and as `_open`."""
+        arena = self._by_symbol.get(symbol) or self._open(symbol)
+        stale_ns = _check(arena.reader)
+        if arena.reader.is_replaced:  # by one with other scales
+            self._forget(arena)
+            arena = self._open(symbol)
+            stale_ns = _check(arena.reader)
+        return arena, stale_ns
+
+    def _forget(self, arena: _Arena) -> None:
+        """Its mapping goes when the last read that uses it has ended, perhaps in another thread."""
+        for symbol, known in list(self._by_symbol.items()):
+            if known is arena:
+                self._by_symbol.pop(symbol, None)
+        if self._by_name.get(arena.instrument.name) is arena:
+            self._by_name.pop(arena.instrument.name, None)
+            self._replaced += 1
+        self._repeated.clear()
 
     def _kind(self, stream: str) -> Kind:
         try:

@@ -50,7 +50,13 @@ class LocalDaemon:
         known = (*presence.instruments, *read_instruments(self.directory))  # ingest's own list is the newer one
         told = {instrument.name: instrument for instrument in known}
         arenas = {identity.instrument: identity for identity in self._identities()}
-        return [told.get(name) or _from_identity(identity, symbol) for name, identity in sorted(arenas.items())]
+        # a list may be older than an arena: after a finer precision it has the id, and the scales, of before
+        return [
+            found
+            if (found := told.get(name)) is not None and found.id == identity.instrument_id
+            else _from_identity(identity, symbol)
+            for name, identity in sorted(arenas.items())
+        ]
 
     def resolve(self, symbol: str) -> Instrument:
         """Raises UnknownInstrument, AmbiguousSymbol, NotRunning, InvalidArgument."""
@@ -65,10 +71,15 @@ class LocalDaemon:
         return KindTable(kinds_of(presence), presence.book_depth)
 
     def open_arena(self, instrument: Instrument) -> ArenaReader:
+        """Raises UnknownInstrument when there is none, or it is of another id than `instrument`."""
         try:
-            return ArenaReader.open(arena_path(self.directory, instrument.name))
+            reader = ArenaReader.open(arena_path(self.directory, instrument.name))
         except NotRunning as error:
             raise UnknownInstrument(str(error), field="symbol") from None
+        if reader.identity.instrument_id != instrument.id:
+            reader.close()
+            raise UnknownInstrument(f"{instrument.name} has just got another id; ask again", field="symbol")
+        return reader
 
     def _identities(self) -> list[Identity]:
         found = []

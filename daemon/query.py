@@ -373,10 +373,10 @@ class QueryService:
 
     def _arena_at(self, path: Path) -> ArenaReader:
         arena = self._arenas.get(path.name)
-        if arena is None:
-            arena = self._arenas[path.name] = ArenaReader.open(path)
-        elif arena.stale_ns() > SILENT_NS:
+        if arena is not None and arena.stale_ns() > SILENT_NS:
             arena.reopen()  # a runtime directory that was removed takes its arenas along without a word to us
+        if arena is None or arena.is_replaced:  # answers that are under way keep the one that they have
+            arena = self._arenas[path.name] = ArenaReader.open(path)
         return arena
 
     def close(self) -> None:

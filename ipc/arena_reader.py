@@ -12,6 +12,9 @@ times it is ArenaContended. The sync points are told in `arena_words`.
 Several threads may share a reader, and a child may go on with it after a fork. It leaves a retired file by
 itself; `reopen` finds a new one that took the name without a word to the old (a runtime directory that was
 removed), and is worth a try whenever `stale_ns` says that the writer is silent.
+
+A reader never crosses to another id. A finer precision gives an instrument a new one: its numbers have other scales,
+and who knows the old ones would misread them by powers of ten. `is_replaced` says so: open the path anew then.
 """
 
 from __future__ import annotations
@@ -60,6 +63,7 @@ class ArenaReader:
     def __init__(self, path: Path, mapped: MappedArena) -> None:
         self.path = path
         self._mapped = mapped
+        self.is_replaced = False  # another id has the name by now
         self.lapped = self._contended = self._remapped = 0
         self._repeated: dict[tuple[str, int], tuple[memoryview[int], int, tuple[Records, Cut]]] = {}
 
@@ -214,14 +218,20 @@ class ArenaReader:
     # ---- life -----------------------------------------------------------------------------------
 
     def reopen(self) -> bool:
-        """Map the file that bears the name now; False when that is the mapped one, or there is none."""
+        """Map the file that bears the name now; False when that is the mapped one, there is none, or it is of another
+        id (`is_replaced`)."""
         try:
             if inode(self.path) == self._mapped.inode:
                 return False
-            # The old mapping goes when the last read that uses it has ended, perhaps in another thread.
-            self._mapped = MappedArena(self.path)
+            found = MappedArena(self.path)
         except (FileNotFoundError, NotRunning):
             return False
+        if found.identity.instrument_id != self._mapped.identity.instrument_id:
+            found.close()
+            self.is_replaced = True
+            return False
+        # The old mapping goes when the last read that uses it has ended, perhaps in another thread.
+        self._mapped = found
         self._remapped += 1
         return True
 

@@ -239,6 +239,31 @@ def test_a_replaced_arena_is_followed(daemon: Daemon, cache: DataCacheManager) -
     second.writer.close()
 
 
+def test_an_instrument_that_got_a_finer_precision_is_read_in_its_new_scales(
+    daemon: Daemon, cache: DataCacheManager
+) -> None:
+    """A finer precision is a new id, in an arena of the same name: the old scales would be wrong by powers of ten."""
+    daemon.say(BTC)
+    daemon.append(OWN, candles(range(3)))
+    daemon.append(TRADES, trades(range(3)))
+    before = cache.get_latest_ohlcv(BTC.name, "1m")
+    assert before["close"].tolist() == [100.02]
+    daemon.writer.retire()
+    assert cache.get_latest_ohlcv(BTC.name, "1m")["close"].tolist() == [100.02]  # no other is there yet
+    finer = msgspec.structs.replace(BTC, id=BTC.id + 1, price_scale=BTC.price_scale + 2)
+    second = Daemon(daemon.directory, finer)
+    second.say(BTC)  # the list of before
+    second.append(OWN, candles(range(7, 8)))
+    second.append(TRADES, trades(range(7, 8)))
+    assert cache.instrument(BTC.name).price_scale == finer.price_scale
+    after = cache.get_latest_ohlcv(BTC.name, "1m")
+    assert (after["close"].tolist(), after.instrument.id) == ([1.0007], finer.id)
+    assert cache.get_latest_trades(BTC.name, 1).instrument.id == finer.id
+    assert before["close"].tolist() == [100.02]
+    assert cache.cache_statistics().remaps == 1
+    second.writer.close()
+
+
 def test_an_arena_that_vanished_and_came_back_is_found_once_it_is_stale(
     daemon: Daemon, cache: DataCacheManager
 ) -> None:
