@@ -42,7 +42,11 @@ REFUSED_AS_A_WHOLE = (JournalFull, UnknownInstrument, UnknownStream, InvalidArgu
 
 
 class Batch(NamedTuple):
-    """One numbered batch, as it is sent, and sent again."""
+    """One numbered batch, as it is sent, and sent again.
+
+    It goes to the id whose scales its numbers have: by name they would be misread once a finer precision has given the
+    name another one.
+    """
 
     instrument: str
     kind: str
@@ -52,6 +56,7 @@ class Batch(NamedTuple):
     number: int
     source: str
     rejected: tuple[Rejection, ...] = ()  # for the quarantine; then there are no rows
+    instrument_id: int | None = None
 
 
 class Unconfirmed(Timeout):
@@ -149,7 +154,7 @@ def _deliver_records(
 
     How many it takes depends on what it makes of them: a minute between two books is sixty imbalances.
     """
-    unnumbered = Batch(offer.instrument.name, offer.kind.name, len(records), records.tobytes(), b"", 0, source)
+    unnumbered = _unnumbered(offer, records, source)
     try:
         outcome = yield from _deliver_batch(lanes, unnumbered)
     except InvalidArgument as error:
@@ -168,9 +173,8 @@ def _deliver_rejected(lanes: Lanes, offer: Offer, source: str) -> Plan[None]:
     left = len(offer.encoded.rejected)
     try:
         for rejected in batches(offer.encoded.rejected):
-            yield from _deliver_batch(
-                lanes, Batch(offer.instrument.name, offer.kind.name, 0, b"", b"", 0, source, rejected)
-            )
+            unnumbered = _unnumbered(offer, offer.encoded.records[:0], source)
+            yield from _deliver_batch(lanes, unnumbered._replace(rejected=rejected))
             left -= len(rejected)
     except MarketdError as error:
         log.warning(
@@ -181,6 +185,20 @@ def _deliver_rejected(lanes: Lanes, offer: Offer, source: str) -> Plan[None]:
             error,
             extra={"action": "rejected_unsent", "instrument": offer.instrument.name, "rows": left},
         )
+
+
+def _unnumbered(offer: Offer, records: Records, source: str) -> Batch:
+    instrument = offer.instrument
+    return Batch(
+        instrument=instrument.name,
+        kind=offer.kind.name,
+        rows=len(records),
+        payload=records.tobytes(),
+        producer=b"",
+        number=0,
+        source=source,
+        instrument_id=instrument.id,
+    )
 
 
 def _deliver_batch(lanes: Lanes, unnumbered: Batch) -> Plan[Outcome]:
@@ -210,7 +228,7 @@ def send(batch: Batch, *, in_doubt: bool = False) -> Plan[Outcome]:
     attempt = 0
     while True:
         message = Ingest(
-            instrument=batch.instrument,
+            instrument=batch.instrument if batch.instrument_id is None else batch.instrument_id,
             producer=batch.producer,
             batch=batch.number,
             parts=[] if batch.rejected else [Part(batch.kind, batch.rows)],

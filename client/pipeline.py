@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Coroutine
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
@@ -26,7 +27,7 @@ from marketd.client.encode import Encoded
 from marketd.client.endpoints import Endpoints, Url, locate
 from marketd.client.offers import Ingestion, IngestResult, Offer, result_of
 from marketd.ipc.protocol import Declare, Declared
-from marketd.market.errors import InvalidArgument
+from marketd.market.errors import InvalidArgument, MarketdError, UnknownInstrument
 from marketd.market.instruments import MAX_SCALE, Instrument
 from marketd.market.records import BY_NAME
 
@@ -87,7 +88,12 @@ class PipelineBase(ABC):
 
     def delivering(self, offer: Offer) -> Plan[IngestResult]:
         """Plan: an offer delivered under this producer's name."""
-        return deliver(self._lanes, offer, self.name)
+        try:
+            return (yield from deliver(self._lanes, offer, self.name))
+        except UnknownInstrument:
+            with suppress(MarketdError):  # a finer precision, perhaps: the next rows are written in its scales
+                yield from self._catalogue.describe(fresh=True)
+            raise
 
     def _retrying(self, batch: Batch) -> Plan[IngestResult]:
         outcome = yield from send(batch, in_doubt=True)

@@ -28,7 +28,7 @@ from marketd.market.bars import SOURCES_PER_BAR, finish_bars
 from marketd.market.blocks import Block, unpacked
 from marketd.market.book_means import KIND_NAME as MEANS
 from marketd.market.book_means import means_kind
-from marketd.market.errors import AnswerTooLarge, BlockDamaged, InvalidArgument, ProtocolError
+from marketd.market.errors import AnswerTooLarge, BlockDamaged, Busy, InvalidArgument, ProtocolError
 from marketd.market.instruments import GLOBAL_NAME, Instrument
 from marketd.market.records import BOOK_DEPTH, BY_NAME, Kind, Records, book_kind
 from marketd.market.rows import codec
@@ -170,6 +170,9 @@ class _Progress:
             self.instrument, self.meta = answer.instrument, answer.meta
             self.meta.latency_ns = latency_ns
             return
+        if answer.instrument.id != self.instrument.id:
+            name = answer.instrument.name
+            raise Busy(f"symbol: {name} got a finer precision, and with it another id, in the middle; ask again")
         self.meta.latency_ns = (self.meta.latency_ns or 0) + latency_ns
         self.meta.gaps = sorted({*self.meta.gaps, *answer.meta.gaps})
         self.meta.coverage = worse(self.meta.coverage, answer.meta.coverage)

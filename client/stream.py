@@ -4,6 +4,9 @@ The daemon numbers the messages of each topic. A hole in the numbers, or numbers
 restarted), means that records may be missing between the last one delivered and the message at hand. They are
 looked for in shared memory when the ring reaches back that far, else in the database, and delivered first.
 A record is delivered once: its `seq` is greater than that of the one before it on the topic.
+
+A finer precision gives an instrument another id, with scales and a `seq` of its own, on the same topic: each message
+says whose it is.
 """
 
 from __future__ import annotations
@@ -118,7 +121,9 @@ class Follower:
             self._begin_now()
             return []
         self._last_seq, self._from_ns = 0, self._since
-        records, source = yield from self._query(self._since)
+        frames = yield from self._ask(self._since)
+        self.instrument = frames[0].instrument  # what was known here may be of before a finer precision
+        records, source = self._own(frames), frames[0].meta.served_from
         return self._deliver(records[np.argsort(records["seq"], kind="stable")], Meta(served_from=source))
 
     def _begin_now(self) -> None:
@@ -127,6 +132,7 @@ class Follower:
         if self._local is None or self.kind.name == "candle":  # bars would have to be asked of the database
             return
         with contextlib.suppress(MarketdError):
+            self.instrument = self._local.instrument(self.instrument.name)
             cut = self._local.cut(self.instrument.name)
             self._last_seq, self._from_ns = cut.seq, max(0, cut.ts_event - LATE_NS)
 
@@ -146,6 +152,8 @@ class Follower:
     def settle(self, message: Message) -> Plan[list[Frame]]:
         """Plan: what is to be delivered now: missing records first. When it fails, it may be tried again."""
         header, records = message
+        if header.instrument != self.instrument.id:
+            yield from self._go_on_with(header.instrument)
         found: list[Frame] = []
         number = header.number
         hole = number != self._next_number if self._next_number is not None else self._last_seq is not None
@@ -158,6 +166,19 @@ class Follower:
             self._restarts += number < self._next_number
         self._next_number = number + 1
         return found + self._deliver(records, Meta(served_from="stream", watermark=header.ts_known))
+
+    def _go_on_with(self, number: int) -> Plan[None]:
+        """Plan: the topic belongs to another id from here on."""
+        attempt = 0
+        while True:
+            description = yield from self._catalogue.describe(fresh=True)
+            found = next((each for each in description.instruments if each.id == number), None)
+            if found is not None:
+                break
+            yield from pause(attempt)  # the daemon looks for new ones once a second
+            attempt += 1
+        self.instrument = found
+        self._last_seq = None if self._last_seq is None else 0
 
     def statistics(self) -> SubscriptionStatistics:
         return SubscriptionStatistics(
@@ -202,22 +223,30 @@ class Follower:
         if self._local is None or self.kind.name == "candle":
             return None
         try:
-            records = self._local.whole_ring(self.kind.name, self.instrument.name, self._timeframe).records
+            ring = self._local.whole_ring(self.kind.name, self.instrument.name, self._timeframe)
         except MarketdError:
             return None
+        if ring.instrument.id != self.instrument.id:
+            return None
+        records = ring.records
         return records if len(records) and int(records["seq"][0]) <= (self._last_seq or 0) else None
 
-    def _query(self, start: int | None, known_until: int = 0) -> Plan[tuple[Records, str]]:
+    def _query(self, start: int | None, known_until: int) -> Plan[tuple[Records, str]]:
         """What the daemon answers, asked again until it is complete up to `known_until` (ts_known)."""
         attempt = 0
         while True:
             frames = yield from self._ask(start)
             watermarks = [frame.meta.watermark for frame in frames if frame.meta.watermark is not None]
             if not watermarks or min(watermarks) >= known_until:
-                records = joined([frame.records for frame in frames])
-                return records, frames[0].meta.served_from
+                return self._own(frames), frames[0].meta.served_from
             yield from pause(attempt)
             attempt += 1
+
+    def _own(self, frames: Sequence[Frame]) -> Records:
+        """Their records, but those of another id."""
+        return joined(
+            [frame.records if frame.instrument.id == self.instrument.id else frame.records[:0] for frame in frames]
+        )
 
     def _ask(self, start: int | None) -> Plan[list[Frame]]:
         name = self.instrument.name

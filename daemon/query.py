@@ -20,11 +20,13 @@ from marketd import __version__
 from marketd.daemon.answers import Rendered, Result, check_size, render
 from marketd.daemon.query_latest import latest_answer, latest_bars
 from marketd.daemon.query_levels import Older, older_bars
+from marketd.daemon.query_names import id_at, with_replaced
 from marketd.daemon.query_servers import Lacking, Servers
 from marketd.daemon.query_streams import asked_of, read_stream
 from marketd.daemon.query_tail import CANDLE_EMPTY, CANDLE_KIND, Tail, candle_rings
 from marketd.daemon.query_worth import worth_of_answer
 from marketd.daemon.rebuild import rebuilt_bars
+from marketd.daemon.registry import REGISTRY_NAME, Registry
 from marketd.daemon.settings import Config
 from marketd.ipc import presence, protocol
 from marketd.ipc.arena_reader import ArenaReader
@@ -144,7 +146,7 @@ class QueryService:
                 async with self._database.acquire() as connection:
                     known = {i.id: i for i in await read_instruments(connection)}
             known |= {i.id: i for i in presence.read_instruments(self._runtime_dir)}
-            self._instruments = sorted(known.values(), key=lambda i: i.id)
+            self._instruments = with_replaced(known.values())
             self._instruments_until = time.monotonic() + INSTRUMENTS_SECONDS
         return self._instruments
 
@@ -158,6 +160,24 @@ class QueryService:
             self._instruments_until = 0.0
             return self._resolved(symbol, await self.instruments())
 
+    async def _resolve_at(self, request: Bars | Rows) -> Instrument:
+        """The instrument of a request, under the id that it had then."""
+        now = await self._resolve(request.symbol)
+        if self._is_replaced(now):
+            self._instruments_until = 0.0  # shared memory knows it before the list of instruments is read again
+            now = await self._resolve(request.symbol)
+        if request.known_at is None or not any(i.removed and i.name == now.name for i in self._instruments):
+            return now  # nearly always: it never had another one
+        path = self._config.state_path / REGISTRY_NAME
+        registry = Registry(path, self._config.daemon_no, read_only=True)
+        return id_at(now, self._instruments, request.known_at, registry.live_since)
+
+    def _is_replaced(self, instrument: Instrument) -> bool:
+        with suppress(MarketdError):
+            arena = self._arena_at(arena_path(self._runtime_dir, instrument.name))
+            return arena.identity.instrument_id != instrument.id
+        return False
+
     def _resolved(self, symbol: str, instruments: list[Instrument]) -> Instrument:
         return resolve(symbol, instruments, aliases=self._config.aliases, default_venue=self._config.default_venue)
 
@@ -167,7 +187,7 @@ class QueryService:
         started = time.perf_counter_ns()
         _check_span(request.start, request.end, request.limit)
         source_number(request.bar_source)
-        instrument = await self._resolve(request.symbol)
+        instrument = await self._resolve_at(request)
         bases = {self._base_timeframe(timeframe) for timeframe in request.timeframes}
         rings = [ring for base in bases for ring in candle_rings(base, request.bar_source)]
 
@@ -282,7 +302,7 @@ class QueryService:
         started = time.perf_counter_ns()
         _check_span(request.start, request.end, request.limit)
         asked = asked_of(request, self._kinds, self._config.validation.max_skew)
-        instrument = await self._resolve(request.symbol)
+        instrument = await self._resolve_at(request)
 
         async def read(connection: Connection, tail: Tail) -> tuple[list[Result], Worth]:
             result = await read_stream(connection, instrument, asked, tail)

@@ -127,14 +127,17 @@ class FakeDaemon:
         before = self.stored.get(kind)
         self.stored[kind] = records if before is None else np.concatenate((before, records))
 
-    def publish(self, kind: str, records: Records, *, timeframe: str | None = None, skip: int = 0) -> None:
-        """One message of the stream; `skip` numbers are left out before it, as if those messages had been lost."""
+    def publish(
+        self, kind: str, records: Records, *, timeframe: str | None = None, skip: int = 0, number: int = BTC.id
+    ) -> None:
+        """One message of the stream, of the id `number`; `skip` messages are left out before it, as if they had been
+        lost."""
         topic = sockets.topic(kind, BTC.venue, BTC.symbol, timeframe)
-        number = self._numbers.get(topic, 0) + skip
-        self._numbers[topic] = number + 1
+        message = self._numbers.get(topic, 0) + skip
+        self._numbers[topic] = message + 1
         known = int(records["ts_known"].max(initial=0))
         first = int(records["seq"][0]) if len(records) else 0
-        header = StreamHeader(number, kind, len(records), BTC.id, known, first)
+        header = StreamHeader(message, kind, len(records), number, known, first)
         self._publish.put([topic, protocol.encode(header), records.tobytes()])
 
     def publish_raw(self, frames: list[bytes]) -> None:

@@ -9,6 +9,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -31,7 +32,7 @@ def test_a_trade_is_acknowledged_with_its_stamps(daemon: FakeDaemon, pipeline: D
     assert result.ok and (result.accepted, result.seq, result.ts_known) == (1, 1_000_000, 5_000_000_000)
     record = daemon.stored["trade"][0]
     assert [int(record[name]) for name in ("trade_id", "price", "size", "side")] == [17, 6_183_763, 50_000, -1]
-    assert batches(daemon)[0].instrument == "BTCUSDT.BINANCE" and batches(daemon)[0].source == "test"
+    assert batches(daemon)[0].instrument == BTC.id and batches(daemon)[0].source == "test"
 
 
 def test_refusals_of_both_sides_come_by_the_callers_index(pipeline: DataIngestionPipeline) -> None:
@@ -84,7 +85,7 @@ def test_a_declared_stream_takes_single_records_and_columns(
     assert pipeline.ingest("funding", "BTC/USDT", time=T0, rate=0.0001, mark="61837.63").ok
     assert pipeline.ingest("funding", None, {"time": [T0, T0 + 1_000], "rate": [0.1, 0.2]}).accepted == 2
     assert daemon.stored["funding"]["mark"][0] == 6_183_763
-    assert [batch.instrument for batch in batches(daemon)] == ["BTCUSDT.BINANCE", "GLOBAL.MARKETD"]
+    assert [batch.instrument for batch in batches(daemon)] == [BTC.id, 65_536]
     for wrong in (lambda: pipeline.ingest("candle", "BTC/USDT", {}), lambda: pipeline.ingest("funding", "BTC/USDT")):
         with pytest.raises(InvalidArgument):
             wrong()
@@ -99,6 +100,27 @@ def test_an_instrument_is_declared_and_used(pipeline: DataIngestionPipeline) -> 
     for name, scale in (("NOVENUE", 2), ("A.B", 19), ("A." + "B" * 30, 2)):
         with pytest.raises(InvalidArgument):
             pipeline.declare(name, price_scale=scale, size_scale=2)
+
+
+def test_rows_in_the_scales_of_before_are_refused_and_the_next_are_written_in_the_new_ones(
+    daemon: FakeDaemon, pipeline: DataIngestionPipeline
+) -> None:
+    """By name they would be taken, and be wrong by powers of ten."""
+    assert pipeline.ingest_trade("BTC/USDT", 1_000_000, "100.25", 1, trade_id=1).ok
+    finer = msgspec.structs.replace(BTC, id=BTC.id + 1, price_scale=BTC.price_scale + 2)
+    daemon.instruments[1:] = [msgspec.structs.replace(BTC, flags=1), finer]  # somebody else has declared it
+
+    def take(message: Any, payloads: list[Any]) -> Any:
+        if isinstance(message, protocol.Ingest) and message.instrument == BTC.id:
+            raise UnknownInstrument("instrument: it has another id by now", field="instrument")
+        return daemon._handle(message, payloads)
+
+    daemon.reply = take
+    with pytest.raises(UnknownInstrument):
+        pipeline.ingest_trade("BTC/USDT", 2_000_000, "100.25", 1, trade_id=2)
+    assert pipeline.ingest_trade("BTC/USDT", 2_000_000, "100.25", 1, trade_id=2).ok
+    assert daemon.stored["trade"]["price"].tolist() == [10_025, 1_002_500]
+    assert batches(daemon)[-1].instrument == finer.id
 
 
 def test_a_lost_acknowledgement_is_asked_for_again_under_the_same_number(daemon: FakeDaemon, monkeypatch: Any) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -114,6 +115,24 @@ def test_a_restarted_daemon_numbers_anew_and_nothing_is_missed_or_doubled(
         assert ids(take(subscription, 4)) == [6, 7, 8, 9]
         statistics = subscription.statistics()
         assert (statistics.restarts, statistics.duplicates) == (1, 2)
+
+
+def test_a_finer_precision_goes_on_under_another_id_with_scales_and_numbers_of_its_own(
+    daemon: FakeDaemon, provider: UnifiedDataProvider
+) -> None:
+    finer = msgspec.structs.replace(BTC, id=BTC.id + 1, price_scale=BTC.price_scale + 2)
+    with provider.subscribe("trade", "BTC/USDT") as subscription:
+        daemon.publish("trade", block(20))
+        assert take(subscription, 3)[0]["price"].tolist() == [100.2, 100.21, 100.22]
+        daemon.instruments[1:] = [msgspec.structs.replace(BTC, flags=1), finer]
+        daemon.store("trade", trades(range(30, 40), first_seq=2))  # its records are numbered from the beginning
+        daemon.publish("trade", trades(range(30, 33), first_seq=2), number=finer.id)
+        daemon.publish("trade", trades(range(36, 39), first_seq=8), skip=1, number=finer.id)
+        frames = take(subscription, 9)
+        assert ids(frames) == list(range(30, 39)) and frames[0]["price"].tolist() == [1.003, 1.0031, 1.0032]
+        assert {frame.instrument.id for frame in frames} == {finer.id}
+    with provider.subscribe("trade", "BTC/USDT", since=1_000_000_000) as again:
+        assert take(again, 10)[0].instrument == finer
 
 
 def test_a_subscription_since_a_time_begins_with_what_is_stored(

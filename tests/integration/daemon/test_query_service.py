@@ -176,6 +176,33 @@ async def test_an_arena_that_took_the_name_of_a_removed_one_is_found_once_the_ol
     assert (await desk.rows())["trade_id"].tolist() == [99]
 
 
+async def test_a_finer_precision_is_what_the_name_means_and_a_moment_before_it_is_asked_of_the_older_id(
+    desk: Desk,
+) -> None:
+    daemon = desk.daemon
+    before = daemon.take((TRADE_KIND, trades([(0, 1, 100, 1), (2000, 2, 100, 1)])))
+    assert (await desk.rows())["trade_id"].tolist() == [1, 2]
+    finer = daemon.declare(msgspec.structs.replace(BTC, id=0, price_scale=BTC.price_scale + 2))
+    daemon.registry.mark_live(BTC.id, START)
+    daemon.registry.mark_live(finer.id, daemon.known)
+    daemon.serve()
+    after = daemon.take((TRADE_KIND, trades([(4000, 3, 10_000, 1), (6000, 4, 10_000, 1)])), instrument=finer)
+    for committed in (0, 2):
+        if committed:
+            await desk.commit(committed)
+            desk.service = desk.serve()  # it has seen no other list
+        answer, frames = await desk.ask(Rows(symbol=BTC.symbol, stream="trade"))
+        assert (answer.instrument, decoded(answer.parts[0], frames[0])["trade_id"].tolist()) == (finer, [3, 4])
+        answer, _ = await desk.ask(Bars(symbol=BTC.name, timeframes=[1], known_at=after.ts_known))
+        assert answer.instrument == finer
+    answer, frames = await desk.ask(Rows(symbol=BTC.name, stream="trade", known_at=before.ts_known))
+    assert (answer.instrument.id, answer.instrument.price_scale) == (BTC.id, BTC.price_scale)
+    assert decoded(answer.parts[0], frames[0])["trade_id"].tolist() == [1, 2]
+    described, _ = await desk.ask(Describe())
+    ids = {each.id: each.removed for each in described.instruments if each.name == BTC.name}
+    assert ids == {BTC.id: True, finer.id: False}
+
+
 async def test_a_ring_that_dropped_what_the_database_has_not_lowers_the_watermark(desk: Desk) -> None:
     first = take_some(desk, 0)
     await desk.commit(1)
