@@ -16,7 +16,7 @@ from unittest import mock
 
 import msgspec
 import numpy as np
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from lane import BTC, MAX_SKEW_NS, MS, START, bars
@@ -86,6 +86,20 @@ messages = st.builds(
     live=st.booleans(),
     is_full=seldom,
 )
+
+
+GOOD = (START, 5_000, 100, 5, 1, 0)
+ONE_ODD = [(*GOOD[:field], value, *GOOD[field + 1 :]) for field, values in ODD.items() for value in values]
+
+
+def each_alone_and_among_others() -> list[Sent]:
+    """Every odd value in a message of its own, and between good trades; and bars that close, one by one and at once."""
+    told: list[list[tuple[int, ...]]] = []
+    for number, row in enumerate(ONE_ODD):
+        before, after = ((START + number * 100 * MS, 6_000 + 2 * number + at, 101, 1, -1, 0) for at in (0, 1))
+        told += [[row], [before, row, after]]
+    told += [[(START + second * 1_000 * MS, 9_000 + second, 99, 2, 1, 0)] for second in range(4)]
+    return [Sent(rows, 0, number, False, False, True, False) for number, rows in enumerate(told, 1)]
 
 
 def frames_of(sent: Sent, number: int) -> list[bytes]:
@@ -173,8 +187,9 @@ def run(state: Path, runtime: Path, sent: list[Sent]) -> dict[str, Any]:
         }
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(messages, min_size=8, max_size=20))
+@example(each_alone_and_among_others())
 def test_a_few_trades_end_as_they_would_on_the_general_way(tmp_path: Path, runtime_dir: Path, sent: list[Sent]) -> None:
     number = next(numbers)
     short = run(tmp_path / f"{number}s", runtime_dir / f"{number}s", sent)
