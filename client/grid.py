@@ -74,7 +74,7 @@ def observed_intervals(
         is_gone = state == Coverage.EXPIRED and bytes(record["reason"]) == gone
         if not is_gone and int(record["stream"]) not in (stream, 0):
             continue
-        if state == Coverage.ENDED or (state == Coverage.OBSERVED and end <= start):  # an absent end is the least
+        if end == ABSENT or state == Coverage.ENDED or (state == Coverage.OBSERVED and end <= start):
             end = _FOREVER
         if state in _ADDS:
             current = [(int(a), int(b)) for a, b in normalised([*current, (start, end)])]

@@ -6,7 +6,7 @@ import numpy as np
 
 from marketd.daemon.instrument_state import InstrumentState
 from marketd.market.candles import Folded
-from marketd.market.records import BY_NAME, CandleFlag, Coverage, Records, Source
+from marketd.market.records import BY_NAME, CandleFlag, Coverage, Ended, Records, Source
 from marketd.market.times import ABSENT
 
 MAX_VENUE_BARS = 1_000  # (source, timeframe)s of an instrument whose newest bar is known
@@ -39,6 +39,7 @@ def forget_rebuilt(state: InstrumentState, bars: Records) -> None:
 
 def follow_coverage(state: InstrumentState, events: Records) -> Folded | None:
     """What the ledger's events make of the bars: full, partial, or closed as they stand."""
+    state.observed.follow(events)
     changed = []
     for event in events:
         if event["stream"] not in (0, _TRADE_STREAM):
@@ -51,9 +52,10 @@ def follow_coverage(state: InstrumentState, events: Records) -> Folded | None:
         elif event["state"] == Coverage.BACKFILLED:
             changed.append(state.fold.filled(start, end))
         elif event["state"] == Coverage.OBSERVED:
-            state.observed = True
             changed.append(state.fold.observe(start))
         elif event["state"] == Coverage.ENDED:
-            changed.append(state.fold.flush())
+            if event["detail"] == Ended.BARS_CLOSED:
+                changed.append(state.fold.flush())
+            changed.append(state.fold.unobserved(start))
     bars = [each for each in changed if len(each)]
     return Folded(np.concatenate(bars), []) if bars else None

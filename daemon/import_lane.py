@@ -18,6 +18,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+import numpy as np
+
 from marketd.daemon.clock import RecordedClock
 from marketd.daemon.feeds.adapter import (
     BookDelta,
@@ -51,6 +53,7 @@ from marketd.daemon.kernel import (
     coverage_record,
     tick_record,
 )
+from marketd.daemon.observed_streams import TRADES
 from marketd.daemon.rebuild import rebuilt_bars
 from marketd.daemon.recovery import restore_kernel
 from marketd.daemon.registry import REGISTRY_NAME, Registry
@@ -62,7 +65,7 @@ from marketd.ipc.journal_reader import JournalReader
 from marketd.ipc.protocol import Rejection
 from marketd.market.errors import InvalidArgument, MarketdError
 from marketd.market.instruments import Instrument, global_instrument
-from marketd.market.records import Coverage, Kind, Records
+from marketd.market.records import Coverage, Ended, Kind, Records
 from marketd.market.times import ABSENT, NS_PER_SECOND, NS_PER_US, isoformat_ns
 from marketd.sql.connections import DatabaseConnectionManager
 
@@ -292,8 +295,7 @@ class CaptureImport:
                 instrument = self._instruments[event.symbol]
                 state = self._kernel.state(instrument)
                 fresh = self._fresh(state, event.records)
-                before = self._observed(state, int(event.records["ts_event"][0])) + self._gap_before(state, fresh)
-                yield instrument, before + fresh, []
+                yield instrument, [*self._before(state, fresh), *fresh], []
             elif isinstance(event, Candles):
                 yield self._instruments[event.symbol], [(CANDLE_KIND, event.records)], []
             elif isinstance(event, Series):
@@ -325,10 +327,16 @@ class CaptureImport:
             records = records[~repeated]
         return [(TRADE_KIND, records)] if len(records) else []
 
+    def _before(self, state: InstrumentState, fresh: list[tuple[Kind, Records]]) -> list[tuple[Kind, Records]]:
+        """What the ledger says before new trades are told."""
+        if not fresh:
+            return []
+        return self._observed(state, int(fresh[0][1]["ts_event"][0])) + self._gap_before(state, fresh)
+
     def _gap_before(self, state: InstrumentState, fresh: list[tuple[Kind, Records]]) -> list[tuple[Kind, Records]]:
         """A GAP when the venue's ids skip: bars over it are partial. Where ids are no numbers nobody can tell."""
         last = state.trade_ids.last
-        if not fresh or last is None or not self._adapter.numbered_trades:
+        if last is None or not self._adapter.numbered_trades:
             return []
         first = fresh[0][1][0]
         missing = int(first["trade_id"]) - last - 1
@@ -336,22 +344,26 @@ class CaptureImport:
             return []
         start, end = state.last_trade_ts, int(first["ts_event"])
         event = coverage_record(
-            Coverage.GAP, start, max(start, end), stream=TRADE_KIND.id, detail=missing, reason="not in the recording"
+            Coverage.GAP, start, max(start, end), stream=TRADES, detail=missing, reason="not in the recording"
         )
         return [(COVERAGE_KIND, event)]
 
-    @staticmethod
-    def _observed(state: InstrumentState, since_ns: int) -> list[tuple[Kind, Records]]:
-        """OBSERVED, once: from the first that is heard, as a feed says it."""
-        if state.observed:
+    def _observed(self, state: InstrumentState, since_ns: int) -> list[tuple[Kind, Records]]:
+        """OBSERVED, once: from the first that is heard, as a feed says it. After another recording that ended, from its
+        end on where ids show what is missing between the two.
+        """
+        if TRADES in state.observed:
             return []
-        state.observed = True
-        event = coverage_record(Coverage.OBSERVED, since_ns, since_ns, stream=TRADE_KIND.id, reason="recorded")
+        ended_ns = state.observed.ended.get(TRADES)
+        if ended_ns is not None:
+            since_ns = ended_ns if self._adapter.numbered_trades else max(ended_ns, since_ns)
+        event = coverage_record(Coverage.OBSERVED, since_ns, since_ns, stream=TRADES, reason="recorded")
         return [(COVERAGE_KIND, event)]
 
     def _time_parts(self, state: InstrumentState, venue_ns: int) -> list[tuple[Kind, Records]]:
-        if not state.observed:
-            return self._observed(state, venue_ns)
+        if TRADES not in state.observed:
+            # before the first trade it is not known whether one is missing since the last recording
+            return [] if state.observed.has_ended else self._observed(state, venue_ns)
         # books tell times too, but close no bars
         newest = max(state.last_trade_ts, self._ticks.get(state.instrument.id, ABSENT))
         if state.last_trade_ts == ABSENT or venue_ns - newest < QUIET_NS:
@@ -407,20 +419,25 @@ class CaptureImport:
 
     async def _settle(self, writer: Writer) -> None:
         """Everything durable, and everything committed."""
-        if self._close:
-            for instrument in self._instruments.values():
-                state = self._kernel.state(instrument)
-                newest = state.newest
-                if newest != ABSENT:
-                    event = coverage_record(
-                        Coverage.ENDED, newest, newest, stream=TRADE_KIND.id, reason="end of import"
-                    )
-                    # where the files brought nothing new the clock has not moved, or not as far
-                    known_ns = max(self._clock.last, state.ts_known, newest)
-                    self._accept(instrument, [(COVERAGE_KIND, event)], [], known_ns)
+        for instrument in self._instruments.values():
+            self._end(instrument)
         await self._commit(writer)
         while await self._rebuild():
             await self._commit(writer)
+
+    def _end(self, instrument: Instrument) -> None:
+        """Nobody has heard anything beyond the files."""
+        state, bars = self._kernel.state(instrument), Ended.BARS_CLOSED if self._close else Ended.BARS_GO_ON
+        streams, newest = {*state.observed.now, *([TRADES] if self._close else [])}, state.newest
+        if newest == ABSENT or not streams:
+            return
+        ended = [
+            coverage_record(Coverage.ENDED, newest, newest, stream=stream, detail=bars, reason="end of import")
+            for stream in sorted(streams)
+        ]
+        # where the files brought nothing new the clock has not moved, or not as far
+        known_ns = max(self._clock.last, state.ts_known, newest)
+        self._accept(instrument, [(COVERAGE_KIND, np.concatenate(ended))], [], known_ns)
 
     async def _commit(self, writer: Writer) -> None:
         if not await asyncio.to_thread(self._journal.wait_durable, self._journal.end, 60.0):

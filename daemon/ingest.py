@@ -26,6 +26,7 @@ from marketd.daemon.acknowledger import Acknowledger
 from marketd.daemon.clock import LiveClock
 from marketd.daemon.consolidated import Consolidator
 from marketd.daemon.few_trades import TRADE_BYTES
+from marketd.daemon.hearing import Hearing
 from marketd.daemon.kernel import Kernel, Lot
 from marketd.daemon.late_rebuilds import LateRebuilds
 from marketd.daemon.left_books import stale_book, stale_figures
@@ -95,6 +96,7 @@ class Ingest:
         self.rebuilds = LateRebuilds(self.lane, registry)
         self.acks = Acknowledger(journal, publisher, socket)
         self._orphans = Orphans(publisher.live_books)
+        self.hearing = Hearing(self.lane)
         self.rules: Counter[str] = Counter()
         self._batches = self._records = self._refused = self._rejected = self._repeated = self._failures = 0
 
@@ -145,6 +147,8 @@ class Ingest:
         room = self._journal.has_room
         if not room:
             self._demand_live_only(request)
+        if request.live:
+            self.hearing.hear(kernel.state(instrument), parts)
         lot = self._accept(request, payloads, instrument, parts)
         if request.live:
             self._orphans.follow(producer, lot)

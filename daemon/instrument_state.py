@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from marketd.daemon.observed_streams import ObservedStreams
 from marketd.daemon.offered_books import OfferedBooks
 from marketd.ipc.protocol import Resume
 from marketd.market.activity_bars import ActivityFold
@@ -43,7 +44,7 @@ class InstrumentState:
         self.seq = seq  # of the newest record
         self.journaled = False  # its INSTRUMENT record is in this journal
         self.newest = ABSENT  # event time
-        self.observed = False  # since when, the fold knows
+        self.observed = ObservedStreams()  # since when, the fold knows
         self.last_trade_ts = ABSENT
         self.ts_known = 0
         # (timeframe s, ts) -> journal offset that must be committed first
@@ -59,6 +60,7 @@ class InstrumentState:
             last_trade_id=self.trade_ids.last,
             last_trade_ts=None if self.last_trade_ts == ABSENT else self.last_trade_ts,
             venue_bars={frame: ts for (source, frame), ts in self.venue_bars.items() if source == Source.VENUE},
+            observed=self.observed.begun,
         )
 
     def follow_unstored(self, events: Records) -> None:
@@ -73,7 +75,7 @@ class InstrumentState:
             "seq": self.seq,
             "journaled": self.journaled,
             "newest": self.newest,
-            "observed": self.observed,
+            "observed": self.observed.state(),
             "last_trade_ts": self.last_trade_ts,
             "fold": self.fold.state(),
             "activity": None if self.activity is None else self.activity.state(),
@@ -90,7 +92,7 @@ class InstrumentState:
         self.seq = entry["seq"]
         self.journaled = entry["journaled"]
         self.newest = entry["newest"]
-        self.observed = entry["observed"]
+        self.observed.restore(entry["observed"])
         self.last_trade_ts = entry["last_trade_ts"]
         self.fold.restore(entry["fold"])
         if self.activity is not None and entry["activity"] is not None:

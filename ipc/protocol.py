@@ -89,6 +89,8 @@ class Resume(msgspec.Struct, frozen=True, kw_only=True):
     last_trade_ts: int | None = None
     venue_bars: dict[int, int] = {}  # timeframe in seconds -> ts of the newest venue bar
     book_lost_ts: int | None = None  # since when its book is not LIVE; None: it was, or there was none
+    # kinds' numbers: of these the ledger says since when they are observed, or ingest will once they are heard again
+    observed: list[int] = []
 
 
 class Declared(Message, kw_only=True):

@@ -53,7 +53,7 @@ from marketd.market.fixed import MAX_FIXED, quote_factors
 from marketd.market.fold_state import FoldState, KeptState, OpenState
 from marketd.market.kept_bars import KeptBars
 from marketd.market.late_bars import ClosedBars, LateBars
-from marketd.market.observation import Observation
+from marketd.market.observation import FOR_EVER, Observation
 from marketd.market.open_bars import OpenBars, Saved
 from marketd.market.records import Records
 from marketd.market.times import ABSENT, NS_PER_SECOND
@@ -122,6 +122,12 @@ class BarFold:
     def newest_ns(self) -> int | None:
         """The greatest ts_event seen."""
         return None if self._newest_ns == ABSENT else self._newest_ns
+
+    @property
+    def heard_ns(self) -> int:
+        """Up to where the market is known: the greatest ts_event, or where observing began; ABSENT before both."""
+        began = self._observation.since_ns
+        return self._newest_ns if began is None else max(self._newest_ns, began)
 
     @property
     def open_table(self) -> memoryview:
@@ -196,6 +202,10 @@ class BarFold:
         """The venue's whole stream is watched from `since_ns` on; new versions of kept bars that are full now."""
         self._observation.observe(since_ns)
         return self._judge_again(since_ns, None)
+
+    def unobserved(self, since_ns: int) -> Records:
+        """Nobody watches from `since_ns` on, until `observe`; as `gap`."""
+        return self.gap(since_ns, FOR_EVER)
 
     def gap(self, start_ns: int, end_ns: int) -> Records:
         """[start_ns, end_ns) was missed; new versions of kept bars that this makes PARTIAL."""

@@ -134,8 +134,15 @@ class Coverage(IntEnum):
     UNSTORED = 5
     CLOCK_STEP = 6
     LATE_REFUSED = 7  # a trade came later than the retention of its bar's trades
-    ENDED = 8  # the source ended (an import's last file): forming bars were closed as they stood
+    ENDED = 8  # nobody listens any more; of trades, `detail` is an `Ended`
     EXPIRED = 9  # retention dropped the rows of a table, which is the reason; told to readers, never journaled
+
+
+class Ended(IntEnum):
+    """What became of the bars that were forming when nobody listened to the trades any more."""
+
+    BARS_CLOSED = 0  # closed as they stood: an import's last file, a symbol that was removed
+    BARS_GO_ON = 1  # the source may come back at any moment: its feed stopped, or is not heard
 
 
 class InstrumentFlag(IntFlag):

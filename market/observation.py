@@ -7,7 +7,7 @@ from bisect import bisect_left
 import numpy as np
 import numpy.typing as npt
 
-_FOR_EVER = 2**63 - 1
+FOR_EVER = 2**63 - 1
 MAX_GAPS = 256  # more, and the two oldest become one: bars between them count as partial, never as full
 
 
@@ -19,13 +19,13 @@ class Observation:
         self.gaps: list[tuple[int, int]] = []
 
     def observe(self, since_ns: int) -> None:
-        """From here on nothing is missed. What was observed before is kept only where nobody observed since: then the
-        gap to now is known.
+        """From here on nothing is missed. What was observed before is kept only where it is known until when: then so
+        is the gap between.
         """
-        if self.gaps and self.gaps[-1][1] == _FOR_EVER and since_ns > self.gaps[-1][0]:
-            self.fill(since_ns, _FOR_EVER)
+        if self.gaps and self.gaps[-1][1] == FOR_EVER:
+            self.fill(since_ns, FOR_EVER)
         else:
-            self.since_ns, self.gaps = since_ns, [gap for gap in self.gaps if gap[1] != _FOR_EVER]
+            self.since_ns = since_ns
 
     def partial(self, ts: int, delta_ns: int) -> bool:
         """Was any moment of [ts, ts + delta_ns) not observed?"""
@@ -67,7 +67,7 @@ class Observation:
             return
         if self.since_ns is None or start_ns < self.since_ns:
             began_ns, self.since_ns = self.since_ns, start_ns
-            self.add_gap(end_ns, _FOR_EVER if began_ns is None else began_ns)
+            self.add_gap(end_ns, FOR_EVER if began_ns is None else began_ns)
         kept = []
         for start, end in self.gaps:
             if end <= start_ns or end_ns <= start:

@@ -111,8 +111,7 @@ class _Line:
         under = self._stretches[first:last]
         before = under[0]._replace(end=new.start)
         after = under[-1]._replace(start=new.end)
-        over = _fetched(under, new) if new.state is Seen.BACKFILLED else [new]
-        found = [each for each in (before, *over, after) if each.ns > 0]
+        found = [each for each in (before, new, after) if each.ns > 0]
         self._stretches[first:last] = found
         self._starts[first:last] = [each.start for each in found]
 
@@ -127,15 +126,6 @@ class _Line:
             else:
                 found.append(part)
         return found
-
-
-def _fetched(under: Sequence[Stretch], new: Stretch) -> list[Stretch]:
-    """What was observed stays so; only the rest was fetched."""
-    parts = [each._replace(start=max(each.start, new.start), end=min(each.end, new.end)) for each in under]
-    return [
-        each if each.state is Seen.OBSERVED else Stretch(each.start, each.end, new.state, new.detail, new.reason)
-        for each in parts
-    ]
 
 
 def _say_the_same(one: Stretch, other: Stretch) -> bool:

@@ -244,6 +244,7 @@ class IngestActor(PollActor):
         self._acks.tell_writer()
         if self._is_caught_up:
             self._ingest.leave_orphans()
+            self._ingest.hearing.look()
         self._journal.release(self._acks.committed, self.config.journal.keep)
         self._publisher.heartbeat(self._journal.durable, self._acks.committed)
         if self.state == "live":

@@ -113,14 +113,14 @@ class BookKeeper:
     def disconnected(self) -> list[Part]:
         return self._after(self.sync.disconnected())
 
-    def ended(self) -> list[Part]:
+    def ended(self, reason: str) -> list[Part]:
         """The instrument is no longer followed: its book is not LIVE, and the ledger is closed."""
         if self.newest_ns < 0:
             return []
         parts, end_ns = self.disconnected(), self.newest_ns
         if self._lost_ns != ABSENT and self._lost_ns < end_ns:
             parts.append(CoverageEvent(Coverage.GAP, self._lost_ns, end_ns, "book", reason=self._lost_reason).part())
-        return [*parts, CoverageEvent(Coverage.ENDED, end_ns, end_ns, "book", reason="symbol was removed").part()]
+        return [*parts, CoverageEvent(Coverage.ENDED, end_ns, end_ns, "book", reason=reason).part()]
 
     def silent(self) -> list[Part]:
         """Nothing comes, or no snapshot came of asking for one."""
@@ -133,6 +133,8 @@ class BookKeeper:
 
     def tick_changed(self, instrument: Instrument) -> list[Part]:
         """From now on prices and sizes come at other scales: whatever was computed begins anew."""
+        if instrument.id != self.instrument.id:
+            self._observed = False  # the ledger knows nothing of it yet
         self.instrument = instrument
         self._begin_kernels()
         self._is_told = False

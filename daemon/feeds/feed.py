@@ -144,7 +144,9 @@ class Feed:
                 tasks.spawn(self._bring_up(), "feed start")
                 tasks.spawn(self._polls.run(), "feed polls")
                 await tasks.stopping.wait()
-                tasks.cancel()
+                async with self._order:  # what was begun to be handed over is, so that the ledger ends with it
+                    tasks.cancel()
+                    await self._roster.end()
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
         finally:

@@ -92,12 +92,12 @@ class FeedBooks:
             keeper = BookKeeper(self._rule, state.instrument, self._settings, lost_ns=lost_ns)
             self._kept[state.symbol] = _Kept(keeper)
 
-    def remove(self, state: SymbolState) -> list[Part]:
+    def remove(self, state: SymbolState, reason: str) -> list[Part]:
         kept = self._kept.pop(state.symbol, None)
         if kept is None:
             return []
         kept.changed.set()
-        return kept.keeper.ended()
+        return kept.keeper.ended(reason)
 
     async def up(self, states: Iterable[SymbolState]) -> None:
         await self._tell_all(states, BookKeeper.subscribed)

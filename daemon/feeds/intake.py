@@ -137,6 +137,18 @@ class Intake:
             if state.is_heard and state.trades.sequence.missing is None:
                 _add(lots, state, self._observed(state, venue_ns))
 
+    def _begun(self, state: SymbolState, parts: list[Part]) -> list[Part]:
+        """With OBSERVED of what is now heard of for the first time."""
+        firsts = {kind: records for kind, records in reversed(parts)}
+        begun: list[Part] = []
+        if not state.observed and "trade" in firsts:
+            begun.append(self._observed(state, int(firsts["trade"]["ts_event"][0])))
+        if not state.observes_bars and "candle" in firsts:
+            state.observes_bars = True
+            since_ns = int(firsts["candle"]["ts"].min())
+            begun.append(CoverageEvent(Coverage.OBSERVED, since_ns, since_ns, "candle", reason="subscribed").part())
+        return [*begun, *parts]
+
     def _observed(self, state: SymbolState, since_ns: int) -> Part:
         state.observed = True
         self.unobserved.discard(state.symbol)
@@ -171,10 +183,8 @@ class Intake:
         """To the sink."""
         if not parts:
             return
-        if not state.observed:
-            first = next((records for kind, records in parts if kind == "trade"), None)
-            if first is not None:
-                parts = [self._observed(state, int(first["ts_event"][0])), *parts]
+        if not state.observed or (state.bars and not state.observes_bars):
+            parts = self._begun(state, parts)
         for kind, records in parts:
             self.counts[kind] += len(records)
             if kind in ("trade", "tick"):

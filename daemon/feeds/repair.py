@@ -81,9 +81,8 @@ class Repairs:
 
     async def _repair(self, state: SymbolState, track: Track) -> None:
         sequence = track.sequence
-        filling = _Filling(
-            track, "after a reconnect" if sequence.is_catching_up else "hole in the stream", report=state.observed
-        )
+        reason = "after a reconnect" if sequence.is_catching_up else "hole in the stream"
+        filling = _Filling(track, reason, track.last_ts if track.timeframe else max(track.last_ts, state.newest_ns))
         if not sequence.is_catching_up:
             await asyncio.sleep(self._settings.patience_seconds)
         backoff = Backoff(RETRY_FIRST_SECONDS, RETRY_CAP_SECONDS)
@@ -188,7 +187,8 @@ class Repairs:
             parts = filling.end(track.last_ts)
             parts += [self._gap(track, hole, before, "the venue has no such records") for hole in lost]
         elif step.fetched:
-            filling.add(step.fetched, int(records[track.time_field].max()))
+            times = records[track.time_field]
+            filling.add(step.fetched, int(times.min()), int(times.max()))
         if len(step.records):
             parts.append((track.kind, step.records))
         await self._hand_over(state, parts)
@@ -277,14 +277,15 @@ class Repairs:
 class _Filling:
     """What a repair has filled so far, up to the next hole that stays: one BACKFILLED of the ledger."""
 
-    def __init__(self, track: Track, reason: str, *, report: bool) -> None:
+    def __init__(self, track: Track, reason: str, heard_ns: int) -> None:
+        """`heard_ns`: until when the stream was heard itself."""
         self._track = track
         self._reason = reason
-        self._report = report  # what came before observation began is no hole in it
-        self._start_ns = self._end_ns = track.last_ts
+        self._start_ns = self._end_ns = heard_ns
         self._count = 0
 
-    def add(self, count: int, newest_ns: int) -> None:
+    def add(self, count: int, oldest_ns: int, newest_ns: int) -> None:
+        self._start_ns = min(self._start_ns, oldest_ns)
         self._end_ns = max(self._end_ns, newest_ns)
         self._count += count
 
@@ -292,7 +293,7 @@ class _Filling:
         """The event, if there was something to report; what comes next begins at `now_ns`."""
         count, start_ns, end_ns = self._count, self._start_ns, self._end_ns
         self._count, self._start_ns, self._end_ns = 0, now_ns, now_ns
-        if not count or not self._report:
+        if not count:
             return []
         return [CoverageEvent(Coverage.BACKFILLED, start_ns, end_ns, self._track.kind, count, self._reason).part()]
 

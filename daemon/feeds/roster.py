@@ -3,6 +3,7 @@
 look_up   the venue's instruments, and which symbols it does not have; changes nothing
 add       what was looked up -> declared at the sink -> where their trades begin -> streams on a connection
 remove    unsubscribed, told to the ledger, forgotten
+end       all are told to the ledger
 refresh   the venue's rules are asked for again: its ticks and steps may change
 """
 
@@ -22,12 +23,12 @@ from marketd.daemon.feeds.intake import Intake
 from marketd.daemon.feeds.repair import Repairs
 from marketd.daemon.feeds.rest import RestClient, RestFailed
 from marketd.daemon.feeds.subscriptions import Subscriptions
-from marketd.daemon.feeds.symbol_state import CoverageEvent, SymbolState
+from marketd.daemon.feeds.symbol_state import SymbolState
 from marketd.daemon.feeds.tasks import Tasks
 from marketd.ipc.protocol import Resume
 from marketd.market.errors import Timeout
 from marketd.market.instruments import Instrument
-from marketd.market.records import Coverage
+from marketd.market.records import Ended
 
 _log = logging.getLogger(__name__)
 
@@ -237,13 +238,17 @@ class Roster:
             self.intake.unobserved.discard(symbol)
             self.subscriptions.forget(state)
             self._adapter.forget(symbol)
-            parts = self.books.remove(state)
-            if state.observed:
-                ended = CoverageEvent(Coverage.ENDED, state.newest_ns, state.newest_ns, reason="symbol was removed")
-                parts.append(ended.part())
-            await self.intake.hand_over(state, parts)
+            await self._end(state, "symbol was removed", Ended.BARS_CLOSED)
         for connection in connections:
             self._close_if_empty(connection)
+
+    async def end(self) -> None:
+        """Tell the ledger of all symbols that nobody listens from now on. With the order lock held."""
+        for state in self.states.values():
+            await self._end(state, "the feed was stopped", Ended.BARS_GO_ON)
+
+    async def _end(self, state: SymbolState, reason: str, bars: Ended) -> None:
+        await self.intake.hand_over(state, [*self.books.remove(state, reason), *state.ended(reason, bars)])
 
     def _close_if_empty(self, connection: Connection) -> None:
         if not self.connections[connection]:

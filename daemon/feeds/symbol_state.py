@@ -11,7 +11,7 @@ from marketd.daemon.feeds.recent import AsTheyCome, RecentIds
 from marketd.daemon.feeds.sequence import NOTHING_YET, NumberSequence, bar_numbers, trade_numbers
 from marketd.ipc.protocol import Resume
 from marketd.market.instruments import Instrument
-from marketd.market.records import BY_NAME, CANDLE, COVERAGE, TICK, TRADE, Coverage, Records, newest_of
+from marketd.market.records import BY_NAME, CANDLE, COVERAGE, TICK, TRADE, Coverage, Ended, Records, newest_of
 from marketd.market.times import ABSENT, NS_PER_SECOND
 
 Part = tuple[str, Records]  # name of the kind, records
@@ -87,7 +87,9 @@ class SymbolState:
         self.bars = {timeframe: Track("candle", timeframe, can_ask=has_bars) for timeframe in timeframes}
         self.newest_ns = ABSENT  # the newest ts_event handed on, ticks included
         self.sent_at = 0.0  # monotonic s of the last trade or tick
-        self.observed = resume.last_trade_ts is not None  # ingest knows since when it is observed
+        # ingest knows since when its trades and the venue's bars are observed
+        self.observed = BY_NAME["trade"].id in resume.observed
+        self.observes_bars = BY_NAME["candle"].id in resume.observed
         self.is_heard = False  # the venue has taken the subscription of its trades
         self.removed = False
         self.book_lost_ns = resume.book_lost_ts  # since when its book was not LIVE before this process
@@ -123,9 +125,22 @@ class SymbolState:
         if before.id == instrument.id and _scales(before) == _scales(instrument):
             return False
         self.changes += 1
+        if before.id != instrument.id:  # the ledger knows nothing of it yet
+            self.observed = self.observes_bars = False
         for track in self.tracks:
             track.sequence.drop_held()
         return True
+
+    def ended(self, reason: str, bars: Ended) -> list[Part]:
+        """Nobody listens any more: what the ledger calls observed ends with the last that was heard."""
+        streams = ["trade"] * self.observed + ["candle"] * self.observes_bars
+        end_ns = self.newest_ns
+        if end_ns == ABSENT:
+            return []  # ingest knows from before until when it was heard, and will say it
+        return [
+            CoverageEvent(Coverage.ENDED, end_ns, end_ns, stream, detail=int(bars), reason=reason).part()
+            for stream in streams
+        ]
 
 
 def _or_absent(ts: int | None) -> int:

@@ -17,6 +17,7 @@ from marketd.daemon.feeds.emulator.base import EmulatorBase
 from marketd.daemon.feeds.feed import Feed, FeedSettings, Part
 from marketd.daemon.feeds.repair import RepairSettings
 from marketd.daemon.feeds.venues import venue_of
+from marketd.daemon.observed_streams import ObservedStreams
 from marketd.ipc.protocol import Resume
 from marketd.market.instruments import Instrument
 from marketd.market.records import BY_NAME, Records
@@ -46,10 +47,17 @@ class RecordingSink:
     def resume(self, symbol: str) -> Resume:
         trades, candles = self.records(symbol, "trade"), self.records(symbol, "candle")
         bars = {int(t): int(candles["ts"][candles["timeframe"] == t].max()) for t in np.unique(candles["timeframe"])}
+        streams = ObservedStreams()
+        streams.follow(self.records(symbol, "coverage"))
         if not len(trades):
-            return Resume(venue_bars=bars)
+            return Resume(venue_bars=bars, observed=streams.begun)
         newest = trades[trades["trade_id"].argmax()]
-        return Resume(last_trade_id=int(newest["trade_id"]), last_trade_ts=int(newest["ts_event"]), venue_bars=bars)
+        return Resume(
+            last_trade_id=int(newest["trade_id"]),
+            last_trade_ts=int(newest["ts_event"]),
+            venue_bars=bars,
+            observed=streams.begun,
+        )
 
     async def send(self, instrument: Instrument, parts: list[Part], observed: bool = True) -> None:
         self._inside += 1

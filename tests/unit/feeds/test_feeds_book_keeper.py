@@ -208,7 +208,7 @@ def test_a_bucket_width_of_whole_ticks_is_used() -> None:
 def test_a_book_that_is_no_longer_followed_is_not_live_and_its_ledger_is_closed() -> None:
     made, _ = live_keeper()
     made.take(delta(11, 11, NOW + SECOND, Levels([99], [1])))
-    parts = made.ended()
+    parts = made.ended("symbol was removed")
     assert of(parts, "book")["state"].tolist()[-1] == BookState.STALE
     assert of(parts, "coverage")["state"].tolist() == [Coverage.ENDED]
 
@@ -217,7 +217,7 @@ def test_the_ledger_of_a_book_that_ends_out_of_step_says_since_when() -> None:
     made, _ = live_keeper()
     made.take(delta(12, 12, NOW + SECOND))  # a gap
     made.time(NOW + 9 * SECOND)
-    gap, ended = of(made.ended(), "coverage")
+    gap, ended = of(made.ended("symbol was removed"), "coverage")
     assert (gap["state"], gap["ts_start"], gap["ts_end"]) == (Coverage.GAP, NOW + SECOND, NOW + 9 * SECOND)
     assert ended["state"] == Coverage.ENDED
 

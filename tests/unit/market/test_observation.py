@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marketd.market.observation import MAX_GAPS, Observation
+from marketd.market.observation import FOR_EVER, MAX_GAPS, Observation
 
 stretches = st.tuples(st.integers(0, 60), st.integers(0, 60))
 
@@ -52,7 +52,17 @@ def test_whoever_begins_to_observe_again_knows_nothing_of_the_time_between():
     observation = Observation(None)
     observation.fill(5, 10)
     observation.observe(7)  # within what was fetched
-    assert partial_seconds(observation) == [*range(7)]
+    assert partial_seconds(observation) == [*range(5)]
+
+
+def test_what_was_observed_before_nobody_did_is_kept_when_somebody_does_again():
+    observation = Observation(0)
+    observation.add_gap(10, FOR_EVER)
+    observation.observe(10)  # and all of the time between was fetched
+    assert partial_seconds(observation) == []
+    observation.add_gap(20, FOR_EVER)
+    observation.observe(25)
+    assert partial_seconds(observation) == [*range(20, 25)]
 
 
 def test_more_gaps_than_are_kept_make_more_partial_bars_and_never_fewer():

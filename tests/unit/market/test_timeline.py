@@ -42,7 +42,7 @@ def painted(rows: list[Any]) -> list[Seen]:
             match state:
                 case Coverage.OBSERVED:
                     places[place] = Seen.OBSERVED
-                case Coverage.BACKFILLED if places[place] is not Seen.OBSERVED:
+                case Coverage.BACKFILLED:
                     places[place] = Seen.BACKFILLED
                 case Coverage.GAP:
                     places[place] = Seen.GAP
@@ -76,7 +76,7 @@ def test_a_grid_takes_the_same_for_observed(rows: list[Any]) -> None:
     assert found == whole
 
 
-def test_a_gap_that_was_filled_says_so_and_what_was_observed_stays() -> None:
+def test_what_was_fetched_says_so_though_nothing_is_missing_and_no_gap_was_told() -> None:
     records = ledger(
         [
             (Coverage.OBSERVED, 0, 0),
@@ -85,8 +85,8 @@ def test_a_gap_that_was_filled_says_so_and_what_was_observed_stays() -> None:
         ]
     )
     assert timeline(records, 1, 2, 30) == [
-        Stretch(2, 10, Seen.OBSERVED),
-        Stretch(10, 15, Seen.BACKFILLED, 2, "fetched"),
+        Stretch(2, 5, Seen.OBSERVED),
+        Stretch(5, 15, Seen.BACKFILLED, 2, "fetched"),
         Stretch(15, 20, Seen.GAP, 1, "reconnected"),
         Stretch(20, 30, Seen.OBSERVED),
     ]
