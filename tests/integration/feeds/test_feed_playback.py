@@ -68,7 +68,7 @@ async def test_what_a_reconnect_may_have_lost_is_a_gap_when_the_venue_cannot_be_
         before = len(sink.ids("BTCUSD"))
         await eventually_async(lambda: len(sink.ids("BTCUSD")) > before)
         assert feed.statistics().gaps == 1
-    assert sink.states("BTCUSD") == [Coverage.OBSERVED, Coverage.GAP]
+    assert sink.states("BTCUSD") == [Coverage.OBSERVED, Coverage.GAP, Coverage.ENDED]
 
 
 def test_a_file_without_a_message_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,227 @@
+"""OBSERVED ends at the last moment that was heard, whatever became of the feed, and begins again where it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import msgspec
+import numpy as np
+import pytest
+
+from book_records import books
+from lane import BTC, CANDLES, MS, SECOND, START, observed, trades
+from marketd.daemon import hearing
+from marketd.daemon.clock import LiveClock
+from marketd.daemon.ingest import Ingest
+from marketd.daemon.kernel import COVERAGE_KIND, TICK_KIND, TRADE_KIND, coverage_record, tick_record
+from marketd.ipc import protocol
+from marketd.market.records import BY_NAME, CandleFlag, Coverage, Ended, Kind, Records
+from marketd.market.timeline import Seen, timeline
+from small_daemon import SmallDaemon
+
+BOOK = BY_NAME["book"]
+TRADES, BARS = TRADE_KIND.id, CANDLES.id
+FEED, NEXT_FEED = b"f" * 16, b"n" * 16
+
+
+class Clock:
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class Hearer:
+    """An ingest without its process, that a feed talks to and that looks around every half second."""
+
+    def __init__(self, daemon: SmallDaemon, clock: Clock) -> None:
+        self.daemon, self.clock, self._batch = daemon, clock, 0
+        self.begin()
+
+    def begin(self) -> None:
+        self.ingest = Ingest(
+            registry=self.daemon.registry,
+            kernel=self.daemon.kernel,
+            journal=self.daemon.journal,
+            publisher=self.daemon.publisher,
+            clock=LiveClock(self.daemon.kernel.ts_known),
+            socket=mock.Mock(),
+            live_only=True,
+        )
+
+    def restart(self) -> None:
+        self.daemon.restart()
+        self.begin()
+
+    def send(self, *parts: tuple[Kind, Records], feed: bytes = FEED, live: bool = True) -> None:
+        self._batch += 1
+        request = protocol.Ingest(
+            id=1,
+            instrument=BTC.id,
+            producer=feed,
+            batch=self._batch,
+            parts=[protocol.Part(kind.name, len(records)) for kind, records in parts],
+            source="feed:BINANCE",
+            live=live,
+        )
+        self.ingest.handle(b"peer", [protocol.encode(request), *(records.tobytes() for _, records in parts)])
+
+    def wait(self, seconds: float) -> None:
+        for _ in range(round(seconds * 2)):
+            self.clock.now += 0.5
+            self.ingest.hearing.look()
+
+    def ledger(self) -> list[tuple[int, int, float]]:
+        """(state, stream, s after START) of each event."""
+        events = self.daemon.ring("coverage")
+        moments = (events["ts_start"] - START) / SECOND
+        return list(zip(events["state"].tolist(), events["stream"].tolist(), moments.tolist(), strict=True))
+
+    def line(self, end_ms: int) -> list[tuple[Seen, float, float]]:
+        found = timeline(self.daemon.ring("coverage"), TRADES, START, START + end_ms * MS)
+        return [(each.state, (each.start - START) / SECOND, (each.end - START) / SECOND) for each in found]
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(hearing, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def hearer(tmp_path: Path, runtime_dir: Path, clock: Clock) -> Iterator[Hearer]:
+    daemon = SmallDaemon(tmp_path / "state", runtime_dir)
+    daemon.declare(BTC)
+    hearer = Hearer(daemon, clock)
+    hearer.send((COVERAGE_KIND, observed(0)), (TRADE_KIND, trades([(0, 1, 100, 1)])))
+    yield hearer
+    daemon.stop()
+
+
+def tick(ms: int) -> tuple[Kind, Records]:
+    return TICK_KIND, tick_record(START + ms * MS)
+
+
+def test_what_is_heard_every_second_stays_observed(hearer: Hearer) -> None:
+    for second in range(1, 20):
+        hearer.wait(1.0)
+        hearer.send(tick(second * 1000))
+    assert hearer.ledger() == [(Coverage.OBSERVED, TRADES, 0.0)]
+
+
+def test_observed_ends_with_the_last_that_was_heard_and_only_once(hearer: Hearer) -> None:
+    hearer.send(tick(2500))
+    hearer.wait(60.0)
+    assert hearer.ledger()[1:] == [(Coverage.ENDED, TRADES, 2.5)]
+    assert hearer.line(9000) == [(Seen.OBSERVED, 0.0, 2.5), (Seen.UNOBSERVED, 2.5, 9.0)]
+
+
+def test_books_tell_nothing_of_trades(hearer: Hearer) -> None:
+    for n in range(20):
+        hearer.wait(1.0)
+        hearer.send((BOOK, books([n + 1], ts=START + n * SECOND)))
+    assert (Coverage.ENDED, TRADES, 0.0) in hearer.ledger()
+
+
+def test_each_stream_ends_and_the_forming_bars_go_on(hearer: Hearer) -> None:
+    for stream in (BARS, BOOK.id):
+        start = coverage_record(Coverage.OBSERVED, START, START, stream=stream)
+        hearer.send((COVERAGE_KIND, start), (BOOK, books([1], ts=START + SECOND)))
+    hearer.wait(10.0)
+    ended = hearer.daemon.ring("coverage")[-3:]
+    assert ended["stream"].tolist() == [TRADES, BARS, BOOK.id]
+    assert ((ended["ts_start"] - START) // SECOND).tolist() == [0, 0, 1]
+    assert set(ended["detail"].tolist()) == {Ended.BARS_GO_ON}
+    assert len(hearer.daemon.ring("candle.1m.own")) == 0  # none was closed as it stood
+
+
+def test_who_was_not_heard_for_a_while_goes_on_where_he_ended(hearer: Hearer) -> None:
+    hearer.wait(10.0)
+    hearer.send((TRADE_KIND, trades([(8000, 2, 100, 1), (9000, 3, 100, 1)])))
+    hearer.wait(1.0)
+    hearer.send((TRADE_KIND, trades([(61_000, 4, 100, 1)])))
+    assert hearer.line(9000) == [(Seen.OBSERVED, 0.0, 9.0)]
+    minute = hearer.daemon.ring("candle.1m.own")
+    assert minute["flags"].tolist() == [0]  # neither partial nor revised: nothing was missed
+
+
+def test_what_a_feed_missed_and_fetched_lies_over_what_is_observed_again(hearer: Hearer) -> None:
+    hearer.wait(10.0)
+    fetched = coverage_record(Coverage.BACKFILLED, START, START + 4 * SECOND, stream=TRADES, detail=1)
+    gap = coverage_record(Coverage.GAP, START + 4 * SECOND, START + 6 * SECOND, stream=TRADES, detail=1)
+    rest = trades([(6000, 4, 100, 1)])
+    hearer.send((COVERAGE_KIND, np.concatenate([fetched, gap])), (TRADE_KIND, rest), feed=NEXT_FEED)
+    assert hearer.line(9000) == [(Seen.BACKFILLED, 0.0, 4.0), (Seen.GAP, 4.0, 6.0), (Seen.OBSERVED, 6.0, 9.0)]
+
+
+def test_what_a_backfill_brought_meanwhile_makes_nothing_before_it_observed(hearer: Hearer) -> None:
+    hearer.wait(10.0)
+    fetched = coverage_record(Coverage.BACKFILLED, START + 5 * SECOND, START + 7 * SECOND, stream=TRADES, detail=1)
+    hearer.send((COVERAGE_KIND, fetched), (TRADE_KIND, trades([(6000, 9, 100, 1)])), live=False)
+    assert hearer.ledger()[-1][0] == Coverage.BACKFILLED  # nobody listens for that
+    hearer.send((TRADE_KIND, trades([(8000, 10, 100, 1)])))  # a feed asks for what follows the newest trade
+    fetched_and_on = [(Seen.BACKFILLED, 5.0, 6.0), (Seen.OBSERVED, 6.0, 9.0)]
+    assert hearer.line(9000) == [(Seen.UNOBSERVED, 0.0, 5.0), *fetched_and_on]
+
+
+def test_a_feed_that_begins_a_book_anew_says_itself_since_when(hearer: Hearer) -> None:
+    start = coverage_record(Coverage.OBSERVED, START, START, stream=BOOK.id)
+    hearer.send((COVERAGE_KIND, start), (BOOK, books([1], ts=START)))
+    hearer.wait(10.0)
+    again = coverage_record(Coverage.OBSERVED, START + 8 * SECOND, START + 8 * SECOND, stream=BOOK.id)
+    hearer.send((COVERAGE_KIND, again), (BOOK, books([2], ts=START + 8 * SECOND)), feed=NEXT_FEED)
+    assert [event for event in hearer.ledger() if event[1] == BOOK.id] == [
+        (Coverage.OBSERVED, BOOK.id, 0.0),
+        (Coverage.ENDED, BOOK.id, 0.1),
+        (Coverage.OBSERVED, BOOK.id, 8.0),
+    ]
+
+
+def test_a_start_without_the_feed_ends_what_was_observed_before(hearer: Hearer) -> None:
+    hearer.send(tick(1500))
+    hearer.restart()  # all was killed, and the venue is not in the configuration any more
+    hearer.wait(4.0)
+    assert hearer.ledger() == [(Coverage.OBSERVED, TRADES, 0.0)]
+    hearer.wait(2.0)
+    assert hearer.ledger()[1:] == [(Coverage.ENDED, TRADES, 1.5)]
+    hearer.restart()
+    hearer.wait(10.0)
+    assert len(hearer.ledger()) == 2  # it is known from before
+    hearer.send(tick(9000), feed=NEXT_FEED)
+    assert hearer.ledger()[2:] == [(Coverage.OBSERVED, TRADES, 1.5)]
+
+
+def test_an_ingest_that_was_stopped_itself_takes_nobody_for_silent(hearer: Hearer, clock: Clock) -> None:
+    hearer.wait(1.0)
+    clock.now += 60.0
+    hearer.ingest.hearing.look()
+    hearer.wait(4.0)
+    assert len(hearer.ledger()) == 1
+
+
+def test_producers_may_be_silent(tmp_path: Path, runtime_dir: Path, clock: Clock) -> None:
+    with SmallDaemon(tmp_path / "state", runtime_dir) as daemon:
+        own: Any = msgspec.structs.replace(BTC, venue="DESK")
+        own = daemon.declare(own)
+        daemon.take((COVERAGE_KIND, observed(0)), (TRADE_KIND, trades([(0, 1, 100, 1)])), instrument=own)
+        made = Hearer(daemon, clock)
+        made.wait(60.0)
+        assert daemon.ring("coverage", own)["state"].tolist() == [Coverage.OBSERVED]
+
+
+def test_a_journal_without_room_is_told_later(hearer: Hearer) -> None:
+    with mock.patch.object(type(hearer.daemon.journal), "has_room", property(lambda _: False)):
+        hearer.wait(10.0)
+    assert len(hearer.ledger()) == 1
+    hearer.wait(1.0)
+    assert hearer.ledger()[1:] == [(Coverage.ENDED, TRADES, 0.0)]
+
+
+def test_bars_of_a_time_in_which_nobody_listened_are_partial(hearer: Hearer) -> None:
+    hearer.wait(10.0)
+    hearer.send((TRADE_KIND, trades([(70_000, 2, 100, 1)])), live=False)
+    assert hearer.daemon.ring("candle.1m.own")["flags"].tolist() == [CandleFlag.PARTIAL]
