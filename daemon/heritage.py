@@ -1,7 +1,8 @@
 """What a new arena takes over from the one that it replaces.
 
 After a change of settings nothing needs to be asked for that shared memory had already; and what was kept live only,
-and is in no journal, stays visible.
+and is in no journal, stays visible. Of an ingest that was killed before the other rings were filled, the successor
+finds the new arena with what that had inherited, and fills the rest.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import NamedTuple
 from marketd.ipc.arena import ArenaContended, ArenaState, ArenaUnreadable, Identity, Ring, RingSpec
 from marketd.ipc.arena_cut import Cut
 from marketd.ipc.arena_reader import ArenaReader
+from marketd.ipc.arena_words import NEVER
 from marketd.market.book_rows import is_book_dtype, refit
 from marketd.market.errors import NotRunning
 from marketd.market.records import Records
@@ -51,6 +53,14 @@ def read_heritage(path: Path, identity: Identity, specs: Sequence[RingSpec]) -> 
     for name, records in found.records.items():
         rings[name], since[name] = _fitted(records, wanted[name], since[name])
     return Heritage(found.cut, rings, {name: since[name] for name in rings})
+
+
+def read_begun(path: Path) -> Heritage:
+    """What an arena that is still to be filled has: the rings of which something is known."""
+    with ArenaReader.open(path) as reader:
+        known = {name: since for name, since in reader.cut().complete_since.items() if since != NEVER}
+        found = reader.snapshot({name: reader.rings[name].capacity for name in known})
+    return Heritage(found.cut, found.records, known)
 
 
 def _suffices(ring: Ring, spec: RingSpec, cut: Cut) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import zmq
 
-from marketd.daemon.heritage import Heritage, read_heritage
+from marketd.daemon.heritage import Heritage, read_begun, read_heritage
 from marketd.daemon.instrument_state import InstrumentState
 from marketd.daemon.kernel import Kernel, Lot
 from marketd.daemon.rings import BUCKET_TIMEFRAMES, SOURCES, RingPlan, bucket_ring, candle_ring
@@ -78,6 +78,12 @@ class Board:
         }
 
     def show(self, lot: Lot, journal_offset: int) -> None:
+        self.write(lot)
+        state = self.state
+        self.arena.publish(lot.ts_known, state.newest, state.seq, journal_offset, state.fold.open_table)
+
+    def write(self, lot: Lot) -> None:
+        """Into the rings; the next publication makes it visible."""
         for kind, data in lot.data:
             ring = self._writers.get(kind.name)
             if ring is not None:
@@ -87,8 +93,6 @@ class Board:
                 show = self._show_buckets if kind is BUCKETS_KIND else self._show_bar
                 for index in range(len(records)):
                     show(records[index : index + 1])
-        state = self.state
-        self.arena.publish(lot.ts_known, state.newest, state.seq, journal_offset, state.fold.open_table)
 
     def inherit(self, heritage: Heritage) -> None:
         """Take over the rings of the arena that this one replaces, and with them how far it was."""
@@ -98,6 +102,7 @@ class Board:
             self.arena.append(number, records)
             self.arena.complete_since(number, heritage.since[ring])
         cut = heritage.cut
+        self.arena.set_filling(True)  # before the publication: killed behind it, the successor fills the others
         self.arena.publish(cut.ts_known, cut.ts_event, cut.seq, cut.journal_offset)
 
     def fill(self, ring: str, records: Records, *, complete: bool) -> None:
@@ -115,6 +120,7 @@ class Board:
         state = self.state
         newest = max(self.arena.ts_known, state.ts_known)
         self.arena.publish(newest, state.newest, state.seq, journal_offset, state.fold.open_table)
+        self.arena.set_filling(False)
         self.is_new = False
 
     def rings_of(self, kind: Kind, records: Records) -> list[str]:
@@ -208,12 +214,13 @@ class Publisher:
             "open_slots": 2 * len(self._kernel.timeframes),
             "journal": self._journal,
         }
-        heritage = None
+        heritage, begun = None, False
         successor = path.with_name(path.name + ".next")
         successor.unlink(missing_ok=True)  # of an ingest that was killed before it had inherited
         try:
             arena = ArenaWriter.attach(path, **shape)
-            is_new = arena.number == 0  # whoever made it was killed before it was filled
+            # whoever made it may have been killed before it was filled
+            is_new, begun = arena.number == 0 or arena.is_filling, arena.number > 0 and arena.is_filling
         except FileNotFoundError:
             arena, is_new = ArenaWriter.create(path, **shape), True
         except ArenaLayoutChanged:
@@ -226,6 +233,8 @@ class Publisher:
         arena.set_state(self._state)
         board = Board(state, arena, specs, self._kernel.timeframes, is_new=is_new)
         try:
+            if begun:
+                board.heritage = read_begun(path)
             if heritage is not None:
                 board.inherit(heritage)
             if arena.path != path:

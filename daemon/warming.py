@@ -184,7 +184,7 @@ class Warmer:
                 for frame in frames:
                     board = boards.get(frame.instrument)
                     if board is not None and not frame.is_checkpoint:
-                        board.show(self._unseen(board, lot_of(frame, self._kernel, board.state)), frame.end)
+                        board.write(self._unseen(board, lot_of(frame, self._kernel, board.state)))
         for board in self._boards:
             board.publish_as_is(offset)
 

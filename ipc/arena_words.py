@@ -38,6 +38,7 @@ COMMITTED = 19
 WRITER_PID = 20
 WRITER_START = 21
 ATTACHED = 22
+FILLING = 23  # 1: a ring may still lack what the database has, though others were published already
 
 # What never changes in a file's life, in bytes.
 STATIC_OFFSET = 256

@@ -269,6 +269,14 @@ class ArenaWriter:
     def set_state(self, state: ArenaState) -> None:
         self._words[word.STATE] = state
 
+    @property
+    def is_filling(self) -> bool:
+        """Whether a warm start that had begun to publish has not come to its end."""
+        return self._words[word.FILLING] != 0
+
+    def set_filling(self, filling: bool) -> None:
+        self._words[word.FILLING] = int(filling)
+
     def retire(self) -> None:
         """The instrument is gone: its file is removed, and readers that have it mapped see RETIRED."""
         self.path.unlink(missing_ok=True)

@@ -83,8 +83,10 @@ def restart(daemon: SmallDaemon, **changes: Any) -> Database:
     daemon.start()
     database = Database()
     boards = [board for board in daemon.publisher.new_boards if board.state.instrument.id == BTC.id]
-    Warmer(database, daemon.kernel, daemon.state / "journal", boards).run(lambda: True)  # type: ignore[arg-type]
-    os.close(database.socket)
+    try:
+        Warmer(database, daemon.kernel, daemon.state / "journal", boards).run(lambda: True)  # type: ignore[arg-type]
+    finally:
+        os.close(database.socket)
     daemon.serve()
     return database
 
@@ -175,6 +177,37 @@ def test_a_ring_that_is_new_is_asked_for_alone(daemon: SmallDaemon) -> None:
     database = restart(daemon, timeframes=(1, 60, 300))
     assert database.asked == ["candle", "candle"] and all_rings(daemon) == before
     assert len(daemon.ring("candle.5m.own")) == 0
+
+
+def test_who_is_killed_before_the_other_rings_are_filled_leaves_them_to_the_successor(daemon: SmallDaemon) -> None:
+    for first in range(0, 450, 3):
+        take(daemon, first)
+    take(daemon, 450, show=False)
+    daemon.stop()
+    daemon.cache = msgspec.structs.replace(daemon.cache, trades_per_second=80)
+    daemon.start()  # and then it is killed
+    assert not len(daemon.ring("trade"))
+    database = restart(daemon)
+    assert "trade" in database.asked and "book" not in database.asked
+    assert len(daemon.ring("trade")) == 453
+    assert daemon.ring("book")["ts_known"][-1] == daemon.ring("trade")["ts_known"][-1] == daemon.known
+    assert restart(daemon).asked == []  # it is whole now
+
+
+def test_who_is_killed_while_the_journal_is_followed_leaves_nothing_half_filled(
+    daemon: SmallDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for first in range(0, 12, 3):
+        take(daemon, first)
+    before = all_rings(daemon)
+    daemon.reboot()
+    with monkeypatch.context() as patch:
+        shown = mock.Mock(side_effect=[Board.write, Board.write, RuntimeError("killed")])
+        patch.setattr(Board, "write", lambda board, lot: shown()(board, lot))
+        with pytest.raises(RuntimeError, match="killed"):
+            restart(daemon)
+    restart(daemon)
+    assert all_rings(daemon) == before
 
 
 def test_an_arena_that_was_never_filled_leaves_nothing(daemon: SmallDaemon) -> None:
