@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from marketd.market.activity_specs import EVERY, MAX_SPECS, read_spec
 from marketd.market.errors import ConfigError, InvalidArgument
-from marketd.market.instruments import VENUES
+from marketd.market.instruments import CONSOLIDATED_VENUE, VENUES
 from marketd.market.records import FIRST_SERIES_ID, Kind, series_kind
 from marketd.market.times import NS_PER_SECOND, parse_timeframe
 from marketd.sql.server_settings import merge_settings, parse_listen
@@ -36,7 +36,8 @@ LAST_SERIES_ID = 0xFFFF  # a kind's number is 16 bits wide in the journal
 MAX_SERIES = 1000
 _INSTANCE = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 _WIDTH = re.compile(r"[0-9]{1,18}(\.[0-9]{1,18})?")
-_FEED_VENUES = [venue for venue in VENUES if venue != "COB"]
+MEANT = 0.8  # how like two names are, by difflib, when one is taken for a slip in the other
+_FEED_VENUES = [venue for venue in VENUES if venue != CONSOLIDATED_VENUE]
 
 
 def check(config: Config) -> None:
@@ -203,11 +204,22 @@ def _check_instrument_name(path: str, name: str, or_else: str = "") -> None:
         fail(path, f"{name!r} is no instrument's name, and aliases do not count here; write {or_else}'{wanted}'")
 
 
+def _check_no_venue_is_meant(path: str, name: str) -> None:
+    """A producer's venue may have any name, `COINBASE_TEST` too, but no misspelt one of ours, which matches nothing."""
+    symbol, _, venue = name.rpartition(".")
+    close = next(iter(get_close_matches(venue.upper(), _FEED_VENUES, n=1, cutoff=MEANT)), venue)
+    if not venue.startswith(close):
+        fail(path, f"{venue!r} is no venue, and too like {close} for a producer's own; write '{symbol}.{close}'")
+    if venue == CONSOLIDATED_VENUE:
+        fail(path, f"{venue} has no trades of its own to make bars of; write '{symbol}.' and one of its venues")
+
+
 def _check_activity_bars(config: Config) -> None:
     for name, texts in config.activity_bars.items():
         path = f"activity_bars.{name}"
         if name != EVERY:
             _check_instrument_name(path, name, or_else=f"'{EVERY}', or ")
+            _check_no_venue_is_meant(path, name)
         if len(texts) > MAX_SPECS:
             fail(path, f"{len(texts)} kinds of bars; of one instrument there are {MAX_SPECS} at most")
         specs = [read_spec(text, field=f"{path}[{i}]") for i, text in enumerate(texts)]

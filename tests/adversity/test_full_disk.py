@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 
 from acceptance import recordings
-from acceptance.daemon_under_test import DaemonUnderTest, Exchange, Place
+from acceptance.daemon_under_test import START_SECONDS, DaemonUnderTest, Exchange, Place
 from marketd.client.cache import DataCacheManager
 from marketd.client.pipeline import DataIngestionPipeline
-from marketd.market.errors import JournalFull
+from marketd.market.errors import JournalFull, MarketdError
 from marketd.market.records import Coverage
 from support import eventually
 
@@ -134,9 +134,7 @@ def test_ingest_killed_on_a_full_disk_starts_again_without_room_and_goes_on_with
             os.kill(pid, signal.SIGSTOP)
         try:
             taken = fill(pipeline)
-            with open(place.state / "journal" / "rest", "wb", buffering=0) as rest, suppress(OSError):
-                while True:  # not a page is left
-                    rest.write(bytes(4096))
+            use_up(place.state / "journal" / "rest")
             for _ in range(2):
                 pid = daemon.kill("ingest")
                 daemon.until_replaced("ingest", pid)
@@ -156,6 +154,41 @@ def test_ingest_killed_on_a_full_disk_starts_again_without_room_and_goes_on_with
 
         eventually(room_again, timeout=30)
         eventually(lambda: daemon.rows("SELECT count(*), count(DISTINCT trade_id) FROM trades") == [(taken + 1,) * 2])
+
+
+def test_a_new_journal_without_room_for_its_first_segment_is_waited_for_and_begins_with_room() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small disk")
+    place = Place(JOURNAL.format("refuse"))
+    place.state.mkdir(mode=0o711)
+    try:
+        with small_disk(place.state / "journal"):
+            use_up(place.state / "journal" / "rest")
+            with DaemonUnderTest(place) as daemon:
+                eventually(lambda: "no room" in _blocked(daemon), timeout=START_SECONDS)
+                assert daemon.actor("ingest").restarts == 0
+                (place.state / "journal" / "rest").unlink()
+                daemon.until_live()
+                assert daemon.actor("ingest").restarts == 0 and not _blocked(daemon)
+                with DataIngestionPipeline(str(place.runtime)) as pipeline:
+                    pipeline.declare(OTHER, price_scale=2, size_scale=2)
+                    assert pipeline.ingest_trade(OTHER, BASE_NS, "1.5", "2", "buy", trade_id=1).durable
+    finally:
+        place.remove()
+
+
+def _blocked(daemon: DaemonUnderTest) -> str:
+    """What ingest waits for, in its words."""
+    with suppress(MarketdError, StopIteration):  # not up yet
+        return str(daemon.statistics("ingest", "journal").get("blocked", ""))
+    return ""
+
+
+def use_up(rest: Path) -> None:
+    """Take every page that is left of a disk."""
+    with open(rest, "wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
 
 
 def _check_what_is_stored(daemon: DaemonUnderTest, when_full: str, taken: int) -> None:

@@ -97,6 +97,9 @@ def test_what_to_plain_shows_converts_back_to_the_same(tmp_path: Path) -> None:
         ('[book.buckets]\n"BTCUSDT.BINANC" = "1"', "book.buckets.BTCUSDT.BINANC", "BINANCE"),
         ('[aliases]\nBTC = "XBT"\nXBT = "BTCUSDT.BINANCE"', "aliases.BTC", "an alias itself"),
         ('[aliases]\nBTC = "BTC"', "aliases.BTC", "an alias itself"),
+        ('[activity_bars]\n"BTCUSDT.BINACE" = ["tick:5"]', "activity_bars.BTCUSDT.BINACE", "'BTCUSDT.BINANCE'"),
+        ('[activity_bars]\n"BTCUSDT.okx" = ["tick:5"]', "activity_bars.BTCUSDT.okx", "'BTCUSDT.OKX'"),
+        ('[activity_bars]\n"BTCUSDT.COB" = ["tick:5"]', "activity_bars.BTCUSDT.COB", "one of its venues"),
         ('[activity_bars]\n"*" = ["tick:5", "range:5"]', "activity_bars.*[1]", "none of tick"),
         ('[activity_bars]\n"*" = ["dollar:1e6", "dollar:1000000"]', "activity_bars.*[1]", "twice"),
         (f'[activity_bars]\n"*" = {[f"tick:{n}" for n in range(1, 18)]}', "activity_bars.*", "16"),
@@ -145,6 +148,13 @@ def test_an_error_names_the_file_the_setting_and_the_way_out(tmp_path: Path, tex
     assert error.field == path
     assert str(error).startswith(f"{tmp_path / 'marketd.toml'}: {path}: ")
     assert words in str(error)
+
+
+@pytest.mark.parametrize("venue", ["DESK", "COINBASE_PRO", "BINANCE2", "BINANCE_DELIVERY"])
+def test_bars_of_a_producers_own_venue_may_be_wanted(tmp_path: Path, venue: str) -> None:
+    file, name = tmp_path / "marketd.toml", f"BTCUSDT.{venue}"
+    file.write_text(f'[activity_bars]\n"{name}" = ["tick:5"]')
+    assert list(load(file, environment={}).activity_bars) == [name]
 
 
 def test_a_file_that_is_no_toml_is_named_with_the_line(tmp_path: Path) -> None:

@@ -206,6 +206,7 @@ def test_who_is_killed_while_the_journal_is_followed_leaves_nothing_half_filled(
         patch.setattr(Board, "write", lambda board, lot: shown()(board, lot))
         with pytest.raises(RuntimeError, match="killed"):
             restart(daemon)
+    assert not len(daemon.ring("trade"))
     restart(daemon)
     assert all_rings(daemon) == before
 

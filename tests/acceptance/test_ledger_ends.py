@@ -1,0 +1,105 @@
+"""OBSERVED ends where nobody listens any more: with a reload, with the daemon, and after it was killed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from acceptance.daemon_under_test import DaemonUnderTest, Exchange, Place
+from marketd.market.records import BY_NAME, COVERAGE, Coverage, Records
+from marketd.market.timeline import Seen, timeline
+from support import eventually
+
+SYMBOL = "BTCUSDT"
+TRADES, BARS, BOOK = (BY_NAME[name].id for name in ("trade", "candle", "book"))
+SECOND = 10**9
+
+
+@pytest.fixture
+def place() -> Iterator[Place]:
+    place = Place()
+    yield place
+    place.remove()
+
+
+@pytest.fixture
+def exchange() -> Iterator[Exchange]:
+    with Exchange(synthetic=[SYMBOL], speed="1") as exchange:
+        yield exchange
+
+
+def ledger(place: Place) -> Records:
+    """What is stored of the symbol, in order."""
+    rows = place.rows(
+        """
+        SELECT state, stream, (extract(epoch FROM ts_start) * 1000000)::bigint,
+               (extract(epoch FROM nullif(ts_end, 'infinity')) * 1000000)::bigint, seq
+          FROM coverage WHERE instrument_id IN (SELECT id FROM instruments WHERE symbol = $1) ORDER BY seq
+        """,
+        SYMBOL,
+    )
+    found = np.zeros(len(rows), COVERAGE)
+    for index, (state, stream, start, end, seq) in enumerate(rows):
+        found["state"][index], found["stream"][index], found["seq"][index] = state, stream, seq
+        found["ts_start"][index] = start * 1000
+        found["ts_end"][index] = np.iinfo(np.int64).min if end is None else end * 1000
+    return found
+
+
+def now_of(place: Place) -> dict[int, Seen]:
+    """What the ledger says of each stream a minute from now, if nothing more happened."""
+    found = ledger(place)
+    then = time.time_ns() + 60 * SECOND
+    return {stream: timeline(found, stream, then, then + 1)[0].state for stream in (TRADES, BARS, BOOK)}
+
+
+def until_observed(place: Place) -> None:
+    eventually(lambda: set(now_of(place).values()) == {Seen.OBSERVED}, timeout=60.0)
+
+
+def until_ended(place: Place, timeout: float = 30.0) -> None:
+    eventually(lambda: set(now_of(place).values()) == {Seen.UNOBSERVED}, timeout=timeout)
+
+
+def test_a_venue_that_is_switched_off_and_on_is_observed_but_for_the_time_between(
+    place: Place, exchange: Exchange
+) -> None:
+    with DaemonUnderTest(place, exchange.venue(candles=["1s"])) as daemon:
+        daemon.until_live()
+        until_observed(place)
+        place.configure(exchange.venue(candles=["1s"], enabled=False))
+        place.json("reload")
+        until_ended(place)
+        (ended,) = (event for event in ledger(place) if event["state"] == Coverage.ENDED and event["stream"] == TRADES)
+        assert abs(int(ended["ts_start"]) - time.time_ns()) < 20 * SECOND
+        place.configure(exchange.venue(candles=["1s"]))
+        place.json("reload")
+        until_observed(place)
+    # and an orderly end is one too
+    with place.stopped_database():
+        assert set(now_of(place).values()) == {Seen.UNOBSERVED}
+        line = timeline(ledger(place), TRADES, int(ledger(place)["ts_start"].min()), time.time_ns())
+        assert [each.state for each in line if each.state is not Seen.OBSERVED] in (
+            [Seen.BACKFILLED, Seen.BACKFILLED, Seen.UNOBSERVED],
+            [Seen.BACKFILLED, Seen.UNOBSERVED],
+        ), line
+
+
+def test_what_was_killed_and_is_not_started_any_more_ends_where_it_was_heard_last(
+    place: Place, exchange: Exchange
+) -> None:
+    with DaemonUnderTest(place, exchange.venue(candles=["1s"])) as daemon:
+        daemon.until_live()
+        until_observed(place)
+        killed_ns = time.time_ns()
+        daemon.die()
+    with DaemonUnderTest(place, exchange.venue(candles=["1s"], enabled=False)) as daemon:
+        daemon.until_live()
+        until_ended(place)
+    with place.stopped_database():
+        ended = ledger(place)[-3:]
+    assert ended["stream"].tolist() == [TRADES, BARS, BOOK]
+    assert (np.abs(ended["ts_start"] - killed_ns) < 5 * SECOND).all()
