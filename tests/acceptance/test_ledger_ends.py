@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from acceptance.daemon_under_test import DaemonUnderTest, Exchange, Place
+from marketd.daemon import operator
 from marketd.market.records import BY_NAME, COVERAGE, Coverage, Records
 from marketd.market.timeline import Seen, timeline
 from support import eventually
@@ -37,7 +38,7 @@ def ledger(place: Place) -> Records:
         """
         SELECT state, stream, (extract(epoch FROM ts_start) * 1000000)::bigint,
                (extract(epoch FROM nullif(ts_end, 'infinity')) * 1000000)::bigint, seq
-          FROM coverage WHERE instrument_id IN (SELECT id FROM instruments WHERE symbol = $1) ORDER BY seq
+          FROM coverage WHERE instrument_id IN (SELECT instrument_id FROM instruments WHERE symbol = $1) ORDER BY seq
         """,
         SYMBOL,
     )
@@ -71,12 +72,12 @@ def test_a_venue_that_is_switched_off_and_on_is_observed_but_for_the_time_betwee
         daemon.until_live()
         until_observed(place)
         place.configure(exchange.venue(candles=["1s"], enabled=False))
-        place.json("reload")
+        operator.reload(place.runtime)
         until_ended(place)
         (ended,) = (event for event in ledger(place) if event["state"] == Coverage.ENDED and event["stream"] == TRADES)
         assert abs(int(ended["ts_start"]) - time.time_ns()) < 20 * SECOND
         place.configure(exchange.venue(candles=["1s"]))
-        place.json("reload")
+        operator.reload(place.runtime)
         until_observed(place)
     # and an orderly end is one too
     with place.stopped_database():

@@ -180,7 +180,7 @@ def test_a_new_journal_without_room_for_its_first_segment_is_waited_for_and_begi
 def _blocked(daemon: DaemonUnderTest) -> str:
     """What ingest waits for, in its words."""
     with suppress(MarketdError, StopIteration):  # not up yet
-        return str(daemon.statistics("ingest", "journal").get("blocked", ""))
+        return str(daemon.statistics("ingest", "journal").get("blocked") or "")
     return ""
 
 
