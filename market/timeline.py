@@ -1,7 +1,8 @@
 """The ledger as a line: of a stream, which stretch was observed, fetched afterwards, or missed, and why. Pure.
 
 COVERAGE records are laid over each other in the order of `seq`, so that every moment has the state that the latest of
-them gives it: what was fetched says so, though a reader misses nothing, since it was known only later. What counts as observed here (OBSERVED and BACKFILLED) is what `Frame.grid` takes for observed.
+them gives it. What was fetched says so, though a reader misses nothing: it was known only later. What counts as
+observed here (OBSERVED and BACKFILLED) is what `Frame.grid` takes for observed.
 """
 
 from __future__ import annotations
