@@ -18,7 +18,7 @@ from marketd.daemon.quantities import Bytes
 from marketd.daemon.registry import REGISTRY_NAME, Registry
 from marketd.daemon.settings import Config, Journal, Stream
 from marketd.ipc import journal_settings
-from marketd.market.records import CandleFlag
+from marketd.market.records import CandleFlag, Coverage
 from marketd.sql.connections import DatabaseConnectionManager
 from marketd.sql.profiles import Profile
 from marketd.sql.series import ensure_series_table
@@ -120,6 +120,25 @@ async def test_a_message_that_no_frame_of_the_journal_can_hold_does_not_end_an_i
     ((kept, detail),) = await lane.fetch("SELECT length(payload), detail FROM quarantine")
     assert 0 < kept < 2_000
     assert "only its beginning is kept" in detail
+
+
+LEDGER = f"""
+SELECT state, extract(epoch FROM ts_start)::bigint - {START // SECOND} FROM coverage ORDER BY seq
+"""
+
+
+async def test_what_an_import_observed_ends_with_its_files_and_goes_on_with_the_next(lane: Lane) -> None:
+    first = [trade(number, number) for number in range(1, 5)]
+    await lane.run(first)
+    told = [(Coverage.OBSERVED, 1), (Coverage.ENDED, 4)]
+    assert await lane.fetch(LEDGER) == told
+    await lane.run(first)  # brings nothing new
+    assert await lane.fetch(LEDGER) == told
+    await lane.run([trade(number, number + 10) for number in (5, 6)])
+    told += [(Coverage.OBSERVED, 4), (Coverage.ENDED, 16)]  # the ids show that nothing was traded between
+    assert await lane.fetch(LEDGER) == told
+    await lane.run([trade(number, number + 10) for number in (9, 10)])
+    assert await lane.fetch(LEDGER) == [*told, (Coverage.OBSERVED, 16), (Coverage.GAP, 16), (Coverage.ENDED, 20)]
 
 
 async def test_an_import_leaves_no_file_open(lane: Lane) -> None:

@@ -17,7 +17,7 @@ from marketd.daemon.feeds.captures import CaptureReader
 from marketd.daemon.feeds.connection import Timing
 from marketd.daemon.feeds.emulator import CaptureSource, Emulator, SyntheticMarket
 from marketd.daemon.feeds.survey import survey
-from marketd.market.records import Coverage, Source
+from marketd.market.records import BY_NAME, Coverage, Ended, Source
 from support import eventually_async
 
 FIRST_ID, LAST_ID = 3735683259, 3735703162
@@ -194,6 +194,34 @@ async def test_symbols_come_and_go_without_a_gap_for_the_others() -> None:
     for symbol in ("BTCUSDT", "SOLUSDT", "ETHUSDT"):
         ids = sink.ids(symbol)
         assert ids == list(range(ids[0], ids[0] + len(ids)))
+
+
+async def test_a_feed_that_is_stopped_tells_the_ledger_until_when_it_heard_each_stream() -> None:
+    sink, source = RecordingSink(), SyntheticMarket(7, ["BTCUSDT"], 100.0)
+    async with emulated(source) as emulator, running(feed_of(emulator, sink, ["BTCUSDT"], candles=("1s",))):
+        await eventually_async(lambda: sink.ids("BTCUSDT") and len(sink.records("BTCUSDT", "candle")))
+    events = sink.records("BTCUSDT", "coverage")
+    ended = events[events["state"] == Coverage.ENDED]
+    assert ended["stream"].tolist() == [BY_NAME["trade"].id, BY_NAME["candle"].id]
+    newest = max(sink.records("BTCUSDT", kind)["ts_event"].max(initial=0) for kind in ("trade", "tick"))
+    assert ended["ts_start"].tolist() == [newest, newest] and ended["detail"].tolist() == 2 * [Ended.BARS_GO_ON]
+    began = events[(events["state"] == Coverage.OBSERVED) & (events["stream"] == BY_NAME["candle"].id)]
+    assert began["ts_start"].tolist() == [sink.records("BTCUSDT", "candle")["ts"][0]]
+
+
+async def test_trades_that_were_only_backfilled_before_are_observed_from_the_first_that_follows_them() -> None:
+    sink, source = RecordingSink(), SyntheticMarket(7, ["BTCUSDT"], 100.0)
+    async with emulated(source) as emulator:
+        async with running(feed_of(emulator, sink, ["BTCUSDT"])):
+            await eventually_async(lambda: len(sink.ids("BTCUSDT")) > 5)
+        sink.parts["BTCUSDT"] = [part for part in sink.parts["BTCUSDT"] if part[0] == "trade"]
+        last = sink.records("BTCUSDT", "trade")["ts_event"].max()
+        known = len(sink.ids("BTCUSDT"))
+        async with running(feed_of(emulator, sink, ["BTCUSDT"])):
+            await eventually_async(lambda: len(sink.ids("BTCUSDT")) > known + 5)
+    events = sink.records("BTCUSDT", "coverage")
+    (began,) = events[(events["state"] == Coverage.OBSERVED) & (events["stream"] == BY_NAME["trade"].id)]
+    assert began["ts_start"] >= last
 
 
 async def test_a_symbol_that_the_venue_does_not_have_is_told_and_costs_the_others_nothing() -> None:
