@@ -104,7 +104,7 @@ class BlockPacker:
             while start < end:
                 began = time.monotonic()
                 async with self._database.acquire() as connection:
-                    done = await pack_next(connection, place, start, end, self._storage.block_rows)
+                    done = await pack_next(connection, place, start, end, self._storage.block_rows or None)
                 if done is None:
                     break
                 _BLOCKS.labels(place.packed.table).inc(done.blocks)

@@ -44,16 +44,16 @@ class Encoded(NamedTuple):
     parts: list[bytes]
 
 
-def encode(values: Ints) -> Encoded:
-    """The shortest way, judged by a sample. `values` has shape (n,), n > 0."""
+def encode(values: Ints, way: int | None = None) -> Encoded:
+    """In this way, where it can be gone, or the shortest one, judged by a sample. `values` has shape (n,), n > 0."""
     low, high = int(values.min()), int(values.max())
     if low == high:
         return Encoded([CONSTANT, low], [])
     base, step, numbers = _in_units(values, low, high)
-    way = PLAIN
-    if len(values) > 2:
+    ways = _ways(low, high) if len(values) > 2 else (PLAIN,)
+    if way not in ways:
         sample = _sample(numbers)
-        way = min(_ways(low, high), key=lambda candidate: _cost(_transformed(sample, candidate)[1]))
+        way = min(ways, key=lambda candidate: _cost(_transformed(sample, candidate)[1]))
     heads, coded = _transformed(numbers, way)
     offset, planes = _planes(coded)
     deflated = [_deflated(plane) for plane in planes]

@@ -39,11 +39,26 @@ _BY_LEVEL, _BY_TIME = True, False  # which of a matrix' cells stand side by side
 _decoder = msgspec.msgpack.Decoder(tuple[int, list[Any]])
 
 
-def pack(records: Records) -> bytes:
-    """A block of `records`, shape (n,), n > 0."""
+class Choices:
+    """How streams are told, by sample: found out for the first block that has something to tell of a stream, and kept
+    for the others of a stretch, which are like it. Finding out takes several times as long as packing does.
+    """
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[str, str], Any] = {}
+
+    def get(self, name: str, what: str) -> Any:
+        return self._made.get((name, what))
+
+    def keep(self, name: str, what: str, choice: Any) -> None:
+        self._made.setdefault((name, what), choice)
+
+
+def pack(records: Records, choices: Choices | None = None) -> bytes:
+    """A block of `records`, shape (n,), n > 0; `choices`: made for other blocks of the same stretch."""
     if not len(records):
         raise InvalidArgument("records: a packed block has at least one", field="records")
-    packer = _Packer(records)
+    packer = _Packer(records, choices or Choices())
     for name in records.dtype.names or ():
         packer.add(name)
     header = msgspec.msgpack.encode((len(records), packer.header))
@@ -52,8 +67,9 @@ def pack(records: Records) -> bytes:
 
 
 class _Packer:
-    def __init__(self, records: Records) -> None:
+    def __init__(self, records: Records, choices: Choices) -> None:
         self._records = records
+        self._choices = choices
         self._filled: dict[str, Ints] = {}
         self._masks: dict[str, npt.NDArray[np.bool_] | None] = {}
         self.header: list[Any] = []
@@ -64,11 +80,11 @@ class _Packer:
         values = self.filled(name)
         mask = self._masks[name]
         levels = 0 if values.ndim == 1 else values.shape[1]
-        mask_meta = None if mask is None else self._write(np.packbits(mask.reshape(-1)).astype(np.int64))
+        mask_meta = None if mask is None else self._write(name, "mask", np.packbits(mask.reshape(-1)).astype(np.int64))
         if not levels:
             form, details = _FLAT, self._flat(name, values)
         elif (values == values[0, 0]).all():
-            form, details = _MATRIX, [_BY_TIME, self._write(values.reshape(-1))]
+            form, details = _MATRIX, [_BY_TIME, self._write(name, "cells", values.reshape(-1))]
         else:
             form, details = self._levels(name, values)
         self.header.append([name, dtype.base.str, levels, mask_meta, form, details])
@@ -87,19 +103,31 @@ class _Packer:
         return self._filled[name]
 
     def _flat(self, name: str, values: Ints) -> list[Any]:
-        known = self._records.dtype.names or ()
-        best, best_power, left = NONE, 0, values
+        best, power, left = NONE, 0, values
         if (values != values[0]).any():
-            size = streams.estimate(values)
-            for prediction in PREDICTIONS.get(name, ()):
-                if not set(prediction[1:]) <= set(known):
-                    continue
-                power = columns.power_of(prediction, self._best, values)
-                tried = columns.remainder(prediction, values, columns.predicted(prediction, self._best, power))
-                estimate = streams.estimate(tried)
-                if estimate < size:
-                    size, best, best_power, left = estimate, prediction, power, tried
-        return [list(best), best_power, self._write(left)]
+            chosen = self._choices.get(name, "prediction")
+            if chosen is None:
+                best, power, left = self._predicted(name, values)
+                self._choices.keep(name, "prediction", (best, power))
+            else:
+                best, power = chosen
+                left = columns.remainder(best, values, columns.predicted(best, self._best, power))
+        return [list(best), power, self._write(name, "flat", left)]
+
+    def _predicted(self, name: str, values: Ints) -> tuple[Prediction, int, Ints]:
+        """The prediction that leaves least to tell, its power of ten, and what it leaves."""
+        known = self._records.dtype.names or ()
+        best: tuple[Prediction, int, Ints] = (NONE, 0, values)
+        size = streams.estimate(values)
+        for prediction in PREDICTIONS.get(name, ()):
+            if not set(prediction[1:]) <= set(known):
+                continue
+            power = columns.power_of(prediction, self._best, values)
+            left = columns.remainder(prediction, values, columns.predicted(prediction, self._best, power))
+            estimate = streams.estimate(left)
+            if estimate < size:
+                size, best = estimate, (prediction, power, left)
+        return best
 
     def _best(self, name: str) -> Ints:
         return _first_level(self.filled(name))
@@ -107,22 +135,27 @@ class _Packer:
     def _levels(self, name: str, values: Ints) -> tuple[int, list[Any]]:
         form, partner = _form_of(name, self._records.dtype.names or ())
         if form == _PRICES:
-            return form, [*self._flat(name, _first_level(values)), *self._matrix(columns.gaps(values))]
+            return form, [*self._flat(name, _first_level(values)), *self._matrix(name, columns.gaps(values))]
         if form == _MATRIX:
-            return form, self._matrix(values)
+            return form, self._matrix(name, values)
         order = _order(form, name, values.shape[1], self.filled(partner))
-        return form, [partner, self._write(values.reshape(-1)[order])]
+        return form, [partner, self._write(name, "cells", values.reshape(-1)[order])]
 
-    def _matrix(self, values: Ints) -> list[Any]:
+    def _matrix(self, name: str, values: Ints) -> list[Any]:
         """The cells side by side that are told more briefly."""
         if not values.size:
             return [_BY_TIME, None]
-        by_time, by_level = values.reshape(-1), np.ascontiguousarray(values.T).reshape(-1)
-        order = _BY_LEVEL if streams.estimate(by_level) < streams.estimate(by_time) else _BY_TIME
-        return [order, self._write(by_level if order == _BY_LEVEL else by_time)]
+        order = self._choices.get(name, "order")
+        if order is None:
+            shorter = streams.estimate(_cells(values, _BY_LEVEL)) < streams.estimate(_cells(values, _BY_TIME))
+            order = _BY_LEVEL if shorter else _BY_TIME
+            self._choices.keep(name, "order", order)
+        return [order, self._write(name, "cells", _cells(values, order))]
 
-    def _write(self, values: Ints) -> Meta:
-        encoded = streams.encode(values)
+    def _write(self, name: str, what: str, values: Ints) -> Meta:
+        encoded = streams.encode(values, self._choices.get(name, what))
+        if encoded.meta[0] != streams.CONSTANT:
+            self._choices.keep(name, what, encoded.meta[0])
         self.parts += encoded.parts
         return encoded.meta
 
@@ -194,16 +227,19 @@ class Block:
         dtype = self.dtype
         if names is not None:
             dtype = np.dtype([(name, dtype[name]) for name in names])
-        columns_ = {name: self.column(name)[wanted] for name in dtype.names or ()}
-        count = len(next(iter(columns_.values()), ()))
+        count = len(range(*wanted.indices(self.count))) if isinstance(wanted, slice) else int(wanted.sum())
         records = np.empty(count, dtype)
-        fields = [(records[name], values) for name, values in columns_.items()]
+        self.write(records, wanted)
+        return records
+
+    def write(self, into: Records, wanted: slice | npt.NDArray[np.bool_] = _ALL) -> None:
+        """Put the records that are `wanted`, with the fields that `into` has, there; as many as it holds."""
+        fields = [(into[name], self.column(name)[wanted]) for name in into.dtype.names or ()]
         # record by record as memory sees it: column after column would fetch every line of the cache as often
-        for start in range(0, count, _ROWS_IN_CACHE):
+        for start in range(0, len(into), _ROWS_IN_CACHE):
             rows = slice(start, start + _ROWS_IN_CACHE)
             for field, values in fields:
                 field[rows] = values[rows]
-        return records
 
     def _restored(self, name: str) -> Ints:
         if name not in self._filled:
@@ -279,8 +315,16 @@ class _Reading:
 
 def unpacked(block: Block, kind: Kind, wanted: slice | npt.NDArray[np.bool_] = _ALL) -> Records:
     """What is in a block, or is `wanted` of it, in the layout of `kind`: books at its depth, later fields absent."""
-    found = block.records(wanted=wanted)
-    return found if found.dtype == kind.dtype else refit(found, depth_of(np.empty(0, kind.dtype)))
+    return refitted(block.records(wanted=wanted), kind)
+
+
+def refitted(records: Records, kind: Kind) -> Records:
+    """Records as they were packed in the layout of `kind`."""
+    return records if records.dtype == kind.dtype else refit(records, depth_of(np.empty(0, kind.dtype)))
+
+
+def _cells(values: Ints, order: bool) -> Ints:
+    return np.ascontiguousarray(values.T).reshape(-1) if order == _BY_LEVEL else values.reshape(-1)
 
 
 def _first_level(values: Ints) -> Ints:
@@ -305,4 +349,4 @@ def _order(form: int, name: str, levels: int, partner: Ints) -> npt.NDArray[np.i
     return columns.order_of(columns.bucket_places(partner, levels, name.partition("_")[0]))
 
 
-__all__ = ["Block", "BlockDamaged", "Column", "pack", "unpacked"]
+__all__ = ["Block", "BlockDamaged", "Choices", "Column", "pack", "refitted", "unpacked"]

@@ -98,6 +98,13 @@ class TableCodec:
         depth = self._arrays[0].elements
         return ids, np.concatenate([refit(records, depth) for _, records in stretches])
 
+    def deepest(self, data: bytes | memoryview) -> TableCodec:
+        """Of books: the codec that cuts off no level of any row of a COPY stream; of other tables this one."""
+        rows = self._rows_of(memoryview(data).cast("B"))
+        if self.table != BOOK_TABLE or not len(rows) or self._are_alike(rows):
+            return self
+        return self._of_depth(max(depth for depth, _ in self._stretches(rows)))
+
     def count(self, data: bytes | memoryview) -> int:
         """How many rows a COPY stream of this table has."""
         if self.table != BOOK_TABLE:

@@ -29,10 +29,13 @@ _US = timedelta(microseconds=1)
 
 
 class PackedTable(NamedTuple):
-    """`key`: what tells records of one instrument and time apart; `timeframes`: each has blocks of its own."""
+    """`block_rows`: about how many a block has; `key`: what tells records of one instrument and time apart;
+    `timeframes`: each has blocks of its own.
+    """
 
     table: str
     kind: Kind
+    block_rows: int
     key: str = "seq"
     timeframes: tuple[int, ...] = (NO_TIMEFRAME,)
 
@@ -47,15 +50,18 @@ class PackedTable(NamedTuple):
         return {"table": self.table, "time": self.time, "and_timeframe": by_timeframe}
 
 
+# Rows of a block: of minutes that are asked for some tens of kB are read, an hour of seconds unpacks about an hour, and
+# a block of a day would be no more than a tenth smaller (docs/performance-storage.md has the bytes for other numbers).
+# Of buckets, of which each is told by the one before alone, length saves nothing; of trades it saves most.
 _TABLES = (
-    PackedTable("trades", BY_NAME["trade"], "trade_id"),
-    PackedTable("candles_1s", BY_NAME["candle"], "source"),
-    PackedTable(BOOK_TABLE, BY_NAME["book"]),
-    PackedTable("book_deltas", BY_NAME["book_delta"]),
-    PackedTable("book_venues", BY_NAME["book_venues"]),
-    PackedTable("book_buckets", BY_NAME["buckets"], timeframes=(1, 60)),
-    PackedTable("imbalances", BY_NAME["imbalance"]),
-    PackedTable("activity_bars", BY_NAME["activity_bar"]),
+    PackedTable("trades", BY_NAME["trade"], 12_000, "trade_id"),
+    PackedTable("candles_1s", BY_NAME["candle"], 3600, "source"),
+    PackedTable(BOOK_TABLE, BY_NAME["book"], 1800),
+    PackedTable("book_deltas", BY_NAME["book_delta"], 12_000),
+    PackedTable("book_venues", BY_NAME["book_venues"], 1800),
+    PackedTable("book_buckets", BY_NAME["buckets"], 1800, timeframes=(1, 60)),
+    PackedTable("imbalances", BY_NAME["imbalance"], 7200),
+    PackedTable("activity_bars", BY_NAME["activity_bar"], 3600),
 )
 PACKED_TABLES: Mapping[str, PackedTable] = MappingProxyType({packed.table: packed for packed in _TABLES})
 
@@ -95,13 +101,6 @@ def is_among(records: Records, others: Records, key: tuple[str, str]) -> npt.NDA
         pairs = set(zip(others[first].tolist(), others[second].tolist(), strict=True))
         few = records[candidates]
         found[candidates] = [pair in pairs for pair in zip(few[first].tolist(), few[second].tolist(), strict=True)]
-    return found
-
-
-def newest_of_each_time(records: Records, time: str) -> Records:
-    """Of the records of one moment the one with the greatest seq, in the order of time."""
-    ordered = records[np.lexsort((records["seq"], records[time]))]
-    found: Records = ordered[np.diff(ordered[time], append=ordered[time][-1:] + 1) != 0]
     return found
 
 

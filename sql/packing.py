@@ -2,7 +2,8 @@
 
 What a `DELETE … RETURNING` takes away is what is packed, so that nothing can come in between; the block is decoded
 again and compared before it is stored; block and removal are committed together. Killed at any point, the database
-rolls back to rows. A stretch that is packed already and has rows (late ones, new versions) is packed anew with them.
+rolls back to rows. What one transaction takes becomes as many blocks as suit its table (`block_rows`): a day of bars is
+taken at once and cut into hours. A block that has rows beside it (late ones, new versions) is packed anew with them, alone.
 
 A partition without rows is dropped, which is what gives its space back. `VACUUM` finds out whether it may: it cuts a
 table to nothing only once no transaction can still see a row of it, which `TRUNCATE` would not ask.
@@ -19,22 +20,22 @@ import asyncpg
 import numpy as np
 import numpy.typing as npt
 
-from marketd.market.blocks import Block, pack
+from marketd.market.block_stretch import packed_parts
+from marketd.market.blocks import Block
 from marketd.market.book_rows import depth_of, refit
-from marketd.market.errors import BlockDamaged
 from marketd.market.records import CANDLE, Kind, Records, book_kind
 from marketd.market.rows import BOOK_TABLE, codec
 from marketd.sql.copy import copy_out
-from marketd.sql.packed_tables import NO_TIMEFRAME, PackedTable, from_ns, joined, to_ns
+from marketd.sql.packed_tables import NO_TIMEFRAME, PackedTable, from_ns, joined
 from marketd.sql.read import columns_of
 from marketd.sql.retention import Piece
 from marketd.sql.statements import statements
 from marketd.sql.store import Connection
 
 _PACKED = statements("packed")
-# Memory, and what a reader of a few rows must decode: a day of one-second bars is a block.
-BLOCK_ROWS = 90_000
-BLOCK_BYTES = 64 << 20  # as records; deep books reach it first
+# What a transaction takes at once: a day of one-second bars, or what this process has memory for several times over.
+ROWS_AT_ONCE = 90_000
+BYTES_AT_ONCE = 16 << 20  # as records
 DROP_LOCK_TIMEOUT = "100ms"  # dropping a partition keeps all readers of the table waiting for as long
 ROW_LOCK_TIMEOUT = "2s"
 
@@ -81,10 +82,12 @@ async def instruments_in(conn: Connection, piece: Piece) -> list[int]:
 
 
 async def pack_next(
-    conn: Connection, place: Place, start: datetime, end: datetime, block_rows: int = BLOCK_ROWS
+    conn: Connection, place: Place, start: datetime, end: datetime, block_rows: int | None = None
 ) -> Packed | None:
-    """Pack the oldest rows of start <= time < end, a day at most, into one block, or anew with the block that they
-    belong to. None: there are none, or somebody else is at work there.
+    """Pack the oldest rows of start <= time < end, a day at most, or one block anew that rows lie beside. None: there
+    are none, or somebody else is at work there.
+
+    `block_rows`: about how many a block is to have, where not as many as suit the table.
     """
     async with conn.transaction():
         await conn.execute(f"SET LOCAL lock_timeout = '{ROW_LOCK_TIMEOUT}'")
@@ -93,17 +96,17 @@ async def pack_next(
         oldest = await conn.fetchval(place.statement("oldest_row"), *place.args(start, end))
         if oldest is None:
             return None
-        stretch = await _stretch_of(conn, place, oldest, (start, end), block_rows)
-        rows = await _take_rows(conn, place, stretch)
-        records = await asyncio.to_thread(_in_order, stretch.block, rows, place.packed)
-        blocks = await asyncio.to_thread(_packed, stretch, records, place.packed, block_rows)
+        stretch = await _stretch_of(conn, place, oldest, (start, end))
+        copied = await _take_rows(conn, place, stretch)
+        packing = place.packed._replace(block_rows=block_rows or place.packed.block_rows)
+        taken, blocks = await asyncio.to_thread(_packed, stretch, copied, packing)
         if stretch.block is not None:
             await conn.execute(_PACKED["remove_block"], *place.key, stretch.start)
         now = await conn.fetchval("SELECT now()")
         stored_at = now if stretch.block is None else stretch.block["stored_at"]
-        for block in blocks:
-            await conn.execute(_PACKED["insert_block"], *place.key, *block[:-1], stored_at, block.data)
-    return Packed(len(rows), len(blocks), sum(len(block.data) for block in blocks), stretch.end)
+        rows = [(*place.key, *block[:-1], stored_at, block.data) for block in blocks]
+        await conn.executemany(_PACKED["insert_block"], rows)
+    return Packed(taken, len(blocks), sum(len(block.data) for block in blocks), stretch.end)
 
 
 async def drop_empty(conn: Connection, table: str, piece: Piece) -> bool:
@@ -128,42 +131,57 @@ async def drop_empty(conn: Connection, table: str, piece: Piece) -> bool:
 
 
 async def _stretch_of(
-    conn: Connection, place: Place, oldest: datetime, within: tuple[datetime, datetime], block_rows: int
+    conn: Connection, place: Place, oldest: datetime, within: tuple[datetime, datetime]
 ) -> Stretch:
-    """Where the block is to begin and end that holds the oldest row."""
+    """What to take that holds the oldest row: all that is beside its block, or what lies between two blocks."""
     block = await conn.fetchrow(_PACKED["block_at"], *place.key, oldest)
     if block is not None:
         return Stretch(block["ts_start"], block["ts_end"], block)
     between = await conn.fetchrow(_PACKED["neighbours"], *place.key, oldest, *within)
-    args = place.args(between["ts_start"], between["ts_end"])
-    rows = _rows_at_once(await _kind_of(conn, place, args), block_rows)
+    args = place.args(oldest, between["ts_end"])
+    rows = await _rows_at_once(conn, place, args)
     cut = await conn.fetchval(place.statement("row_after", rows=rows), *args)
     if cut == oldest:  # that many at one time
-        args = place.args(oldest, between["ts_end"])
         cut = await conn.fetchval(place.statement("next_row"), *args)
     return Stretch(between["ts_start"], cut or between["ts_end"])
 
 
-def _rows_at_once(kind: Kind, block_rows: int) -> int:
-    return max(1, min(block_rows, BLOCK_BYTES // kind.dtype.itemsize))
+async def _rows_at_once(conn: Connection, place: Place, args: tuple[Any, ...]) -> int:
+    rows = _rows_of(place.packed.kind)
+    if place.packed.table == BOOK_TABLE:
+        deepest = await conn.fetchval(place.statement("depth", rows=rows), *args)
+        rows = min(rows, _rows_of(book_kind(deepest)))
+    return rows
 
 
-async def _kind_of(conn: Connection, place: Place, args: tuple[Any, ...]) -> Kind:
-    """The kind; of books as deep as the deepest."""
-    if place.packed.table != BOOK_TABLE:
-        return place.packed.kind
-    depth = await conn.fetchval(place.statement("depth"), *args[:3])
-    return book_kind(depth or 1)
+def _rows_of(kind: Kind) -> int:
+    return max(1, min(ROWS_AT_ONCE, BYTES_AT_ONCE // kind.dtype.itemsize))
 
 
-async def _take_rows(conn: Connection, place: Place, stretch: Stretch) -> Records:
+async def _take_rows(conn: Connection, place: Place, stretch: Stretch) -> bytes:
     """The rows of the stretch, which are gone from the table when the transaction commits."""
-    args = place.args(stretch.start, stretch.end)
-    kind = await _kind_of(conn, place, args)
-    table_codec = codec(place.packed.table, kind)
-    columns = columns_of(place.packed.table, kind)
-    data = await copy_out(conn, place.statement("take_rows", columns=columns), *args)
-    return (await asyncio.to_thread(table_codec.decode, data))[1]
+    columns = columns_of(place.packed.table, place.packed.kind)
+    statement = place.statement("take_rows", columns=columns)
+    return await copy_out(conn, statement, *place.args(stretch.start, stretch.end))
+
+
+# ---- into blocks, in a thread -------------------------------------------------------------------------
+
+
+def _packed(stretch: Stretch, copied: bytes, packed: PackedTable) -> tuple[int, list[_NewBlock]]:
+    """How many rows were taken, and the blocks of them and of what was packed before. BlockDamaged when one is not
+    what was packed.
+    """
+    rows = codec(packed.table, packed.kind).deepest(copied).decode(copied)[1]
+    records = _in_order(stretch.block, rows, packed)
+    blocks: list[_NewBlock] = []
+    for start_ns, part, data in packed_parts(records, packed.time, packed.block_rows):
+        start = stretch.start if start_ns is None else from_ns(start_ns)
+        if blocks:
+            blocks[-1] = blocks[-1]._replace(end=start)
+        bounds = *_bounds(part[packed.time]), *_bounds(part["ts_known"])
+        blocks.append(_NewBlock(start, stretch.end, *bounds, len(part), data))
+    return len(rows), blocks
 
 
 def _in_order(block: Any, rows: Records, packed: PackedTable) -> Records:
@@ -193,35 +211,8 @@ class _NewBlock(NamedTuple):
     data: bytes
 
 
-def _packed(stretch: Stretch, records: Records, packed: PackedTable, block_rows: int) -> list[_NewBlock]:
-    """The blocks of a stretch, decoded again and compared. BlockDamaged when one is not what was packed."""
-    blocks = []
-    time = packed.time
-    at_once = _rows_at_once(packed.kind._replace(dtype=records.dtype), block_rows)
-    for start, end, part in _cut(stretch, records, time, at_once):
-        data = pack(part)
-        if Block(data).records().tobytes() != part.tobytes():
-            raise BlockDamaged(f"{len(part)} records of {packed.table} were packed wrongly: they stay rows")
-        blocks.append(_NewBlock(start, end, *_bounds(part[time]), *_bounds(part["ts_known"]), len(part), data))
-    return blocks
-
-
 def _bounds(times: npt.NDArray[np.int64]) -> tuple[datetime, datetime]:
     return from_ns(int(times.min())), from_ns(int(times.max()))
-
-
-def _cut(stretch: Stretch, records: Records, time: str, at_once: int) -> Iterator[tuple[datetime, datetime, Records]]:
-    """A stretch that has become much too large for one block, in parts of about the right size; else all of it."""
-    start = stretch.start
-    if len(records) > 2 * at_once:
-        times = np.sort(records[time])
-        for cut_ns in np.unique(times[at_once:-1:at_once]).tolist():
-            cut = from_ns(cut_ns)
-            part = records[(records[time] >= to_ns(start)) & (records[time] < cut_ns)]
-            if len(part):
-                yield start, cut, part
-                start = cut
-    yield start, stretch.end, records[records[time] >= to_ns(start)]
 
 
 def days_of(piece: Piece, until: datetime) -> Iterator[tuple[datetime, datetime]]:

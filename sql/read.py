@@ -19,7 +19,8 @@ from marketd.market.instruments import Instrument
 from marketd.market.records import BY_NAME, Kind, Records
 from marketd.market.rows import codec
 from marketd.sql.copy import copy_out
-from marketd.sql.packed_tables import PACKED_TABLES, joined, newest_of_each_time
+from marketd.market.block_stretch import newest_of_each_time
+from marketd.sql.packed_tables import PACKED_TABLES, joined
 from marketd.sql.read_packed import PackedSpan, only_block, read_packed
 from marketd.sql.statements import statements
 from marketd.sql.store import Connection, to_datetime

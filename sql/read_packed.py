@@ -16,7 +16,8 @@ import numpy as np
 
 from marketd.market.blocks import Block, unpacked
 from marketd.market.records import Kind, Records
-from marketd.sql.packed_tables import NO_TIMEFRAME, PACKED_TABLES, newest_of_each_time, newest_packed, to_ns
+from marketd.market.block_stretch import newest_of_each_time
+from marketd.sql.packed_tables import NO_TIMEFRAME, PACKED_TABLES, newest_packed, to_ns
 from marketd.sql.statements import statements
 from marketd.sql.store import Connection
 

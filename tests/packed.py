@@ -11,7 +11,7 @@ import numpy as np
 from lane import BTC, SECOND, START
 from marketd.market.records import Records
 from marketd.sql.packed_tables import PACKED_TABLES
-from marketd.sql.packing import BLOCK_ROWS, Packed, Place, days_of, instruments_in, pack_next
+from marketd.sql.packing import Packed, Place, days_of, instruments_in, pack_next
 from marketd.sql.partitions import PartitionKeeper
 from marketd.sql.profiles import Profile
 from marketd.sql.retention import pieces_of_table
@@ -41,7 +41,7 @@ class Lane:
 async def pack_all(
     conn: Any,
     instruments: Collection[int] | None = None,
-    block_rows: int = BLOCK_ROWS,
+    block_rows: int | None = None,
     tables: Collection[str] = tuple(PACKED_TABLES),
 ) -> list[Packed]:
     """Every row of these tables, of all or of these instruments."""

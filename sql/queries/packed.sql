@@ -82,8 +82,10 @@ ORDER BY {time} OFFSET {rows} LIMIT 1;
 SELECT min({time}) FROM {table} WHERE instrument_id = $1 {and_timeframe} AND {time} > $2 AND {time} < $3;
 
 -- name: depth
--- Levels a side of the deepest book.
-SELECT max(cardinality(bid_price)) FROM {table} WHERE instrument_id = $1 AND {time} >= $2 AND {time} < $3;
+-- Levels a side of the deepest of the first {rows} books.
+SELECT max(cardinality(bid_price))
+FROM (SELECT bid_price FROM {table}
+      WHERE instrument_id = $1 AND {time} >= $2 AND {time} < $3 ORDER BY {time} LIMIT {rows}) first;
 
 -- name: block_at
 -- The block whose stretch holds the moment $4.
