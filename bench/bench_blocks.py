@@ -1,8 +1,9 @@
 """Packed blocks: bytes a row of recorded trades, bars and books as rows with their indexes, as blocks, and as Parquet.
 
 Eleven minutes of BTCUSDT of a real exchange are imported, and repeated to a day: at other times, other prices, with
-other sizes, so that no repetition is like another. All sizes are of the relations, with indexes and TOAST. A day of
-one-second bars is read from its block, out of the database into records.
+other sizes, so that no repetition is like another. All sizes are of the relations, with indexes and TOAST. Packing is
+told beside what it cannot do without: taking the same rows out of their table. A day, an hour and five minutes of
+one-second bars are read from their blocks, out of the database into records.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import asyncio
 import os
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from statistics import median
@@ -29,16 +30,17 @@ from report import Goal, Report
 from marketd.daemon.config import convert
 from marketd.daemon.import_lane import CaptureImport, OwnIds
 from marketd.daemon.registry import REGISTRY_NAME, Registry
-from marketd.market.blocks import Block
+from marketd.market.block_stretch import unpacked_stretch
 from marketd.market.records import BY_NAME, Kind, Records
 from marketd.sql.connections import DatabaseConnectionManager
+from marketd.sql.copy import copy_out
 from marketd.sql.embedded import EmbeddedPostgres
 from marketd.sql.installations import find_installations
 from marketd.sql.packed_tables import PACKED_TABLES
 from marketd.sql.packing import Place, days_of, pack_next
 from marketd.sql.partitions import PartitionKeeper
 from marketd.sql.profiles import Profile
-from marketd.sql.read import Span, read_bars, read_rows
+from marketd.sql.read import Span, columns_of, read_bars, read_rows
 from marketd.sql.read_books import read_versions
 from marketd.sql.retention import pieces_of_table
 from marketd.sql.schema_runner import SchemaRunner
@@ -157,6 +159,7 @@ async def _sizes(conn: Any, table: str, kind: Kind, records: Records) -> dict[st
         offset = await commit(conn, Commit(lane, "bench", offset + 8, 1, rows, None, [], [], offset), keeper)
     plain = await conn.fetchval(_ROW_BYTES, table)
     empty = await conn.fetchval(_BLOCK_BYTES)
+    taking = await _taking(conn, table, kind)
     began = time.perf_counter()
     await _pack(conn, table)
     took = time.perf_counter() - began
@@ -167,7 +170,19 @@ async def _sizes(conn: Any, table: str, kind: Kind, records: Records) -> dict[st
         "of the rows": packed / plain,
         "Parquet": _parquet_bytes(records) / count,
         "packed rows/s": count / took,
+        "of taking them": took / taking,
     }
+
+
+async def _taking(conn: Any, table: str, kind: Kind) -> float:
+    """Seconds of a bare `DELETE … RETURNING` of all rows, which is taken back."""
+    transaction = conn.transaction()
+    await transaction.start()
+    began = time.perf_counter()
+    await copy_out(conn, f"DELETE FROM {table} WHERE instrument_id = {INSTRUMENT} RETURNING {columns_of(table, kind)}")
+    took = time.perf_counter() - began
+    await transaction.rollback()
+    return took
 
 
 async def _pack(conn: Any, table: str) -> None:
@@ -192,24 +207,39 @@ def _parquet_bytes(records: Records) -> int:
 
 
 async def _reading(conn: Any) -> dict[str, float]:
-    """A day of bars: decoding its block, and all of the way out of the database."""
-    data = await conn.fetchval("SELECT data FROM packed_blocks WHERE table_name = 'candles_1s' ORDER BY row_count DESC")
-    decoding, reading = [], []
+    """Bars out of their blocks: decoding them, and all of the way out of the database; a day, and parts of it."""
+    blocks = [row["data"] for row in await conn.fetch(_BLOCKS_OF_BARS)]
+    bars = unpacked_stretch(blocks, BY_NAME["candle"])
+    middle = int(bars["ts"][len(bars) // 2])
+    told: dict[str, float] = {
+        "bars": len(bars),
+        "blocks of them": len(blocks),
+        "largest, kB": round(max(map(len, blocks)) / 1000, 1),
+        "decoding all, ms": await _median_ms(lambda: _decoded(blocks)),
+    }
+    for name, span in {
+        "all": Span(),
+        "an hour": Span(middle, middle + 3600 * 10**9),
+        "5 minutes": Span(middle, middle + 300 * 10**9),
+    }.items():
+        told[f"reading {name}, ms"] = await _median_ms(lambda span=span: read_bars(conn, INSTRUMENT, 1, span))
+    return told
+
+
+async def _decoded(blocks: list[bytes]) -> Records:
+    return unpacked_stretch(blocks, BY_NAME["candle"])
+
+
+async def _median_ms(ask: Callable[[], Awaitable[Any]]) -> float:
+    took = []
     for _ in range(ROUNDS):
         began = time.perf_counter()
-        block = Block(data)
-        block.records()
-        decoding.append(time.perf_counter() - began)
-        began = time.perf_counter()
-        (await read_bars(conn, INSTRUMENT, 1, Span(), bar_source="own")).records()
-        reading.append(time.perf_counter() - began)
-    return {
-        "bars of the largest block": block.count,
-        "decoding it, ms": round(1e3 * median(decoding), 2),
-        "reading all bars, ms": round(1e3 * median(reading), 2),
-    }
+        await ask()
+        took.append(time.perf_counter() - began)
+    return round(1e3 * median(took), 2)
 
 
+_BLOCKS_OF_BARS = "SELECT data FROM packed_blocks WHERE table_name = 'candles_1s' ORDER BY ts_start"
 _ROW_BYTES = """
 SELECT sum(pg_total_relation_size(inhrelid))::bigint FROM pg_inherits
 WHERE inhparent = to_regclass(format('marketd.%I', $1::text))

@@ -1,10 +1,10 @@
 """What is asked of the query actor, as plans; how its answers become frames. No sockets here.
 
-The daemon passes rows on as PostgreSQL copied them out, or a packed block as it is (`format="packed"`): newest first or
-in no order, of bars every source; unpacking, choosing and ordering is done here, off its back. A long answer is fetched
-in pages (`page_of`), newest first, so that no message is larger than the protocol allows and a caller's limit is the
-only one he meets. Within one page the answer is one consistent picture; over several, records that came meanwhile may
-be in the newest only.
+The daemon passes rows on as PostgreSQL copied them out, or packed blocks as they are (`format="packed"`): newest first
+or in no order, of bars every source; unpacking, cutting, choosing and ordering is done here, off its back. A long
+answer is fetched in pages (`page_of`), newest first, so that no message is larger than the protocol allows and a
+caller's limit is the only one he meets. Within one page the answer is one consistent picture; over several, records
+that came meanwhile may be in the newest only.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from marketd.ipc.protocol import Answer, Bars, Health, HealthReport, Meta, Resul
 from marketd.ipc.sockets import Payload
 from marketd.market import book_rows
 from marketd.market.bars import SOURCES_PER_BAR, finish_bars
-from marketd.market.blocks import Block, unpacked
+from marketd.market.block_stretch import Within, unpacked_stretch
 from marketd.market.book_means import KIND_NAME as MEANS
 from marketd.market.book_means import means_kind
 from marketd.market.errors import AnswerTooLarge, BlockDamaged, Busy, InvalidArgument, ProtocolError
@@ -66,13 +66,16 @@ def decode_part(kind: Kind, part: ResultPart, payload: Payload) -> Records:
 
 
 def _unpacked(kind: Kind, part: ResultPart, payload: Payload) -> Records:
+    view = memoryview(payload)
+    lengths = part.blocks or [len(view)]  # a daemon that knows of one block only tells no length
+    if sum(lengths) != len(view):
+        raise ProtocolError(f"parts: {part.name} has {len(view)} bytes, its header says {sum(lengths)}", field="parts")
+    ends = np.cumsum(lengths).tolist()
+    blocks = [view[end - length : end] for end, length in zip(ends, lengths, strict=True)]
     try:
-        records = unpacked(Block(payload), kind)
+        return unpacked_stretch(blocks, kind, Within(part.start, part.end), count=part.count)
     except BlockDamaged as error:
         raise ProtocolError(f"parts: {part.name}: {error}", field="parts") from error
-    if len(records) != part.count:
-        raise ProtocolError(f"parts: {part.name} has {len(records)} rows, its header says {part.count}", field="parts")
-    return records
 
 
 def decode_answer(catalogue: Catalogue, answer: Answer, payloads: Sequence[Payload]) -> Plan[dict[str, Records]]:

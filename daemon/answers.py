@@ -1,9 +1,9 @@
 """How an answer's records leave: as they are (`records`, `copy`) or for clients that are not ours (`json`, `arrow`).
 
 `records` is the kind's dtype, `copy` PostgreSQL's binary COPY, newest row first and every source, where the rows came
-straight from the database's tables (packed blocks are `records`). `packed` is the same, but where one packed block is
-all of the answer it leaves as it is: a twelfth of the bytes, and the caller unpacks it. `json` and `arrow` are columns
-in real numbers.
+straight from the database's tables (packed blocks are `records`). `packed` is the same, but where packed blocks have
+all of the answer they leave as they are: a tenth of the bytes, and the caller unpacks them and cuts off what he has not
+asked for. `json` and `arrow` are columns in real numbers.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import numpy as np
 from marketd.ipc.protocol import MAX_PAYLOAD_BYTES, Format, ResultPart
 from marketd.market.activity_specs import real_thresholds
 from marketd.market.bars import finish_bars
-from marketd.market.blocks import Block
 from marketd.market.errors import AnswerTooLarge, InvalidArgument
 from marketd.market.fixed import to_real
 from marketd.market.instruments import Instrument
 from marketd.market.records import ACTIVITY_BAR, CANDLE, Kind, Records
 from marketd.sql.read import CopiedRows
+from marketd.sql.read_packed import WholeBlocks
 
 _AS_THEY_CAME = ("copy", "packed")
 
@@ -46,10 +46,9 @@ class Rendered(NamedTuple):
 def render(result: Result, instrument: Instrument, wanted: Format) -> Rendered:
     """The result in the format a client asked for. InvalidArgument when this daemon cannot make it."""
     name, kind, copied = result.name, result.kind, result.copied
-    if copied is not None and copied.block is not None and wanted == "packed":
-        part = ResultPart(name=name, kind=kind.name, count=copied.size(), encoding="packed", depth=_depth(kind))
-        return Rendered(part, copied.block)
-    if copied is not None and copied.joined is None and copied.block is None and wanted in _AS_THEY_CAME:
+    if copied is not None and copied.blocks is not None and wanted == "packed":
+        return _as_blocks(name, kind, copied.blocks)
+    if copied is not None and copied.joined is None and copied.blocks is None and wanted in _AS_THEY_CAME:
         part = ResultPart(
             name=name, kind=kind.name, count=copied.size(), encoding="copy", table=copied.table, depth=_depth(kind)
         )
@@ -64,10 +63,28 @@ def render(result: Result, instrument: Instrument, wanted: Format) -> Rendered:
     return Rendered(part, data)
 
 
+def _as_blocks(name: str, kind: Kind, blocks: WholeBlocks) -> Rendered:
+    part = ResultPart(
+        name=name,
+        kind=kind.name,
+        count=blocks.rows,
+        encoding="packed",
+        depth=_depth(kind),
+        blocks=[len(data) for data in blocks.data],
+        start=blocks.within.start,
+        end=blocks.within.end,
+    )
+    return Rendered(part, b"".join(blocks.data))
+
+
 def times_of(result: Result) -> Records:
     """Its records, or what tells as well from when to when they are."""
-    block = None if result.copied is None else result.copied.block
-    return decoded(result) if block is None else Block(block).records((result.kind.time,))
+    blocks = None if result.copied is None else result.copied.blocks
+    if blocks is None:
+        return decoded(result)
+    times = np.unique(blocks.times(result.kind.time))  # of bars of several sources one counts
+    newest = times if result.limit is None else times[-result.limit :]
+    return newest.view([(result.kind.time, newest.dtype)])
 
 
 def check_size(payloads: Sequence[Any]) -> None:

@@ -42,7 +42,7 @@ class Asked(NamedTuple):
     limit: int | None
     newest: bool
     known_at: int | None
-    whole: bool = False  # may a packed block be answered as it is?
+    whole: bool = False  # may packed blocks be answered as they are?
 
     @property
     def name(self) -> str:
@@ -106,7 +106,7 @@ async def read_stream(connection: Connection, instrument: Instrument, asked: Ask
 async def _copied(connection: Connection, instrument: Instrument, asked: Asked) -> CopiedRows:
     async def read(window: Span) -> CopiedRows:
         if _has_versions(asked.kind):
-            options = asked.options | {"timeframe": asked.timeframe}
+            options = asked.options | {"timeframe": asked.timeframe, "whole": asked.whole}
             return await read_versions(connection, instrument.id, asked.kind, window, **options)
         return await read_rows(connection, instrument.id, asked.kind, window, whole=asked.whole, **asked.options)
 

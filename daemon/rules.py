@@ -32,6 +32,7 @@ MIN_RETENTION_NS = DAY_NS
 MIN_SECONDS_NS = 5 * DAY_NS  # a refresh of bars of a day looks two whole days back, from a day ago, and one to spare
 MIN_COMPRESS_AFTER_NS = 3600 * NS_PER_SECOND
 MIN_PACK_AFTER_NS = 3600 * NS_PER_SECOND  # as in sql/packed_tables.py, where readers and the writer rely on it
+MIN_BLOCK_ROWS = 1000
 LAST_SERIES_ID = 0xFFFF  # a kind's number is 16 bits wide in the journal
 MAX_SERIES = 1000
 _INSTANCE = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
@@ -282,6 +283,12 @@ def _check_storage(config: Config) -> None:
         fail(
             "storage.pack_after",
             f"{storage.pack_after} is too short; what is so young still changes: write 1h or more",
+        )
+    if 0 < storage.block_rows < MIN_BLOCK_ROWS:
+        fail(
+            "storage.block_rows",
+            f"{storage.block_rows} is too few, blocks would be as large as rows; write {MIN_BLOCK_ROWS} or more, "
+            "or 0 for what suits each table",
         )
 
 

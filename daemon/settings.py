@@ -168,7 +168,7 @@ class Storage(Table, frozen=True, kw_only=True):
     chunks: dict[str, Nanoseconds] = {}
     pack: bool = True
     pack_after: Nanoseconds = _duration("1d")
-    block_rows: Annotated[int, Meta(ge=1000, le=1_000_000)] = 90_000
+    block_rows: Annotated[int, Meta(ge=0, le=1_000_000)] = 0  # as suits each table
 
 
 class Query(Table, frozen=True, kw_only=True):

@@ -257,7 +257,9 @@ class Meta(msgspec.Struct, kw_only=True):
 
 class ResultPart(msgspec.Struct, frozen=True, kw_only=True):
     """One raw frame of an answer. encoding `records`: the kind's dtype; `copy`: PostgreSQL's binary COPY of `table`;
-    `packed`: a packed block (`market.blocks`), its records in no order that could be relied on."""
+    `packed`: packed blocks (`market.blocks`) of `blocks` bytes each, one after the other; those of their records with
+    start <= time < end are the answer, or with a limit its newest ones, in no order that could be relied on. `count` is
+    of all that are in the frame."""
 
     name: str  # "trade", "candle.1m"
     kind: str
@@ -265,6 +267,9 @@ class ResultPart(msgspec.Struct, frozen=True, kw_only=True):
     encoding: Format
     table: str | None = None
     depth: int | None = None  # levels a side, of the records of books
+    blocks: list[Whole] | None = None
+    start: TimeNs | None = None
+    end: TimeNs | None = None
 
 
 class Answer(Message, kw_only=True):

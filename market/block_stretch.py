@@ -15,6 +15,7 @@ import numpy.typing as npt
 from marketd.market.blocks import Block, Choices, pack, refitted
 from marketd.market.errors import BlockDamaged
 from marketd.market.records import CANDLE, Kind, Records
+from marketd.market.times import ABSENT
 
 
 class Within(NamedTuple):
@@ -23,6 +24,9 @@ class Within(NamedTuple):
     start: int | None = None
     end: int | None = None
     known: int | None = None
+
+
+EVERYTHING = Within()
 
 
 def packed_parts(records: Records, time: str, block_rows: int) -> Iterator[tuple[int | None, Records, bytes]]:
@@ -55,23 +59,36 @@ def _cut(records: Records, time: str, block_rows: int) -> Iterator[tuple[int | N
         yield start_ns, records[order[first:last]]
 
 
-def unpacked_stretch(blocks: Sequence[bytes | memoryview], kind: Kind, within: Within = Within()) -> Records:
+def unpacked_stretch(
+    blocks: Sequence[bytes | memoryview], kind: Kind, within: Within = EVERYTHING, count: int | None = None
+) -> Records:
     """What is wanted of these blocks, in the layout of `kind`, block after block; of records that replace each other
-    (all but bars, which also have sources) those that count.
+    those that count. `count`: how many there must be in them, wanted or not. BlockDamaged.
     """
     read = [Block(data) for data in blocks]
+    if count is not None and count != sum(block.count for block in read):
+        raise BlockDamaged(f"{len(read)} packed blocks have not {count} records together")
     wanted = [_wanted(block, kind, within) for block in read]
-    counts = [_count(block, rows) for block, rows in zip(read, wanted, strict=True)]
-    found = np.empty(sum(counts), kind.dtype)
+    lengths = [_count(block, rows) for block, rows in zip(read, wanted, strict=True)]
+    found = np.empty(sum(lengths), kind.dtype)
     at = 0
-    for block, rows, count in zip(read, wanted, counts, strict=True):
-        into = found[at : at + count]
+    for block, rows, length in zip(read, wanted, lengths, strict=True):
+        into = found[at : at + length]
         if block.dtype == kind.dtype:
             block.write(into, rows)
         else:
             into[:] = refitted(block.records(wanted=rows), kind)
-        at += count
+        at += length
     return newest_of_each_time(found, kind.time) if has_versions(kind) else found
+
+
+def unpacked_times(blocks: Sequence[bytes | memoryview], time: str, within: Within) -> npt.NDArray[np.int64]:
+    """The times alone, of what is wanted by its time."""
+    times = np.concatenate([Block(data).column(time) for data in blocks])
+    first = ABSENT if within.start is None else within.start
+    is_in = times >= first if within.end is None else (times >= first) & (times < within.end)
+    found: npt.NDArray[np.int64] = times[is_in]
+    return found
 
 
 def _wanted(block: Block, kind: Kind, within: Within) -> slice | npt.NDArray[np.bool_]:

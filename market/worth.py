@@ -1,7 +1,7 @@
 """What records are worth by the ledger: were those of a stretch all received, and if not, where are they missing? Pure.
 
-Bars are made of trades, so it is the trades' ledger that speaks of them; but whether retention has dropped them is a
-matter of their own table. Imbalances and buckets are made of the book.
+Bars are made of trades, so it is the trades' ledger that speaks of them; imbalances, buckets and changes are made of
+the book. But whether retention has dropped them is a matter of their own table.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def worth_of(coverage: Records, kind: str, start_ns: int, end_ns: int, timeframe
     stream = _STREAMS.get(kind)
     if stream is None or end_ns <= start_ns:
         return UNKNOWN
-    line = timeline(_of_bars(coverage, timeframe) if kind == "candle" else coverage, stream, start_ns, end_ns)
+    line = timeline(_of_table(coverage, kind, stream, timeframe), stream, start_ns, end_ns)
     missing = [stretch for stretch in line if not stretch.state.is_whole]
     gaps: list[tuple[int, int]] = []
     for stretch in missing:
@@ -80,12 +80,12 @@ def worse(one: str | None, other: str | None) -> str | None:
     return min(Seen(one), Seen(other), key=SEVERITY.__getitem__).value
 
 
-def _of_bars(coverage: Records, timeframe: int | None) -> Records:
-    """With what was dropped of their table in place of what was dropped of the trades."""
-    table = (ONE_SECOND_BARS if timeframe == 1 else "candles").encode()
+def _of_table(coverage: Records, kind: str, stream: int, timeframe: int | None) -> Records:
+    """With what was dropped of the kind's own table in place of what was dropped of the stream that it is made of."""
+    table = ONE_SECOND_BARS if kind == "candle" and timeframe == 1 else BY_NAME[kind].table or ""
     is_dropped = coverage["state"] == Coverage.EXPIRED
-    found: Records = coverage[~is_dropped | (coverage["reason"] == table)]
+    found: Records = coverage[~is_dropped | (coverage["reason"] == table.encode())]
     dropped = found["state"] == Coverage.EXPIRED
-    found["stream"][dropped] = _TRADE
-    found["reason"][dropped] = b"bars"  # as a matter of the trades' line
+    found["stream"][dropped] = stream
+    found["reason"][dropped] = kind.encode()
     return found

@@ -2,8 +2,9 @@
 
 What a `DELETE … RETURNING` takes away is what is packed, so that nothing can come in between; the block is decoded
 again and compared before it is stored; block and removal are committed together. Killed at any point, the database
-rolls back to rows. What one transaction takes becomes as many blocks as suit its table (`block_rows`): a day of bars is
-taken at once and cut into hours. A block that has rows beside it (late ones, new versions) is packed anew with them, alone.
+rolls back to rows. What one transaction takes becomes as many blocks as suit its table (`block_rows`): a day of bars
+is taken at once and cut into hours. A block that has rows beside it (late ones, new versions) is packed anew with them,
+and no other.
 
 A partition without rows is dropped, which is what gives its space back. `VACUUM` finds out whether it may: it cuts a
 table to nothing only once no transaction can still see a row of it, which `TRUNCATE` would not ask.
@@ -130,9 +131,7 @@ async def drop_empty(conn: Connection, table: str, piece: Piece) -> bool:
 # ---- what is packed -----------------------------------------------------------------------------------
 
 
-async def _stretch_of(
-    conn: Connection, place: Place, oldest: datetime, within: tuple[datetime, datetime]
-) -> Stretch:
+async def _stretch_of(conn: Connection, place: Place, oldest: datetime, within: tuple[datetime, datetime]) -> Stretch:
     """What to take that holds the oldest row: all that is beside its block, or what lies between two blocks."""
     block = await conn.fetchrow(_PACKED["block_at"], *place.key, oldest)
     if block is not None:

@@ -14,14 +14,13 @@ from uuid import UUID
 import numpy as np
 
 from marketd.market.bars import SOURCES_PER_BAR, source_number
-from marketd.market.blocks import Block, unpacked
+from marketd.market.block_stretch import newest_of_each_time
 from marketd.market.instruments import Instrument
 from marketd.market.records import BY_NAME, Kind, Records
 from marketd.market.rows import codec
 from marketd.sql.copy import copy_out
-from marketd.market.block_stretch import newest_of_each_time
 from marketd.sql.packed_tables import PACKED_TABLES, joined
-from marketd.sql.read_packed import PackedSpan, only_block, read_packed
+from marketd.sql.read_packed import PackedSpan, WholeBlocks, read_packed, whole_blocks
 from marketd.sql.statements import statements
 from marketd.sql.store import Connection, to_datetime
 
@@ -44,26 +43,26 @@ class Stored(NamedTuple):
 
 
 class CopiedRows(NamedTuple):
-    """Rows as PostgreSQL copied them out; where some were packed, `joined` has all of them, or `block` does: a packed
-    block as it is.
+    """Rows as PostgreSQL copied them out; where some were packed, `joined` has all of them, or `blocks` do: packed
+    blocks as they are.
     """
 
     table: str
     kind: Kind
     data: bytes
     joined: Records | None = None
-    block: bytes | None = None
+    blocks: WholeBlocks | None = None
 
     def size(self) -> int:
-        """How many."""
-        if self.block is not None:
-            return int(Block(self.block).count)
+        """How many; of blocks, at least so many."""
+        if self.blocks is not None:
+            return self.blocks.inside
         return codec(self.table, self.kind).count(self.data) if self.joined is None else len(self.joined)
 
     def records(self) -> Records:
         """All of them, in the dtype of the kind."""
-        if self.block is not None:
-            return unpacked(Block(self.block), self.kind)
+        if self.blocks is not None:
+            return self.blocks.records(self.kind)
         return codec(self.table, self.kind).decode(self.data)[1] if self.joined is None else self.joined
 
 
@@ -104,7 +103,7 @@ async def read_bars(
     whole: bool = False,
 ) -> CopiedRows:
     """Bars of one timeframe (s). With `best` up to three rows a bar come (one a source): `market.bars.finish_bars`
-    picks. `whole`: a packed block that is all of it comes as it is.
+    picks. `whole`: packed blocks that have all of it come as they are.
     """
     table = "candles_1s" if timeframe == SECOND else "candles"
     columns = columns_of(table, _CANDLE)
@@ -114,7 +113,7 @@ async def read_bars(
     if known_at is not None:
         copied = await _bars_as_known(connection, table, timeframe, args, known_at, source)
         bars = PackedSpan(table, _CANDLE, instrument_id, *span.bounds(), to_datetime(known_at))
-        return await with_packed(connection, copied, bars, rows, source=source)
+        return await with_packed(connection, copied, bars, rows, source=source, whole=whole and source is None)
     name = "bars_1s" if timeframe == SECOND else "bars"
     if timeframe != SECOND:
         args.append(timeframe)
@@ -159,8 +158,8 @@ async def read_rows(
     known_at: int | None = None,
     whole: bool = False,
 ) -> CopiedRows:
-    """Records of a stream with a table of fixed rows (`trade`, `book`, `book_delta`, a declared series). `whole`: a
-    packed block that is all of it comes as it is.
+    """Records of a stream with a table of fixed rows (`trade`, `book`, `book_delta`, a declared series). `whole`:
+    packed blocks that have all of it come as they are.
     """
     table = kind.table or ""
     columns = columns_of(table, kind)
@@ -183,19 +182,19 @@ async def with_packed(
     whole: bool = False,
 ) -> CopiedRows:
     """The rows of a span, `limit` of them or all, and what is packed of it: again the newest (or oldest) `limit`.
-    `whole`: where a block is all of it, that block.
+    `whole`: where blocks have all of it, those blocks.
     """
     if span.table not in PACKED_TABLES:
         return copied
     table_codec = codec(copied.table, copied.kind)
     count = table_codec.count(copied.data)
-    if whole and not count and (block := await only_block(connection, span, limit)) is not None:
-        return copied._replace(block=block)
+    if whole and not count and (blocks := await whole_blocks(connection, span, limit)) is not None:
+        return copied._replace(blocks=blocks)
     if limit < NO_LIMIT and count >= limit:
         # what lies beyond the last of them is not wanted
         edge = to_datetime(table_codec.last_time(copied.data) or 0)
         span = span._replace(start=edge) if span.newest else span._replace(end=edge + _MICROSECOND)
-    packed = await read_packed(connection, span, limit, source=source, of_each_time=of_each_time)
+    packed = await read_packed(connection, span, limit, source=source)
     if packed is None:
         return copied
     time = span.kind.time

@@ -51,9 +51,10 @@ async def read_versions(
     limit: int | None = None,
     newest: bool = True,
     known_at: int | None = None,
+    whole: bool = False,
 ) -> CopiedRows:
     """Records of which each moment has one that counts, the newest version: `imbalance`, and `buckets` of a timeframe
-    (s).
+    (s). `whole` as in `read_rows`.
     """
     table = kind.table or ""
     statement = _BOOKS["versions_newest" if newest else "versions_oldest"].format(
@@ -68,7 +69,7 @@ async def read_versions(
         args.append(timeframe)
     copied = CopiedRows(table, kind, await copy_out(connection, statement, *args))
     packed = PackedSpan(table, kind, instrument_id, *span.bounds(), known, newest, timeframe or NO_TIMEFRAME)
-    return await with_packed(connection, copied, packed, args[3], of_each_time=True)
+    return await with_packed(connection, copied, packed, args[3], of_each_time=True, whole=whole)
 
 
 async def read_book_means(
@@ -141,11 +142,12 @@ async def _packed_means(
     kind = book_kind(question.depth)
     span = PackedSpan(BOOK_TABLE, kind, question.instrument.id, start, end, question.known, question.newest)
     found = np.zeros(0, means_kind(question.depth).dtype)
-    async with aclosing(packed_records(connection, span)) as blocks:
-        async for books in blocks:
+    stretches = packed_records(connection, span) if limit is None else packed_records(connection, span, limit)
+    async with aclosing(stretches):
+        async for books in stretches:
             books = await _not_in_rows(connection, question, books)
             found = join_means(found, book_means(books, question.timeframe, **question.scales), **question.scales)
-            if limit is not None and len(found) > limit:  # the last of them may go on in the next block
+            if limit is not None and len(found) > limit:  # the last of them may go on in the next stretch
                 break
     return found
 

@@ -1,4 +1,4 @@
-"""What is packed, read back: block after block, as far as somebody goes on asking.
+"""What is packed, read back: as many blocks by one statement as are wanted and fit into memory, as one stretch.
 
 Whoever reads rows and blocks reads the rows first: what is packed in between is then seen twice, which `joined` puts
 right, and never missed.
@@ -10,19 +10,23 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from marketd.market.blocks import Block, unpacked
+from marketd.market.block_stretch import Within, has_versions, unpacked_stretch, unpacked_times
 from marketd.market.records import Kind, Records
-from marketd.market.block_stretch import newest_of_each_time
 from marketd.sql.packed_tables import NO_TIMEFRAME, PACKED_TABLES, newest_packed, to_ns
 from marketd.sql.statements import statements
 from marketd.sql.store import Connection
 
 _PACKED = statements("packed")
-_MAX_AT_ONCE = 4  # blocks in memory that are not asked for yet
+_UNPACKED_BYTES = 16 << 20  # that are records at a time: a day of one-second bars is 8 MB
+_WHOLE_BYTES = 64 << 20  # as records, of blocks that are passed on; as many as an answer may have
+_MOST_BLOCKS = 1024  # that a statement looks at
+_NO_LIMIT = 2**40  # rows; with room to grow
+_GROWTH = 4
 
 
 class PackedSpan(NamedTuple):
@@ -37,51 +41,78 @@ class PackedSpan(NamedTuple):
     newest: bool = True
     timeframe: int = NO_TIMEFRAME
 
+    @property
+    def key(self) -> tuple[str, int, int]:
+        """Of its blocks."""
+        return self.table, self.instrument_id, self.timeframe
 
-async def packed_records(connection: Connection, span: PackedSpan) -> AsyncGenerator[Records, None]:
-    """The records of each block that touches the span, the newest (or oldest) block first."""
+    @property
+    def within(self) -> Within:
+        return Within(to_ns(self.start), to_ns(self.end), to_ns(self.known))
+
+
+class WholeBlocks(NamedTuple):
+    """Blocks that have all of an answer, in the order of time: those of their records that lie `within` are the answer,
+    or its newest ones where a limit was asked for. `inside`: how many these are at least; `rows`: all that are packed.
+    """
+
+    data: tuple[bytes, ...]
+    within: Within
+    rows: int
+    inside: int
+
+    def records(self, kind: Kind) -> Records:
+        return unpacked_stretch(self.data, kind, self.within)
+
+    def times(self, name: str) -> npt.NDArray[np.int64]:
+        """Of the records within: this field, which is their time."""
+        return unpacked_times(self.data, name, self.within)
+
+
+async def packed_records(
+    connection: Connection, span: PackedSpan, wanted: int = _NO_LIMIT
+) -> AsyncGenerator[Records, None]:
+    """The records that the span has packed, stretch by stretch, the newest (or oldest) first: one stretch, as a rule,
+    for who wants no more than `wanted`.
+    """
     start, end = span.start, min(span.end, newest_packed())
-    statement = _PACKED["newest_blocks" if span.newest else "oldest_blocks"]
-    at_once = 1
+    statement = _PACKED["blocks"].format(direction="DESC" if span.newest else "ASC")
+    most = _UNPACKED_BYTES // span.kind.dtype.itemsize
     while span.table in PACKED_TABLES and start < end:
-        key = (span.table, span.instrument_id, span.timeframe)
-        blocks = await connection.fetch(statement, *key, start, end, span.known, at_once)
-        for block in blocks:
-            found = await asyncio.to_thread(_selected, block["data"], span)
-            if len(found):
-                yield found
-        if len(blocks) < at_once:
+        blocks = await connection.fetch(statement, *span.key, start, end, span.known, wanted, most, _MOST_BLOCKS)
+        if not blocks:
+            return
+        data = [block["data"] for block in (blocks[::-1] if span.newest else blocks)]
+        found = await asyncio.to_thread(unpacked_stretch, data, span.kind, span.within)
+        if len(found):
+            yield found
+        if blocks[0]["are_all"]:
             return
         if span.newest:
             end = blocks[-1]["ts_start"]
         else:
             start = blocks[-1]["ts_end"]
-        at_once = min(2 * at_once, _MAX_AT_ONCE)
+        wanted *= _GROWTH  # there was less in them than it seemed
 
 
-def _selected(data: bytes, span: PackedSpan) -> Records:
-    """Those of a block that are asked for: often a few minutes of a day."""
-    block = Block(data)
-    times, known = block.column(span.kind.time), block.column("ts_known")
-    start_ns, end_ns, known_ns = to_ns(span.start), to_ns(span.end), to_ns(span.known)
-    wanted = (times >= start_ns) & (times < end_ns) & (known <= known_ns)
-    places = np.flatnonzero(wanted)
-    if not len(places):
-        return unpacked(block, span.kind, slice(0))
-    stretch = slice(int(places[0]), int(places[-1]) + 1)
-    # as a rule they stand side by side, and need not be picked out one by one
-    return unpacked(block, span.kind, stretch if len(places) == stretch.stop - stretch.start else wanted)
-
-
-async def only_block(connection: Connection, span: PackedSpan, limit: int) -> bytes | None:
-    """The block that has all that the span has packed, and nothing else; None when there is no such block."""
-    key = (span.table, span.instrument_id, span.timeframe)
+async def whole_blocks(connection: Connection, span: PackedSpan, limit: int) -> WholeBlocks | None:
+    """The blocks that have all that the span has packed, or its newest `limit`. None when there are no such blocks:
+    they would have to be looked into, or are too much.
+    """
     if span.table not in PACKED_TABLES or span.start >= newest_packed():
         return None
-    found: bytes | None = await connection.fetchval(
-        _PACKED["only_block"], *key, span.start, span.end, span.known, limit
+    if not span.newest and limit < _NO_LIMIT:
+        return None
+    most = _WHOLE_BYTES // span.kind.dtype.itemsize
+    blocks: list[Any] = await connection.fetch(
+        _PACKED["whole_blocks"], *span.key, span.start, span.end, span.known, limit, most, _MOST_BLOCKS
     )
-    return found
+    # of records that replace each other nobody knows how many count
+    if not blocks or (has_versions(span.kind) and not blocks[0]["are_all"]):
+        return None
+    data = tuple(block["data"] for block in blocks)
+    rows, inside = (sum(block[name] for block in blocks) for name in ("row_count", "inside"))
+    return WholeBlocks(data, span.within._replace(known=None), rows, inside)
 
 
 async def read_packed(
@@ -90,19 +121,16 @@ async def read_packed(
     limit: int,
     *,
     source: int | None = None,
-    of_each_time: bool = False,
 ) -> Records | None:
     """What the span has packed, at least the newest (or oldest) `limit` of it, in the order of time; None: nothing.
 
-    `source`: of these bars. `of_each_time`: the newest version of each moment.
+    `source`: of these bars.
     """
     found: list[Records] = []
     count = 0
-    async with aclosing(packed_records(connection, span)) as blocks:
-        async for records in blocks:
+    async with aclosing(packed_records(connection, span, min(limit, _NO_LIMIT))) as stretches:
+        async for records in stretches:
             wanted = records if source is None else records[records["source"] == source]
-            if of_each_time:
-                wanted = newest_of_each_time(wanted, span.kind.time)
             found.append(wanted)
             count += len(wanted)
             if count >= limit:

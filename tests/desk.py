@@ -13,13 +13,13 @@ import msgspec
 import numpy as np
 
 from lane import BTC, CANDLES, FUNDING, KINDS, bars, observed, rates, trades
+from marketd.client.requests import decode_part
 from marketd.daemon.kernel import COVERAGE_KIND, TRADE_KIND, Lot
 from marketd.daemon.query import QueryService
 from marketd.daemon.settings import Config
 from marketd.daemon.writer import Writer
 from marketd.ipc.journal_reader import JournalReader
 from marketd.ipc.protocol import Bars, Rows
-from marketd.market.blocks import Block, unpacked
 from marketd.market.records import Records
 from marketd.market.rows import codec
 from marketd.sql.connections import DatabaseConnectionManager
@@ -79,7 +79,7 @@ def decoded(part: Any, data: Any) -> Records:
     if part.encoding == "copy":
         return codec(part.table, kind).decode(data)[1]
     if part.encoding == "packed":
-        return unpacked(Block(data), kind)
+        return decode_part(kind, part, data)
     records = np.frombuffer(data, dtype=kind.dtype)
     assert len(records) == part.count
     return records

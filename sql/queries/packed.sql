@@ -2,32 +2,52 @@
 -- Stretches are at most a day long, so that whoever looks for those that touch a span begins a day before it.
 -- `{table}` and `{time}` are filled in from the table of kinds, never from input.
 
--- name: newest_blocks
--- Blocks that touch a span and have something that was known at $6, the newest first; $7 how many.
-SELECT ts_start, ts_end, known_last, data FROM packed_blocks
-WHERE table_name = $1 AND instrument_id = $2 AND timeframe = $3
-  AND ts_start < $5 AND ts_start > $4::timestamptz - interval '1 day' AND ts_end > $4 AND ts_last >= $4
-  AND known_first <= $6
-ORDER BY ts_start DESC LIMIT $7;
+-- name: blocks
+-- Blocks that touch a span and have something that was known at $6, the newest first (`{direction}` DESC) or the oldest: of
+-- the nearest $9 as many as are needed for $7 rows, with $8 rows in all. `are_all`: there is none beyond them.
+SELECT ts_start, ts_end, data, (bool_and(is_wanted) OVER ()) AND candidates < $9 AS are_all
+FROM (
+    SELECT *, coalesce(sum(inside) OVER before, 0) < $7 AND coalesce(sum(row_count) OVER before, 0) < $8 AS is_wanted,
+           count(*) OVER () AS candidates
+    FROM (
+        SELECT ts_start, ts_end, data, row_count,
+               CASE WHEN ts_first >= $4 AND ts_last < $5 AND known_last <= $6 THEN row_count ELSE 0 END AS inside
+        FROM packed_blocks
+        WHERE table_name = $1 AND instrument_id = $2 AND timeframe = $3
+          AND ts_start < $5 AND ts_start > $4::timestamptz - interval '1 day' AND ts_end > $4
+          AND ts_first < $5 AND ts_last >= $4 AND known_first <= $6
+        ORDER BY ts_start {direction} LIMIT $9
+    ) nearest
+    WINDOW before AS (ORDER BY ts_start {direction} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+) counted
+WHERE is_wanted
+ORDER BY ts_start {direction};
 
--- name: oldest_blocks
-SELECT ts_start, ts_end, known_last, data FROM packed_blocks
-WHERE table_name = $1 AND instrument_id = $2 AND timeframe = $3
-  AND ts_start < $5 AND ts_start > $4::timestamptz - interval '1 day' AND ts_end > $4 AND ts_last >= $4
-  AND known_first <= $6
-ORDER BY ts_start LIMIT $7;
-
--- name: only_block
--- The block of a span that holds nothing beside it: not before $4, not from $5 on, not known after $6, $7 rows at most;
--- where no other one touches the span.
-SELECT data FROM packed_blocks b
-WHERE table_name = $1 AND instrument_id = $2 AND timeframe = $3
-  AND ts_start < $5 AND ts_start > $4::timestamptz - interval '1 day' AND ts_end > $4
-  AND ts_first >= $4 AND ts_last < $5 AND known_last <= $6 AND row_count <= $7::bigint
-  AND NOT EXISTS (
-      SELECT FROM packed_blocks o
-      WHERE o.table_name = $1 AND o.instrument_id = $2 AND o.timeframe = $3 AND o.ts_start <> b.ts_start
-        AND o.ts_start < $5 AND o.ts_start > $4::timestamptz - interval '1 day' AND o.ts_end > $4);
+-- name: whole_blocks
+-- The blocks that have the newest $7 rows of a span, of the nearest $9, in the order of time; none where something in them was
+-- not known at $6, or where they have more than $8 rows. `inside`: how many rows lie in the span for certain.
+SELECT data, row_count, inside, are_all
+FROM (
+    SELECT *, bool_and(known_last <= $6) OVER () AS are_known, sum(row_count) OVER () AS rows,
+           sum(inside) OVER () >= $7 AS are_enough, count(*) OVER () = candidates AND candidates < $9 AS are_all
+    FROM (
+        SELECT *, coalesce(sum(inside) OVER (ORDER BY ts_start DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0)
+                  AS rows_before,
+               count(*) OVER () AS candidates
+        FROM (
+            SELECT ts_start, data, row_count, known_last,
+                   CASE WHEN ts_first >= $4 AND ts_last < $5 THEN row_count ELSE 0 END AS inside
+            FROM packed_blocks
+            WHERE table_name = $1 AND instrument_id = $2 AND timeframe = $3
+              AND ts_start < $5 AND ts_start > $4::timestamptz - interval '1 day' AND ts_end > $4
+              AND ts_first < $5 AND ts_last >= $4
+            ORDER BY ts_start DESC LIMIT $9
+        ) nearest
+    ) counted
+    WHERE rows_before < $7
+) needed
+WHERE are_known AND rows <= $8 AND (are_all OR are_enough)
+ORDER BY ts_start;
 
 -- name: share_locks
 -- Of a writer: until its transaction ends nothing of these tables ($1) and instruments ($2) is packed. Always in the same

@@ -450,25 +450,26 @@ async def test_every_format_has_the_same_numbers(desk: Desk, wanted: Any, commit
     assert table["ts_event"] == expected["ts_event"].tolist()
 
 
-async def test_a_packed_block_that_is_all_of_an_answer_leaves_as_it_is(desk: Desk) -> None:
+async def test_packed_blocks_that_have_all_of_an_answer_leave_as_they_are(desk: Desk) -> None:
     take_some(desk, 0)
     await desk.commit(1)
-    midnight = START + 60 * SECOND  # what is before is another block
-    expected = {"trade": await desk.rows(start=midnight), "candle": await desk.bars(1, start=midnight)}
+    spans: list[dict[str, Any]] = [{}, {"start": START + SECOND}, {"start": START, "limit": 2}]  # cut by the caller
+    expected = [(await desk.rows(**span), await desk.bars(1, **span)) for span in spans]
     async with desk.database.acquire() as conn:
-        await pack_all(conn)
-    for request, kind in (
-        (Rows(symbol=BTC.name, stream="trade", start=midnight, format="packed"), "trade"),
-        (Bars(symbol=BTC.name, timeframes=[1], start=midnight, format="packed"), "candle"),
-    ):
-        answer, frames = await desk.ask(request)
-        (part,) = answer.parts
-        assert (part.encoding, part.count) == ("packed", len(expected[kind]))
-        assert same(by_time(decoded(part, frames[0])), by_time(expected[kind]))
-        for other in ("records", "copy"):
-            answer, frames = await desk.ask(msgspec.structs.replace(request, format=other))
-            assert answer.parts[0].encoding == "records"
-            assert same(by_time(decoded(answer.parts[0], frames[0])), by_time(expected[kind]))
+        await pack_all(conn, block_rows=1)
+    for span, (trades_, bars_) in zip(spans, expected, strict=True):
+        for request, records in (
+            (Rows(symbol=BTC.name, stream="trade", format="packed", **span), trades_),
+            (Bars(symbol=BTC.name, timeframes=[1], format="packed", **span), bars_),
+        ):
+            answer, frames = await desk.ask(request)
+            (part,) = answer.parts
+            assert part.encoding == "packed" and len(part.blocks) >= len(set(records[records.dtype.names[0]].tolist()))
+            assert same(by_time(decoded(part, frames[0]))[-len(records) :], by_time(records))
+            for other in ("records", "copy"):
+                answer, frames = await desk.ask(msgspec.structs.replace(request, format=other))
+                assert answer.parts[0].encoding == "records"
+                assert same(by_time(decoded(answer.parts[0], frames[0])), by_time(records))
 
 
 def _arrow(data: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from marketd.daemon.ledger import Ledger, coverage_records
 from marketd.daemon.rebuild import rebuilt_bars
 from marketd.market.records import BY_NAME, COVERAGE, Coverage, Records, Source
 from marketd.market.timeline import Seen, timeline
+from marketd.market.worth import Worth, worth_of
 from marketd.sql import retention
 from marketd.sql.connections import type_connection
 from marketd.sql.levels import has_levels
@@ -90,6 +91,19 @@ async def test_dropped_trades_are_expired_until_they_are_fetched_again(conn: typ
     line = timeline(await ledger_of(conn), TRADE.id, FIRST_DAY, START)
     assert [stretch.state for stretch in line] == [Seen.EXPIRED, Seen.BACKFILLED, Seen.EXPIRED]
     assert not len(await ledger_of(conn, OTHER)), "an instrument of which nothing was ever known has nothing to lose"
+
+
+async def test_dropped_changes_of_a_book_are_expired_and_its_snapshots_are_not(conn: type_connection) -> None:
+    store = Store(conn)
+    await store.tell(Coverage.OBSERVED, FIRST_DAY, FIRST_DAY, BEFORE, BY_NAME["book"].id)
+    changes = np.zeros(2, BY_NAME["book_delta"].dtype)
+    changes["ts_event"] = START
+    await store.put(BY_NAME["book_delta"], changes)
+    assert len((await drop_old_pieces(conn, "book_deltas", FAR)).gone) == 1
+    assert await conn.fetchval("SELECT count(*) FROM book_deltas") == 0
+    ledger, span = await ledger_of(conn), (FIRST_DAY, START + SECOND)
+    assert worth_of(ledger, "book_delta", *span) == Worth("expired", [span])
+    assert worth_of(ledger, "book", *span) == Worth("observed", [])
 
 
 async def test_a_grid_fills_no_bars_flat_that_were_dropped(conn: type_connection) -> None:

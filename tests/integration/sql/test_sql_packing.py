@@ -59,51 +59,67 @@ async def test_packed_trades_are_read_as_the_rows_they_were(conn: type_connectio
     assert (await trades_read(conn)).tobytes() == before.tobytes() == offered.tobytes()
 
 
-async def test_a_block_that_is_all_of_an_answer_comes_as_it_is_and_else_it_is_unpacked(
+async def test_blocks_that_have_all_of_an_answer_come_as_they_are_and_are_cut_by_who_reads_them(
     conn: type_connection, lane: Lane
 ) -> None:
     offered = stamped(seconds(range(50)), 1)
     await lane.commit((CANDLES, offered))
-    await pack_all(conn)
-    stored = await conn.fetchval("SELECT data FROM packed_blocks")
+    await pack_all(conn, block_rows=10)
 
     async def read(span: Span, **options: Any) -> CopiedRows:
         return await read_bars(conn, BTC.id, 1, span, whole=True, **options)
 
-    whole = await read(ALL)
-    assert whole.block == stored and whole.size() == len(offered)
-    assert whole.records().tobytes() == offered.tobytes()
-    assert (await read(Span(START, START + 50 * SECOND), limit=50, known_at=KNOWN)).block is None  # versions are joined
-    for span, options, expected in (
-        (Span(START + SECOND, None), {}, 49),
-        (Span(None, START + 49 * SECOND), {}, 49),
-        (ALL, {"limit": 11}, 33),  # a bar may be there of each source
-        (ALL, {"bar_source": "own"}, 50),
+    for span, options, blocks, inside, expected in (
+        (ALL, {}, 5, 50, offered),
+        (ALL, {"known_at": KNOWN}, 5, 50, offered),
+        (Span(START + 15 * SECOND, START + 32 * SECOND), {}, 3, 10, offered[15:32]),
+        (Span(START + 13 * SECOND, START + 17 * SECOND), {}, 1, 0, offered[13:17]),
+        (Span(None, START + 35 * SECOND), {"limit": 3}, 2, 10, offered[20:35]),  # a bar may be there of each source
     ):
-        part = await read(span, **options)
-        assert part.block is None and len(part.records()) == part.size() == expected
-    await lane.commit((CANDLES, stamped(seconds([50]), 200)))  # a row beside it
+        found = await read(span, **options)
+        assert found.blocks is not None and len(found.blocks.data) == blocks and found.size() == inside
+        assert found.records().tobytes() == expected.tobytes()
+    for span, options in ((ALL, {"bar_source": "own"}), (ALL, {"known_at": int(offered["ts_known"][0]) - 1000})):
+        assert (await read(span, **options)).blocks is None
+    await lane.commit((CANDLES, stamped(seconds([50]), 200)))  # a row beside them
     both = await read(ALL)
-    assert both.block is None and len(both.records()) == 51
+    assert both.blocks is None and len(both.records()) == 51
 
 
-async def test_trades_of_one_block_come_as_it_is_only_if_all_were_known(conn: type_connection, lane: Lane) -> None:
-    offered = stamped(trades([(ms, ms, 100, 5) for ms in range(0, 9_000, 100)]), 1)
-    await lane.commit((TRADE_KIND, offered))
-    await pack_all(conn)
-    last = int(offered["ts_known"].max())
-    whole = await read_rows(conn, BTC.id, TRADE_KIND, ALL, known_at=last, whole=True)
-    assert whole.block is not None and whole.records().tobytes() == offered.tobytes()
-    first = int(offered["ts_known"].min())
-    assert (await read_rows(conn, BTC.id, TRADE_KIND, ALL, known_at=first - 1000, whole=True)).block is None
-
-
-async def test_of_two_blocks_none_comes_as_it_is(conn: type_connection, lane: Lane) -> None:
+async def test_trades_of_blocks_come_as_they_are_only_if_all_were_known(conn: type_connection, lane: Lane) -> None:
     offered = stamped(trades([(ms, ms, 100, 5) for ms in range(0, 120_000, 100)]), 1)  # over midnight
     await lane.commit((TRADE_KIND, offered))
     await pack_all(conn)
-    found = await read_rows(conn, BTC.id, TRADE_KIND, ALL, whole=True)
-    assert found.block is None and len(found.records()) == len(offered)
+    last, first = int(offered["ts_known"].max()), int(offered["ts_known"].min())
+    whole = await read_rows(conn, BTC.id, TRADE_KIND, ALL, known_at=last, whole=True)
+    assert whole.blocks is not None and len(whole.blocks.data) == 2
+    assert whole.records().tobytes() == offered.tobytes()
+    assert (await read_rows(conn, BTC.id, TRADE_KIND, ALL, known_at=first - 1000, whole=True)).blocks is None
+    oldest = await read_rows(conn, BTC.id, TRADE_KIND, ALL, limit=5, newest=False, whole=True)
+    assert oldest.blocks is None and oldest.records().tobytes() == offered[:5].tobytes()
+
+
+async def test_of_versions_in_blocks_that_come_as_they_are_the_newest_counts(conn: type_connection, lane: Lane) -> None:
+    await lane.commit((IMBALANCE, stamped(imbalances([(s, 7 + s) for s in range(20)]), 1)))
+    await lane.commit((IMBALANCE, stamped(imbalances([(3, 99)]), 100)))
+    expected = (await read_versions(conn, BTC.id, IMBALANCE, ALL)).records()
+    await pack_all(conn, block_rows=5)
+    whole = await read_versions(conn, BTC.id, IMBALANCE, ALL, whole=True)
+    assert whole.blocks is not None and whole.blocks.rows == 21
+    assert whole.records().tobytes() == expected[np.argsort(expected["ts_event"])].tobytes()
+    # which of the newest count is not known before they are unpacked
+    few = await read_versions(conn, BTC.id, IMBALANCE, ALL, limit=18, whole=True)
+    assert few.blocks is None and few.records().tobytes() == whole.records()[-18:].tobytes()
+
+
+async def test_many_blocks_are_read_by_one_statement(conn: type_connection, lane: Lane) -> None:
+    await lane.commit((CANDLES, stamped(seconds(range(50)), 1)))
+    await pack_all(conn, block_rows=2)
+    asked = []
+    conn.add_query_logger(lambda query: asked.append(query.query))
+    found = await read_bars(conn, BTC.id, 1, ALL)
+    assert len(found.records()) == 50
+    assert sum("packed_blocks" in query for query in asked) == 1
 
 
 async def test_a_packed_trade_that_comes_again_is_not_stored_twice(conn: type_connection, lane: Lane) -> None:
@@ -225,20 +241,34 @@ async def test_a_stretch_is_cut_into_blocks_that_do_not_overlap(conn: type_conne
     offered = stamped(trades([(ms, number, 100, 5) for number, ms in enumerate(times)]), 1)
     await lane.commit((TRADE_KIND, offered))
     done = await pack_all(conn, block_rows=10)
-    assert sum(each.rows for each in done) == len(offered)
+    assert [(each.rows, each.blocks) for each in done] == [(54, 4)]  # in one transaction
     blocks = await conn.fetch("SELECT * FROM packed_blocks ORDER BY ts_start")
     assert [row["row_count"] for row in blocks] == [10, 10, 25, 9]
     assert all(one["ts_end"] == two["ts_start"] for one, two in pairwise(blocks))
     assert (await trades_read(conn)).tobytes() == offered.tobytes()
-    # so many late ones that the block must be cut
+    # so many late ones that a block must be cut; the others stay as they are
     late = stamped(trades([(ms, 1000 + ms, 100, 5) for ms in range(1, 900, 10)]), 100)
     await lane.commit((TRADE_KIND, late))
     await pack_all(conn, block_rows=10)
     assert await rows_in(conn, "trades") == 0
     assert len(await trades_read(conn)) == len(offered) + len(late)
-    blocks = await conn.fetch("SELECT * FROM packed_blocks ORDER BY ts_start")
-    assert all(row["row_count"] <= 25 for row in blocks)
-    assert all(one["ts_end"] == two["ts_start"] for one, two in pairwise(blocks))
+    anew = await conn.fetch("SELECT * FROM packed_blocks ORDER BY ts_start")
+    assert [row["row_count"] for row in anew] == [10] * 10 + [10, 25, 9]
+    assert all(one["ts_end"] == two["ts_start"] for one, two in pairwise(anew))
+    assert [row["packed_at"] for row in anew[-3:]] == [row["packed_at"] for row in blocks[-3:]]
+
+
+async def test_what_is_too_much_for_one_transaction_is_packed_in_several(
+    conn: type_connection, lane: Lane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("marketd.sql.packing.BYTES_AT_ONCE", 30 * BOOK.dtype.itemsize)
+    offered = stamped(books([(ms, 90, 101, 1 + ms % 3) for ms in range(0, 10_000, 100)]), 1)
+    await lane.commit((BOOK, offered))
+    deep = BOOK._replace(dtype=books([], 60).dtype)
+    await lane.commit((deep, stamped(books([(150, 90, 101, 7)], 60), 500)))
+    done = await pack_all(conn)
+    assert [each.rows for each in done] == [10, 30, 30, 30, 1]  # where there are deep ones, fewer
+    assert len((await read_rows(conn, BTC.id, BOOK, ALL)).records()) == 101
 
 
 async def test_an_empty_partition_is_dropped_only_when_nobody_can_see_its_rows(

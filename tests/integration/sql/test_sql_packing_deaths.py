@@ -22,7 +22,7 @@ from packed import KNOWN, Lane, pack_all
 
 pytestmark = pytest.mark.parametrize("server", [Profile.POSTGRES], indirect=True, ids=str)
 DAY = 86_400 * SECOND
-_STEPS = ("execute", "fetch", "fetchrow", "fetchval", "copy_from_query", "copy_to_table")
+_STEPS = ("execute", "executemany", "fetch", "fetchrow", "fetchval", "copy_from_query", "copy_to_table")
 
 
 class Mortal:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis.extra import numpy as arrays
 
 from marketd.market.block_columns import PREDICTIONS
 from marketd.market.block_streams import decode, encode
-from marketd.market.blocks import Block, pack
+from marketd.market.blocks import Block, Choices, pack
 from marketd.market.errors import BlockDamaged, InvalidArgument
 from marketd.market.records import BY_NAME, Records, book_dtype, empty, series_kind
 from marketd.market.times import ABSENT
@@ -48,9 +49,9 @@ def day_of_bars(count: int = 86_400) -> Records:
 
 
 @st.composite
-def any_records(draw: st.DrawFn) -> Records:
+def any_records(draw: st.DrawFn, dtypes: Sequence[np.dtype[Any]] = DTYPES) -> Records:
     """Any bits at all, columns of edge cases, and columns that grow or stand still."""
-    dtype = draw(st.sampled_from(DTYPES))
+    dtype = draw(st.sampled_from(dtypes))
     count = draw(st.integers(1, 12))
     records = np.frombuffer(draw(st.binary(min_size=dtype.itemsize * count, max_size=dtype.itemsize * count)), dtype)
     records = records.copy()
@@ -67,6 +68,22 @@ def any_records(draw: st.DrawFn) -> Records:
         elif how == "absent":
             records[name] = empty(BY_NAME["trade"]._replace(dtype=dtype), 1)[name][0]
     return records
+
+
+@given(st.data())
+def test_what_was_chosen_for_one_block_loses_nothing_of_another(data: st.DataObject) -> None:
+    first = data.draw(any_records())
+    choices = Choices()
+    pack(first, choices)
+    other = data.draw(any_records([first.dtype]))
+    assert Block(pack(other, choices)).records().tobytes() == other.tobytes()
+
+
+def test_blocks_of_a_stretch_are_as_small_with_choices_made_once() -> None:
+    bars, choices = day_of_bars(14_400), Choices()
+    parts = np.split(bars, 4)
+    shared, alone = (sum(len(pack(part, *args)) for part in parts) for args in ((choices,), ()))
+    assert shared < 1.01 * alone
 
 
 @given(any_records())

@@ -48,6 +48,19 @@ def test_books_have_a_ledger_of_their_own_and_series_none() -> None:
     assert worth_of(coverage, "funding", 0, 50) == UNKNOWN
 
 
+def test_what_is_made_of_books_is_dropped_with_its_own_table_and_not_with_the_snapshots() -> None:
+    coverage = ledger(
+        (Coverage.OBSERVED, 0, 0, BOOKS, ""),
+        (Coverage.EXPIRED, 0, 30, BOOKS, "book_snapshots"),
+        (Coverage.EXPIRED, 0, 20, BY_NAME["book_delta"].id, "book_deltas"),
+        (Coverage.EXPIRED, 0, 10, BY_NAME["imbalance"].id, "imbalances"),
+    )
+    assert worth_of(coverage, "book", 0, 50) == Worth("expired", [(0, 30)])
+    assert worth_of(coverage, "book_delta", 0, 50) == Worth("expired", [(0, 20)])
+    assert worth_of(coverage, "imbalance", 0, 50) == Worth("expired", [(0, 10)])
+    assert worth_of(coverage, "buckets", 0, 50) == Worth("observed", [])
+
+
 def test_a_ledger_without_its_beginning_says_nothing() -> None:
     gap = (Coverage.GAP, 10, 20, TRADES, "")
     assert worth_of_newest(ledger(gap), "trade", 0, 50) == UNKNOWN
