@@ -82,7 +82,8 @@ def times_of(result: Result) -> Records:
     blocks = None if result.copied is None else result.copied.blocks
     if blocks is None:
         return decoded(result)
-    times = np.unique(blocks.times(result.kind.time))  # of bars of several sources one counts
+    found = blocks.times(result.kind.time)
+    times = np.unique(found) if result.kind.dtype is CANDLE else np.sort(found)  # of the sources of a bar one counts
     newest = times if result.limit is None else times[-result.limit :]
     return newest.view([(result.kind.time, newest.dtype)])
 

@@ -5,7 +5,7 @@
 -- name: blocks
 -- Blocks that touch a span and have something that was known at $6, the newest first (`{direction}` DESC) or the oldest: of
 -- the nearest $9 as many as are needed for $7 rows, with $8 rows in all. `are_all`: there is none beyond them.
-SELECT ts_start, ts_end, data, (bool_and(is_wanted) OVER ()) AND candidates < $9 AS are_all
+SELECT ts_start, ts_end, data, count(*) OVER () = candidates AND candidates < $9 AS are_all
 FROM (
     SELECT *, coalesce(sum(inside) OVER before, 0) < $7 AND coalesce(sum(row_count) OVER before, 0) < $8 AS is_wanted,
            count(*) OVER () AS candidates

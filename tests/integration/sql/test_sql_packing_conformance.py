@@ -58,18 +58,22 @@ async def write(lanes: dict[int, Lane], step: Any, number: int) -> None:
         await lane.commit((kind, records), instrument=instrument)
 
 
-async def answers(conn: type_connection, instrument: Instrument, span: Span, **options: Any) -> list[bytes]:
-    """What all readers say of an instrument, in the order in which clients get it."""
+async def answers(
+    conn: type_connection, instrument: Instrument, span: Span, whole: bool = False, **options: Any
+) -> list[bytes]:
+    """What all readers say of an instrument, in the order in which clients get it. `whole`: in blocks, too."""
     limit, newest, known_at = options["limit"], options["newest"], options["known_at"]
     found = []
     for source in ("best", "own", "venue"):
-        stored = await read_bars(conn, instrument.id, 1, span, limit=limit, bar_source=source, known_at=known_at)
+        stored = await read_bars(
+            conn, instrument.id, 1, span, limit=limit, bar_source=source, known_at=known_at, whole=whole
+        )
         found.append(finish_bars(stored.records(), source, limit))
     for kind in (TRADE_KIND, BOOK):
-        stored = await read_rows(conn, instrument.id, kind, span, **options)
+        stored = await read_rows(conn, instrument.id, kind, span, whole=whole, **options)
         found.append(finish_rows(stored.records(), limit, newest=newest))
     for kind, timeframe in ((IMBALANCE, None), (BUCKETS, 1), (BUCKETS, 60)):
-        stored = await read_versions(conn, instrument.id, kind, span, timeframe=timeframe, **options)
+        stored = await read_versions(conn, instrument.id, kind, span, timeframe=timeframe, whole=whole, **options)
         found.append(finish_rows(stored.records(), limit, newest=newest))
     for timeframe in (1, 60):
         whole = Span(*(None if t is None else t // (60 * SECOND) * 60 * SECOND for t in span))
@@ -92,7 +96,9 @@ async def test_rows_and_blocks_answer_as_rows_alone(conn: type_connection, steps
     for known in (None, KNOWN + data.draw(st.integers(0, len(steps))) * SECOND):
         for limit, newest in ((None, True), (data.draw(st.integers(1, 12)), data.draw(st.booleans()))):
             options = {"limit": limit, "newest": newest, "known_at": known}
-            assert await answers(conn, pair[0], span, **options) == await answers(conn, pair[1], span, **options)
+            whole = data.draw(st.booleans())
+            packed = await answers(conn, pair[0], span, whole, **options)
+            assert packed == await answers(conn, pair[1], span, **options)
     replaced = [await conn.fetch(_VERSIONS, instrument.id) for instrument in pair]
     assert replaced[0] == replaced[1]
     minute = [(1, START + n * SECOND) for n in range(0, 60, 5)]

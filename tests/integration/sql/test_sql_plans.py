@@ -146,7 +146,9 @@ async def run_everything(spy: Any) -> None:
         for level in LEVELS:
             await read_level(spy, BTC.id, level, SPAN, limit=100)
     else:
-        assert await pack_all(spy, block_rows=1, tables=("trades", "candles_1s", "book_snapshots"))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("marketd.sql.packing.ROWS_AT_ONCE", 1)  # of several rows at one time
+            assert await pack_all(spy, block_rows=1, tables=("trades", "candles_1s", "book_snapshots"))
         await read_bars(spy, BTC.id, 1, SPAN, whole=True)  # nothing lies beside the blocks
         await write_everything(spy)  # what is packed comes back
         await fill(spy, "book_snapshots", [NOW - HOUR_NS])  # and a book lies beside its block
