@@ -2,8 +2,8 @@
 
 Eleven minutes of BTCUSDT of a real exchange are imported, and repeated to a day: at other times, other prices, with
 other sizes, so that no repetition is like another. All sizes are of the relations, with indexes and TOAST. Packing is
-told beside what it cannot do without: taking the same rows out of their table. A day, an hour and five minutes of
-one-second bars are read from their blocks, out of the database into records.
+told beside what it cannot do without: taking the same rows out of their table. What is read, out of the database into
+records, is read from blocks as they are cut and from such as hold a day.
 """
 
 from __future__ import annotations
@@ -55,6 +55,8 @@ LENGTH_NS = 660 * 10**9  # of a repetition: a little more than the recording
 NS_PER_US = 1000
 DAY_NS = 86_400 * 10**9
 INSTRUMENT = 65_600
+WIDE, WIDE_ROWS = INSTRUMENT + 1, 90_000  # an instrument of the same records in blocks of a day
+_BUCKETS = BY_NAME["buckets"]
 ROUNDS = 15
 
 
@@ -66,16 +68,18 @@ async def _run(repetitions: int) -> Report:
     report = Report("blocks", "bytes a row: rows with indexes, packed blocks, Parquet with zstd")
     async with _database() as manager, manager.acquire() as conn:
         recorded = await _recorded(manager, conn)
+        stored: dict[str, Records] = {}
         for table in TABLES:
             kind = PACKED_TABLES[table].kind
             records = _repeated(kind, recorded[table], min(repetitions, MOST.get(table, repetitions)))
             row = await _sizes(conn, table, kind, records)
+            stored[table] = records
             report.rows.append({"table": table, "rows": len(records), **row})
             share = GOALS.get(table)
             if share is not None:
                 report.goals.append(Goal(f"{table}: of the rows", share * 100, 100 * row["of the rows"], True, " %"))
             report.goals.append(Goal(f"{table}: of Parquet", 1.1, row["blocks"] / row["Parquet"], True, " times"))
-        report.facts = {"repetitions": repetitions, **await _reading(conn)}
+        report.facts = {"repetitions": repetitions, **await _reading(conn, stored)}
     return report
 
 
@@ -148,20 +152,14 @@ def _shifted(kind: Kind, records: Records, number: int, start: int) -> Records:
 
 async def _sizes(conn: Any, table: str, kind: Kind, records: Records) -> dict[str, float]:
     count = len(records)
-    lane, offset, at_once = uuid4(), 0, 50_000
-    keeper = PartitionKeeper(Profile.POSTGRES)
-    ids = np.full(at_once, INSTRUMENT, np.int32)
     await conn.execute(f"DELETE FROM {table}")
     await conn.execute(f"VACUUM FULL {table}")
-    for start in range(0, count, at_once):
-        part = records[start : start + at_once]
-        rows = split_rows(kind, ids[: len(part)], part)
-        offset = await commit(conn, Commit(lane, "bench", offset + 8, 1, rows, None, [], [], offset), keeper)
+    await _store(conn, kind, records, INSTRUMENT)
     plain = await conn.fetchval(_ROW_BYTES, table)
     empty = await conn.fetchval(_BLOCK_BYTES)
     taking = await _taking(conn, table, kind)
     began = time.perf_counter()
-    await _pack(conn, table)
+    await _pack(conn, table, INSTRUMENT)
     took = time.perf_counter() - began
     packed = await conn.fetchval(_BLOCK_BYTES) - empty
     return {
@@ -172,6 +170,16 @@ async def _sizes(conn: Any, table: str, kind: Kind, records: Records) -> dict[st
         "packed rows/s": count / took,
         "of taking them": took / taking,
     }
+
+
+async def _store(conn: Any, kind: Kind, records: Records, instrument: int) -> None:
+    lane, offset, at_once = uuid4(), 0, 50_000
+    keeper = PartitionKeeper(Profile.POSTGRES)
+    ids = np.full(at_once, instrument, np.int32)
+    for start in range(0, len(records), at_once):
+        part = records[start : start + at_once]
+        rows = split_rows(kind, ids[: len(part)], part)
+        offset = await commit(conn, Commit(lane, "bench", offset + 8, 1, rows, None, [], [], offset), keeper)
 
 
 async def _taking(conn: Any, table: str, kind: Kind) -> float:
@@ -185,12 +193,13 @@ async def _taking(conn: Any, table: str, kind: Kind) -> float:
     return took
 
 
-async def _pack(conn: Any, table: str) -> None:
+async def _pack(conn: Any, table: str, instrument: int, block_rows: int | None = None) -> None:
     packed = PACKED_TABLES[table]
     for piece in await pieces_of_table(conn, table):
         for timeframe in packed.timeframes:
+            place = Place(packed, instrument, timeframe)
             for start, end in days_of(piece, piece.end):
-                while done := await pack_next(conn, Place(packed, INSTRUMENT, timeframe), start, end):
+                while done := await pack_next(conn, place, start, end, block_rows):
                     start = done.end
 
 
@@ -206,40 +215,43 @@ def _parquet_bytes(records: Records) -> int:
     return int(sink.getvalue().size)
 
 
-async def _reading(conn: Any) -> dict[str, float]:
-    """Bars out of their blocks: decoding them, and all of the way out of the database; a day, and parts of it."""
-    blocks = [row["data"] for row in await conn.fetch(_BLOCKS_OF_BARS)]
-    bars = unpacked_stretch(blocks, BY_NAME["candle"])
-    middle = int(bars["ts"][len(bars) // 2])
-    told: dict[str, float] = {
-        "bars": len(bars),
-        "blocks of them": len(blocks),
-        "largest, kB": round(max(map(len, blocks)) / 1000, 1),
-        "decoding all, ms": await _median_ms(lambda: _decoded(blocks)),
-    }
-    for name, span in {
-        "all": Span(),
-        "an hour": Span(middle, middle + 3600 * 10**9),
-        "5 minutes": Span(middle, middle + 300 * 10**9),
+async def _reading(conn: Any, stored: dict[str, Records]) -> dict[str, Any]:
+    """Out of the database into records, ms: of blocks as they are cut, and of such as hold all that there is."""
+    bars, buckets = stored["candles_1s"], stored["book_buckets"]
+    for table, records in (("candles_1s", bars), ("book_buckets", buckets)):
+        await _store(conn, PACKED_TABLES[table].kind, records, WIDE)
+        await _pack(conn, table, WIDE, WIDE_ROWS)
+    blocks = [row["data"] for row in await conn.fetch(_BLOCKS_OF_BARS, INSTRUMENT)]
+    told: dict[str, Any] = {"bars": len(bars), "decoding them, ms": await _median_ms(lambda _: _decoded(blocks), 0)}
+    for name, read in {
+        "5 minutes of bars": lambda i: read_bars(conn, i, 1, _middle(bars, 300)),
+        "an hour of bars": lambda i: read_bars(conn, i, 1, _middle(bars, 3600)),
+        "all bars": lambda i: read_bars(conn, i, 1, Span()),
+        "10 minutes of buckets": lambda i: read_versions(conn, i, _BUCKETS, _middle(buckets, 600), timeframe=1),
     }.items():
-        told[f"reading {name}, ms"] = await _median_ms(lambda span=span: read_bars(conn, INSTRUMENT, 1, span))
+        told[f"{name}, ms"] = [await _median_ms(read, instrument) for instrument in (INSTRUMENT, WIDE)]
     return told
+
+
+def _middle(records: Records, seconds: int) -> Span:
+    middle = int(records["ts"][len(records) // 2])
+    return Span(middle, middle + seconds * 10**9)
 
 
 async def _decoded(blocks: list[bytes]) -> Records:
     return unpacked_stretch(blocks, BY_NAME["candle"])
 
 
-async def _median_ms(ask: Callable[[], Awaitable[Any]]) -> float:
+async def _median_ms(ask: Callable[[int], Awaitable[Any]], instrument: int) -> float:
     took = []
     for _ in range(ROUNDS):
         began = time.perf_counter()
-        await ask()
+        await ask(instrument)
         took.append(time.perf_counter() - began)
     return round(1e3 * median(took), 2)
 
 
-_BLOCKS_OF_BARS = "SELECT data FROM packed_blocks WHERE table_name = 'candles_1s' ORDER BY ts_start"
+_BLOCKS_OF_BARS = "SELECT data FROM packed_blocks WHERE table_name = 'candles_1s' AND instrument_id = $1"
 _ROW_BYTES = """
 SELECT sum(pg_total_relation_size(inhrelid))::bigint FROM pg_inherits
 WHERE inhparent = to_regclass(format('marketd.%I', $1::text))
