@@ -25,7 +25,7 @@ _PACKED = statements("packed")
 _UNPACKED_BYTES = 16 << 20  # that are records at a time: a day of one-second bars is 8 MB
 _WHOLE_BYTES = 64 << 20  # as records, of blocks that are passed on; as many as an answer may have
 _MOST_BLOCKS = 1024  # that a statement looks at
-_NO_LIMIT = 2**40  # rows; with room to grow
+_NO_LIMIT = 2**62  # rows
 _GROWTH = 4
 
 
@@ -77,7 +77,7 @@ async def packed_records(
     """
     start, end = span.start, min(span.end, newest_packed())
     statement = _PACKED["blocks"].format(direction="DESC" if span.newest else "ASC")
-    most = _UNPACKED_BYTES // span.kind.dtype.itemsize
+    most = max(1, _UNPACKED_BYTES // span.kind.dtype.itemsize)
     while span.table in PACKED_TABLES and start < end:
         blocks = await connection.fetch(statement, *span.key, start, end, span.known, wanted, most, _MOST_BLOCKS)
         if not blocks:
@@ -92,7 +92,7 @@ async def packed_records(
             end = blocks[-1]["ts_start"]
         else:
             start = blocks[-1]["ts_end"]
-        wanted *= _GROWTH  # there was less in them than it seemed
+        wanted = min(wanted * _GROWTH, _NO_LIMIT)  # there was less in them than it seemed
 
 
 async def whole_blocks(connection: Connection, span: PackedSpan, limit: int) -> WholeBlocks | None:
@@ -128,7 +128,7 @@ async def read_packed(
     """
     found: list[Records] = []
     count = 0
-    async with aclosing(packed_records(connection, span, min(limit, _NO_LIMIT))) as stretches:
+    async with aclosing(packed_records(connection, span, limit)) as stretches:
         async for records in stretches:
             wanted = records if source is None else records[records["source"] == source]
             found.append(wanted)

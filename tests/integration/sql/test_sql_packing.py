@@ -122,6 +122,17 @@ async def test_many_blocks_are_read_by_one_statement(conn: type_connection, lane
     assert sum("packed_blocks" in query for query in asked) == 1
 
 
+@pytest.mark.parametrize("newest", [True, False])
+async def test_blocks_that_memory_has_no_room_for_at_a_time_are_read_one_after_the_other(
+    conn: type_connection, lane: Lane, monkeypatch: pytest.MonkeyPatch, newest: bool
+) -> None:
+    offered = stamped(trades([(1000 * n, n, 100, 5) for n in range(50)]), 1)
+    await lane.commit((TRADE_KIND, offered))
+    await pack_all(conn, block_rows=1)
+    monkeypatch.setattr("marketd.sql.read_packed._UNPACKED_BYTES", 1)
+    assert (await trades_read(conn, newest=newest)).tobytes() == offered.tobytes()
+
+
 async def test_a_packed_trade_that_comes_again_is_not_stored_twice(conn: type_connection, lane: Lane) -> None:
     await lane.commit((TRADE_KIND, stamped(trades([(0, 1, 100, 5), (10, 2, 101, 5)]), 1)))
     await pack_all(conn)
