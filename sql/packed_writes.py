@@ -67,10 +67,17 @@ async def bring_back(connection: Connection, batch: Sequence[Rows]) -> set[int]:
     found = await connection.fetch(_PACKED["touched_blocks"], tables, instruments, *bounds)
     for block in found:
         rows = batch[touched[block["place"] - 1].rows]
+        if not _has_times_of(rows, block):
+            continue  # it lies between the times of a batch that reaches far
         key = (block["table_name"], block["instrument_id"], block["timeframe"], block["ts_start"])
         data = await connection.fetchval(_PACKED["block_data"], *key)
         await _bring_back(connection, rows, block["instrument_id"], data)
     return {touched[block["place"] - 1].rows for block in found}
+
+
+def _has_times_of(rows: Rows, block: Any) -> bool:
+    times = rows.records[rows.kind.time][rows.instruments == block["instrument_id"]]
+    return bool(((times >= to_ns(block["ts_first"])) & (times <= to_ns(block["ts_last"]))).any())
 
 
 def _touched(place: int, rows: Rows) -> list[_Touched]:

@@ -58,7 +58,7 @@ FROM (SELECT DISTINCT table_name, instrument_id FROM unnest($1::text[], $2::int[
 
 -- name: touched_blocks
 -- Where records are packed already: $1 tables, $2 instruments, $3 and $4 the oldest and newest times of their records.
-SELECT place::int, b.table_name, b.instrument_id, b.timeframe, b.ts_start
+SELECT place::int, b.table_name, b.instrument_id, b.timeframe, b.ts_start, b.ts_first, b.ts_last
 FROM unnest($1::text[], $2::int[], $3::timestamptz[], $4::timestamptz[])
          WITH ORDINALITY AS touched (table_name, instrument_id, first, last, place)
 JOIN packed_blocks b ON b.table_name = touched.table_name AND b.instrument_id = touched.instrument_id

@@ -145,6 +145,19 @@ async def test_a_packed_trade_that_comes_again_is_not_stored_twice(conn: type_co
     assert (await rows_in(conn, "trades"), await rows_in(conn, "packed_blocks")) == (0, 1)
 
 
+async def test_of_a_batch_that_reaches_far_only_the_blocks_of_its_times_are_unpacked(
+    conn: type_connection, lane: Lane
+) -> None:
+    await lane.commit((TRADE_KIND, stamped(trades([(1000 * n, n, 100, 5) for n in range(50)]), 1)))
+    await pack_all(conn, block_rows=5)
+    asked = []
+    conn.add_query_logger(lambda query: asked.append(query.query))
+    await lane.commit((TRADE_KIND, stamped(trades([(0, 0, 100, 5), (49_000, 49, 100, 5), (7_500, 77, 100, 5)]), 100)))
+    assert sum("SELECT data FROM packed_blocks" in query for query in asked) == 3
+    assert await rows_in(conn, "trades") == 3  # two as they were, and what is new
+    assert (await trades_read(conn))["seq"].tolist() == [*range(1, 9), 102, *range(9, 51)]
+
+
 async def test_versions_of_packed_bars_are_told_as_those_of_rows(conn: type_connection, lane: Lane) -> None:
     await lane.commit((CANDLES, stamped(seconds(range(10)), 1, KNOWN)))
     await pack_all(conn)
