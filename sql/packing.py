@@ -3,7 +3,7 @@
 What a `DELETE … RETURNING` takes away is what is packed, so that nothing can come in between; the block is decoded
 again and compared before it is stored; block and removal are committed together. Killed at any point, the database
 rolls back to rows. What one transaction takes becomes as many blocks as suit its table (`block_rows`): a day of bars
-is taken at once and cut into hours. A block that has rows beside it (late ones, new versions) is packed anew with them,
+is taken at once and cut into eight. A block that has rows beside it (late ones, new versions) is packed anew with them,
 and no other.
 
 A partition without rows is dropped, which is what gives its space back. `VACUUM` finds out whether it may: it cuts a
