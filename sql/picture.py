@@ -1,10 +1,16 @@
-"""One transaction that sees one state of the database, and ends with the request it is made for."""
+"""One transaction that sees one state of the database, and ends with the request it is made for.
+
+An answer is a few short statements, and on a busy host it is the round trips that cost: so the transaction begins in
+the message of its first COPY, and when all went well it ends behind the answer's back.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import cast
 
 import asyncpg
 
@@ -12,8 +18,10 @@ from marketd.market.errors import Timeout
 from marketd.sql.connections import DatabaseConnectionManager, type_connection
 from marketd.sql.errors import DatabaseError
 from marketd.sql.retry import DRIVER_ERRORS
+from marketd.sql.sessions import Session
 
-_BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = {milliseconds}"
+_BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = {milliseconds};"
+_endings: set[asyncio.Task[None]] = set()  # at most one for each connection of a pool; a task that nobody holds may vanish
 
 
 @asynccontextmanager
@@ -30,9 +38,11 @@ async def one_picture(
     if left <= 0:
         raise Timeout("the deadline passed before the database was asked")
     seconds = min(left, statement_seconds or left)
-    async with database.acquire(left) as connection:
-        # one message: a transaction's begin costs no round trip more for its timeout
-        await connection.execute(_BEGIN.format(milliseconds=max(1, round(seconds * 1000))))
+    async with AsyncExitStack() as stack:
+        connection = await stack.enter_async_context(database.acquire(left))
+        begin = _BEGIN.format(milliseconds=max(1, round(seconds * 1000)))
+        cast(Session, connection).precede(begin)
+        stack.push_async_callback(_roll_back, connection)
         try:
             yield connection
         except asyncpg.QueryCanceledError as error:
@@ -40,6 +50,11 @@ async def one_picture(
                 f"PostgreSQL ended a statement of this answer after {seconds:.3g} s; ask for a shorter stretch or with "
                 "a limit, or allow more time (timeout; database.statement_timeout)"
             ) from error
-        finally:
-            with suppress(DatabaseError, *DRIVER_ERRORS):  # a session that is gone has ended its transaction, too
-                await connection.execute("ROLLBACK")  # nothing was written
+        ending = asyncio.create_task(stack.pop_all().aclose(), name="end a picture")
+        _endings.add(ending)
+        ending.add_done_callback(_endings.discard)
+
+
+async def _roll_back(connection: type_connection) -> None:
+    with suppress(DatabaseError, *DRIVER_ERRORS):  # a session that is gone has ended its transaction, too
+        await connection.execute("ROLLBACK")  # nothing was written

@@ -1,4 +1,4 @@
-"""A pooled session that knows how long it may live. Pure but for the clock.
+"""A pooled session that knows how long it may live, and can send what has no answer along with the statement after it.
 
 A backend of PostgreSQL keeps what it knows of every partition or chunk that it has touched, the plans made over them,
 and a descriptor of each file; nothing of that is given back before it ends. So memory and descriptors of a session that
@@ -19,11 +19,38 @@ _SPREAD = 0.25  # of it, by which lives differ: sessions that began together do 
 
 
 class Session(asyncpg.Connection):
-    __slots__ = ("ends_at",)  # asyncpg's own has them
+    __slots__ = ("_preface", "ends_at")  # asyncpg's own has them
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
+        self._preface = ""
         self.ends_at = time.monotonic() + SESSION_SECONDS * random.uniform(1 - _SPREAD, 1)
+
+    def precede(self, statements: str) -> None:
+        """Send these, each ended by a semicolon, before whatever is sent next: with a COPY in one message, which saves a
+        round trip; they must give no rows.
+        """
+        self._preface += statements
+
+    async def _copy_out(self, statement: str, output: Any, timeout: float | None) -> str:
+        # of asyncpg: all ways to copy out come here, and send the statement as text; what it answers before the data
+        # begins is skipped there
+        preface, self._preface = self._preface, ""
+        found: str = await super()._copy_out(preface + statement, output, timeout)
+        return found
+
+    async def _execute(self, *args: Any, **options: Any) -> Any:
+        await self._send_preface()  # statements with arguments are a message of another kind, which holds only one
+        return await super()._execute(*args, **options)
+
+    async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
+        await self._send_preface()
+        return await super().execute(query, *args, timeout=timeout)
+
+    async def _send_preface(self) -> None:
+        if self._preface:
+            preface, self._preface = self._preface, ""
+            await super().execute(preface)
 
 
 def is_old(conn: asyncpg.Connection[Any]) -> bool:
