@@ -21,6 +21,7 @@ from marketd.market.errors import AnswerTooLarge, InvalidArgument
 from marketd.market.fixed import to_real
 from marketd.market.instruments import Instrument
 from marketd.market.records import ACTIVITY_BAR, CANDLE, Kind, Records
+from marketd.market.rows import codec
 from marketd.sql.read import CopiedRows
 from marketd.sql.read_packed import WholeBlocks
 
@@ -77,15 +78,18 @@ def _as_blocks(name: str, kind: Kind, blocks: WholeBlocks) -> Rendered:
     return Rendered(part, b"".join(blocks.data))
 
 
-def times_of(result: Result) -> Records:
-    """Its records, or what tells as well from when to when they are."""
-    blocks = None if result.copied is None else result.copied.blocks
-    if blocks is None:
-        return decoded(result)
-    found = blocks.times(result.kind.time)
-    times = np.unique(found) if result.kind.dtype is CANDLE else np.sort(found)  # of the sources of a bar one counts
-    newest = times if result.limit is None else times[-result.limit :]
-    return newest.view([(result.kind.time, newest.dtype)])
+def time_bounds(result: Result) -> tuple[int, int] | None:
+    """The oldest and the newest time of its records, without making all of them; None: there are none."""
+    copied, time = result.copied, result.kind.time
+    if copied is not None and copied.blocks is not None:
+        found = copied.blocks.times(time)
+        times = np.unique(found) if result.kind.dtype is CANDLE else np.sort(found)  # of the sources of a bar one counts
+        times = times if result.limit is None else times[-result.limit :]
+    elif copied is not None and copied.joined is None:
+        return codec(copied.table, result.kind).time_bounds(copied.data)
+    else:
+        times = decoded(result)[time]
+    return (int(times.min()), int(times.max())) if len(times) else None
 
 
 def check_size(payloads: Sequence[Any]) -> None:

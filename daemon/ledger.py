@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import MAXYEAR
 from typing import Any
 
 import numpy as np
 
 from marketd.market.records import BY_NAME, COVERAGE, Records
 from marketd.market.timeline import Seen, Stretch, timeline
-from marketd.market.times import ABSENT, parse_time_ns
+from marketd.market.times import ABSENT
+from marketd.sql.packed_tables import to_ns
 from marketd.sql.read import Span, read_coverage
 from marketd.sql.store import Connection
 
@@ -41,13 +42,11 @@ class Ledger:
 def coverage_records(rows: list[Any]) -> Records:
     """Rows of the table `coverage` as COVERAGE records, shape (n,)."""
     records = np.zeros(len(rows), dtype=COVERAGE)
-    for index, row in enumerate(rows):
-        for name in ("ts_event", "ts_known", "ts_start"):
-            records[name][index] = parse_time_ns(row[name])
-        end = row["ts_end"]
-        # infinity: it has not ended
-        records["ts_end"][index] = ABSENT if end.year == datetime.max.year else parse_time_ns(end)
-        for name in ("seq", "stream", "state", "detail"):
-            records[name][index] = row[name]
-        records["reason"][index] = row["reason"].encode()
+    for name in ("ts_event", "ts_known", "ts_start"):
+        records[name] = [to_ns(row[name]) for row in rows]
+    # infinity: it has not ended
+    records["ts_end"] = [ABSENT if row["ts_end"].year == MAXYEAR else to_ns(row["ts_end"]) for row in rows]
+    for name in ("seq", "stream", "state", "detail"):
+        records[name] = [row[name] for row in rows]
+    records["reason"] = [row["reason"].encode() for row in rows]
     return records

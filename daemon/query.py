@@ -18,6 +18,7 @@ import numpy as np
 
 from marketd import __version__
 from marketd.daemon.answers import Rendered, Result, check_size, render
+from marketd.daemon.query_facts import Facts, Live, Unsettled
 from marketd.daemon.query_latest import latest_answer, latest_bars
 from marketd.daemon.query_levels import Older, older_bars
 from marketd.daemon.query_names import id_at, with_replaced
@@ -48,7 +49,7 @@ from marketd.market.bars import BEST, finish_bars, newest_versions, source_numbe
 from marketd.market.errors import InvalidArgument, MarketdError, NotYetStored, UnknownInstrument
 from marketd.market.instruments import IDS_PER_DAEMON, Instrument, resolve
 from marketd.market.records import COVERAGE, KindTable, Records
-from marketd.market.times import NS_PER_SECOND, parse_timeframe, require_past, timeframe_name
+from marketd.market.times import NS_PER_SECOND, parse_timeframe, timeframe_name
 from marketd.market.worth import UNKNOWN, Worth
 from marketd.sql.connections import DatabaseConnectionManager
 from marketd.sql.errors import DatabaseError
@@ -92,6 +93,7 @@ class QueryService:
         self._instruments: list[Instrument] = []
         self._instruments_until = 0.0
         self._arenas: dict[str, ArenaReader] = {}
+        self._seen_stored: dict[bytes, int] = {}  # by journal; there are as many as this host has had daemons
         self._has_levels: bool | None = None  # what a schema was made with it keeps
         self._timeframes = sorted(parse_timeframe(name) for name in config.timeframes)
 
@@ -191,14 +193,13 @@ class QueryService:
         bases = {self._base_timeframe(timeframe) for timeframe in request.timeframes}
         rings = [ring for base in bases for ring in candle_rings(base, request.bar_source)]
 
-        async def read(connection: Connection, tail: Tail) -> tuple[list[Result], Worth]:
+        async def read(connection: Connection, facts: Facts) -> tuple[list[Result], Worth]:
             results = [
-                await self._timeframe(connection, instrument, timeframe, request, tail)
+                await self._timeframe(connection, instrument, timeframe, request, facts)
                 for timeframe in request.timeframes
             ]
             judged = list(zip(results, request.timeframes, strict=True))
-            span = Span(request.start, request.end)
-            return results, await worth_of_answer(connection, instrument, judged, span, request.known_at, tail)
+            return results, await worth_of_answer(facts, judged, Span(request.start, request.end), request.known_at)
 
         return await self._settled(instrument, request, rings, read, started)
 
@@ -217,7 +218,7 @@ class QueryService:
 
         async def read(connection: Connection, is_replica: bool) -> tuple[dict[int, Records], dict[int, Tail]]:
             stored: dict[bytes, Stored | None] = {}
-            tails = {i.id: await self._tail(connection, i, None, rings, stored) for i in wanted}
+            tails = {i.id: await self._tail(connection, i, rings, stored) for i in wanted}
             if is_replica and any(tail.lacks_stored for tail in tails.values()):
                 raise Lacking
             return await latest_bars(connection, tails, request.timeframe, request.bar_source), tails
@@ -228,16 +229,16 @@ class QueryService:
         return answer, [bars.view(np.uint8).data]
 
     async def _timeframe(
-        self, connection: Connection, instrument: Instrument, timeframe: int, request: Bars, tail: Tail
+        self, connection: Connection, instrument: Instrument, timeframe: int, request: Bars, facts: Facts
     ) -> Result:
         name = f"candle.{timeframe_name(timeframe)}"
         base = self._base_timeframe(timeframe)
         if base != timeframe:
-            bars = await self._generated(connection, instrument, timeframe, base, request, tail)
+            bars = await self._generated(connection, instrument, timeframe, base, request, await facts.tail())
             return Result(name, CANDLE_KIND, None, bars)
         span = Span(request.start, request.end)
         copied = await _stored_bars(connection, instrument, timeframe, span, request, request.limit)
-        beyond = tail.bars(timeframe, span, request.bar_source)
+        beyond = (await facts.tail()).bars(timeframe, span, request.bar_source)
         if not len(beyond):
             return Result(name, CANDLE_KIND, copied, None, request.bar_source, request.limit)
         return Result(name, CANDLE_KIND, None, _merged(copied, beyond, request.bar_source, request.limit))
@@ -304,13 +305,12 @@ class QueryService:
         asked = asked_of(request, self._kinds, self._config.validation.max_skew)
         instrument = await self._resolve_at(request)
 
-        async def read(connection: Connection, tail: Tail) -> tuple[list[Result], Worth]:
-            result = await read_stream(connection, instrument, asked, tail)
+        async def read(connection: Connection, facts: Facts) -> tuple[list[Result], Worth]:
+            result = await read_stream(connection, instrument, asked, facts)
             if asked.kind.dtype == COVERAGE:
                 return [result], UNKNOWN
             span, judged = Span(request.start, request.end), [(result, asked.timeframe)]
-            worth = await worth_of_answer(connection, instrument, judged, span, request.known_at, tail)
-            return [result], worth
+            return [result], await worth_of_answer(facts, judged, span, request.known_at)
 
         return await self._settled(instrument, request, [asked.ring], read, started)
 
@@ -334,7 +334,7 @@ class QueryService:
         instrument: Instrument,
         request: Bars | Rows,
         rings: Sequence[str],
-        read: Callable[[Connection, Tail], Awaitable[tuple[list[Result], Worth]]],
+        read: Callable[[Connection, Facts], Awaitable[tuple[list[Result], Worth]]],
         started: int,
     ) -> tuple[protocol.Message, list[Any]]:
         """What `read` finds in one picture. As of `known_at` it is given once it can never be another one: a moment
@@ -343,43 +343,47 @@ class QueryService:
         deadline = _deadline_of(request)
         patience = deadline - request.timeout_ms / 1000 * (1 - PATIENT_SHARE)
 
-        async def look(connection: Connection, is_replica: bool) -> tuple[Tail, tuple[list[Result], Worth] | None]:
-            tail = await self._tail(connection, instrument, request.known_at, rings)
-            if request.known_at is not None:
-                require_past(request.known_at, max(time.time_ns(), tail.clock_ns), field="known_at")
-            if is_replica and tail.lacks_stored:
-                raise Lacking
-            return tail, None if tail.unsettled is not None else await read(connection, tail)
+        async def look(connection: Connection, is_replica: bool) -> tuple[Tail, list[Result], Worth]:
+            live, known_at, seen = self._live(instrument), request.known_at, self._seen_stored
+            facts = Facts(connection, instrument, live, known_at, rings, is_replica=is_replica, seen=seen)
+            if facts.come_first:
+                await facts.tail()
+            results, worth = await read(connection, facts)
+            return await facts.tail(), results, worth
 
         while True:
-            tail, found = await self._servers.read(look, deadline)
-            if found is not None:
-                results, worth = found
+            try:
+                tail, results, worth = await self._servers.read(look, deadline)
+            except Unsettled as reason:
+                if time.monotonic() + WAIT_SECONDS > patience:
+                    raise NotYetStored(
+                        f"known_at: {reason}; ask again, with a longer timeout", field="known_at"
+                    ) from None
+                await asyncio.sleep(WAIT_SECONDS)
+            else:
                 return self._answer(instrument, results, request.format, tail, started, worth)
-            if time.monotonic() + WAIT_SECONDS > patience:
-                raise NotYetStored(f"known_at: {tail.unsettled}; ask again, with a longer timeout", field="known_at")
-            await asyncio.sleep(WAIT_SECONDS)
 
     async def _tail(
         self,
         connection: Connection,
         instrument: Instrument,
-        known_at: int | None,
         rings: Sequence[str],
-        known: dict[bytes, Stored | None] | None = None,
+        known: dict[bytes, Stored | None],
     ) -> Tail:
         """`known`: what was read already of how far journals are stored, and where it is kept for the next."""
+        arena, journal = self._live(instrument)
+        if journal is not None and journal not in known:
+            known[journal] = await read_stored(connection, UUID(bytes=journal))
+        return Tail(arena, None if journal is None else known[journal], None, rings)
+
+    def _live(self, instrument: Instrument) -> Live:
         path = arena_path(self._runtime_dir, instrument.name)
         arena: ArenaReader | None = None
         # not fed any more, or the daemon's shared memory is gone: the database answers alone
         with suppress(MarketdError):
             found = self._arena_at(path)
             arena = found if found.identity.instrument_id == instrument.id else None
-        journal = self._journal_of(instrument) if arena is None else arena.identity.journal
-        known = {} if known is None else known
-        if journal is not None and journal not in known:
-            known[journal] = await read_stored(connection, UUID(bytes=journal))
-        return Tail(arena, None if journal is None else known[journal], known_at, rings)
+        return Live(arena, self._journal_of(instrument) if arena is None else arena.identity.journal)
 
     def _journal_of(self, instrument: Instrument) -> bytes | None:
         """The journal that an instrument without an arena came through; None for one of another daemon."""

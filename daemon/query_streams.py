@@ -12,7 +12,7 @@ import numpy as np
 
 from marketd.daemon.answers import Result, finish_rows
 from marketd.daemon.ledger import coverage_records
-from marketd.daemon.query_tail import Tail
+from marketd.daemon.query_facts import Facts
 from marketd.ipc.protocol import Rows
 from marketd.market.book_means import book_means, join_means, means_kind
 from marketd.market.errors import AnswerTooLarge, InvalidArgument
@@ -85,15 +85,16 @@ def _timeframe(kind: Kind, asked: int | None) -> int | None:
     return asked
 
 
-async def read_stream(connection: Connection, instrument: Instrument, asked: Asked, tail: Tail) -> Result:
+async def read_stream(connection: Connection, instrument: Instrument, asked: Asked, facts: Facts) -> Result:
     """What the database has, and the tail beyond it."""
     if asked.kind.name == "book" and asked.timeframe is not None:
-        return await _book_means(connection, instrument, asked, asked.timeframe, tail)
-    beyond = tail.rows(asked.kind, asked.span, asked.ring)
+        return await _book_means(connection, instrument, asked, asked.timeframe, facts)
     if asked.kind.dtype == COVERAGE:
         records = await _ledger(connection, instrument, asked)
+        beyond = (await facts.tail()).rows(asked.kind, asked.span, asked.ring)
     else:
         copied = await _copied(connection, instrument, asked)
+        beyond = (await facts.tail()).rows(asked.kind, asked.span, asked.ring)
         if not len(beyond):
             return Result(asked.name, asked.kind, copied, None, limit=asked.limit)
         records = copied.records()
@@ -148,7 +149,7 @@ def newest_versions(records: Records, time: str) -> Records:
 
 
 async def _book_means(
-    connection: Connection, instrument: Instrument, asked: Asked, timeframe: int, tail: Tail
+    connection: Connection, instrument: Instrument, asked: Asked, timeframe: int, facts: Facts
 ) -> Result:
     """What the database has is computed there; the snapshots that only the arena has come on top."""
     delta_ns = timeframe * NS_PER_SECOND
@@ -157,7 +158,7 @@ async def _book_means(
     # an interval belongs to the span in which it begins; what was known at t ends with t, not between intervals
     span = Span(_ceiled(asked.span.start, delta_ns), _ceiled(asked.span.end, delta_ns))
     found = await read_book_means(connection, instrument, depth, timeframe, span, **asked.options)
-    beyond = tail.rows(asked.kind, span, asked.ring)
+    beyond = (await facts.tail()).rows(asked.kind, span, asked.ring)
     if len(beyond):
         scales = {"price_scale": instrument.price_scale, "size_scale": instrument.size_scale}
         unstored = await _unstored(connection, instrument, asked, beyond)

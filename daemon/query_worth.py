@@ -9,30 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from marketd.daemon.answers import Result, times_of
-from marketd.daemon.ledger import coverage_records
-from marketd.daemon.query_tail import Tail
-from marketd.market.instruments import Instrument
+from marketd.daemon.answers import Result, time_bounds
+from marketd.daemon.query_facts import Facts
 from marketd.market.records import Records
-from marketd.market.worth import UNKNOWN, Worth, span_of, worse, worth_of
-from marketd.sql.read import Span, read_coverage
-from marketd.sql.store import Connection
+from marketd.market.worth import UNKNOWN, Worth, stretch_of, worse, worth_of
+from marketd.sql.read import Span
 
 
 async def worth_of_answer(
-    connection: Connection,
-    instrument: Instrument,
-    results: Sequence[tuple[Result, int | None]],
-    span: Span,
-    known_at: int | None,
-    tail: Tail,
+    facts: Facts, results: Sequence[tuple[Result, int | None]], span: Span, known_at: int | None
 ) -> Worth:
     """Of results and their timeframes (s); of several the worst, and the gaps of all."""
-    stored = coverage_records(await read_coverage(connection, instrument.id, Span(), known_at=known_at))
-    ledger = np.concatenate([stored, tail.ledger()])
-    found = [_of_one(ledger, result, timeframe, span, known_at, tail.newest_ns) for result, timeframe in results]
+    ledger, newest_ns = await facts.ledger(), (await facts.tail()).newest_ns
+    found = [_of_one(ledger, result, timeframe, span, known_at, newest_ns) for result, timeframe in results]
     if not found:
         return UNKNOWN
     coverage = found[0].coverage
@@ -46,7 +35,7 @@ def _of_one(
 ) -> Worth:
     start, end = span.start, span.end
     if start is None or not newest_ns:
-        told = span_of(result.kind.name, result.kind.time, times_of(result), timeframe)
+        told = stretch_of(result.kind.name, time_bounds(result), timeframe)
         if told is None:
             return UNKNOWN  # there is nothing that the ledger could speak of
         start = told[0] if start is None else start

@@ -124,6 +124,18 @@ class TableCodec:
             return int(self.decode(data)[1][time][-1])
         return int(_from_postgres_us(np.frombuffer(rows, dtype=self._row)[-1:][time])[0])
 
+    def time_bounds(self, data: bytes | memoryview) -> tuple[int, int] | None:
+        """The oldest and the newest venue's time of a COPY stream, ns, whatever its order; None when it has no row."""
+        rows = self._rows_of(memoryview(data).cast("B"))
+        if not len(rows):
+            return None
+        time = self.kind.time
+        if self.table == BOOK_TABLE:  # rows of many lengths, perhaps
+            times = self.decode(data)[1][time]
+        else:
+            times = _from_postgres_us(np.frombuffer(rows, dtype=self._row)[time])
+        return int(times.min()), int(times.max())
+
     def _decode_rows(self, rows: Records) -> tuple[npt.NDArray[np.int32], Records]:
         records = np.zeros(len(rows), dtype=self.kind.dtype)
         for column in self._columns:

@@ -42,11 +42,16 @@ UNKNOWN = Worth(None, [])
 
 def span_of(kind: str, time: str, records: Records, timeframe: int | None) -> tuple[int, int] | None:
     """The stretch of event time that records speak of; None when there are none."""
-    if not len(records) or kind not in _STREAMS:
+    times = records[time] if len(records) and kind in _STREAMS else None
+    return None if times is None else stretch_of(kind, (int(times.min()), int(times.max())), timeframe)
+
+
+def stretch_of(kind: str, bounds: tuple[int, int] | None, timeframe: int | None) -> tuple[int, int] | None:
+    """The same by the oldest and the newest time of the records."""
+    if bounds is None or kind not in _STREAMS:
         return None
-    times = records[time]
     length = (timeframe or 0) * NS_PER_SECOND if kind in ("candle", "buckets") else 1
-    return int(times.min()), int(times.max()) + length
+    return bounds[0], bounds[1] + length
 
 
 def worth_of(coverage: Records, kind: str, start_ns: int, end_ns: int, timeframe: int | None = None) -> Worth:

@@ -21,7 +21,7 @@ from marketd.sql.retry import DRIVER_ERRORS
 from marketd.sql.sessions import Session
 
 _BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = {milliseconds};"
-_endings: set[asyncio.Task[None]] = set()  # at most one for each connection of a pool; a task that nobody holds may vanish
+_endings: set[asyncio.Task[None]] = set()  # one for each connection at most; the loop itself holds no task
 
 
 @asynccontextmanager

@@ -84,6 +84,18 @@ async def read_stored(connection: Connection, journal: UUID) -> Stored | None:
     return None if row is None else Stored(row["journal"], row["committed_offset"], row["ts_known_ns"])
 
 
+async def read_facts(
+    connection: Connection, instrument_id: int, journal: UUID | None, known_at: int | None
+) -> tuple[Stored | None, list[Any]]:
+    """How far the database has a journal, and the whole ledger of an instrument (known at `known_at`), in no order."""
+    known = END_OF_TIME if known_at is None else to_datetime(known_at)
+    statement = _READ["facts"].format(ledger=_READ["ledger"])
+    rows = await connection.fetch(statement, instrument_id, *Span().bounds(), journal, known)
+    offset, ts_known = rows[0]["committed_offset"], rows[0]["ts_known_ns"]
+    stored = None if journal is None or offset is None else Stored(journal, offset, ts_known)
+    return stored, [row for row in rows if row["ts_event"] is not None]
+
+
 async def read_instruments(connection: Connection) -> list[Instrument]:
     rows = await connection.fetch(_READ["instruments"])
     return [
@@ -220,5 +232,5 @@ async def read_coverage(
     oldest (first)."""
     known = END_OF_TIME if known_at is None else to_datetime(known_at)
     rows = NO_LIMIT if limit is None else limit
-    statement = _READ["coverage"].format(direction="DESC" if newest else "ASC")
+    statement = _READ["coverage"].format(ledger=_READ["ledger"], direction="DESC" if newest else "ASC")
     return list(await connection.fetch(statement, instrument_id, *span.bounds(), rows, known))

@@ -27,8 +27,8 @@ class Session(asyncpg.Connection):
         self.ends_at = time.monotonic() + SESSION_SECONDS * random.uniform(1 - _SPREAD, 1)
 
     def precede(self, statements: str) -> None:
-        """Send these, each ended by a semicolon, before whatever is sent next: with a COPY in one message, which saves a
-        round trip; they must give no rows.
+        """Send these, each ended by a semicolon, before whatever is sent next: with a COPY in one message, which saves
+        a round trip. They must give no rows.
         """
         self._preface += statements
 
@@ -36,12 +36,12 @@ class Session(asyncpg.Connection):
         # of asyncpg: all ways to copy out come here, and send the statement as text; what it answers before the data
         # begins is skipped there
         preface, self._preface = self._preface, ""
-        found: str = await super()._copy_out(preface + statement, output, timeout)
+        found: str = await super()._copy_out(preface + statement, output, timeout)  # type: ignore[misc]  # not in the stubs
         return found
 
     async def _execute(self, *args: Any, **options: Any) -> Any:
         await self._send_preface()  # statements with arguments are a message of another kind, which holds only one
-        return await super()._execute(*args, **options)
+        return await super()._execute(*args, **options)  # type: ignore[misc]
 
     async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
         await self._send_preface()

@@ -54,18 +54,29 @@ SELECT {columns} FROM {table}
 WHERE instrument_id = $1 AND ts_event >= $2 AND ts_event < $3 AND ts_known <= $5
 ORDER BY ts_event, seq LIMIT $4;
 
--- name: coverage
+-- name: ledger
 -- What retention dropped is gone whatever was known when; it follows what the ledger held at that moment.
-SELECT * FROM (
-    SELECT ts_event, ts_known, seq, stream, state, ts_start, ts_end, detail, reason FROM coverage
-    WHERE instrument_id = $1 AND ts_start < $3 AND ts_end >= $2 AND ts_known <= $5
-    UNION ALL
-    SELECT e.ts_known, e.ts_known, newest.seq, e.stream, 9::smallint, e.ts_start, e.ts_end, 0::bigint, e.of_table
-    FROM expired e
-    CROSS JOIN LATERAL (
-        SELECT c.seq FROM coverage c WHERE c.instrument_id = $1 AND c.ts_known <= e.ts_known
-        ORDER BY c.ts_known DESC, c.seq DESC LIMIT 1
-    ) newest
-    WHERE e.ts_start < $3 AND e.ts_end >= $2
-) ledger
+SELECT ts_event, ts_known, seq, stream, state, ts_start, ts_end, detail, reason FROM coverage
+WHERE instrument_id = $1 AND ts_start < $3 AND ts_end >= $2 AND ts_known <= $5
+UNION ALL
+SELECT e.ts_known, e.ts_known, newest.seq, e.stream, 9::smallint, e.ts_start, e.ts_end, 0::bigint, e.of_table
+FROM expired e
+CROSS JOIN LATERAL (
+    SELECT c.seq FROM coverage c WHERE c.instrument_id = $1 AND c.ts_known <= e.ts_known
+    ORDER BY c.ts_known DESC, c.seq DESC LIMIT 1
+) newest
+WHERE e.ts_start < $3 AND e.ts_end >= $2;
+
+-- name: coverage
+SELECT * FROM ({ledger}) ledger
 ORDER BY ts_event {direction}, seq {direction} LIMIT $4;
+
+-- name: facts
+-- What an answer tells beside its records, in one round trip: how far the journal $4 is stored, beside each row of the
+-- ledger; at least one row.
+SELECT stored.*, ledger.* FROM (SELECT) always
+LEFT JOIN (
+    SELECT committed_offset, (extract(epoch FROM ts_known)::numeric * 1000000000)::bigint AS ts_known_ns
+    FROM journal_commits WHERE journal = $4
+) stored ON true
+LEFT JOIN ({ledger}) ledger ON true;
