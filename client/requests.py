@@ -30,6 +30,7 @@ from marketd.market.book_means import KIND_NAME as MEANS
 from marketd.market.book_means import means_kind
 from marketd.market.errors import AnswerTooLarge, BlockDamaged, Busy, InvalidArgument, ProtocolError
 from marketd.market.instruments import GLOBAL_NAME, Instrument
+from marketd.market.ordering import by_time
 from marketd.market.records import BOOK_DEPTH, BY_NAME, Kind, Records, book_kind
 from marketd.market.rows import codec
 from marketd.market.times import NS_PER_SECOND, NS_PER_US, timeframe_name, type_time
@@ -328,7 +329,7 @@ def rows(
         progress.add(answer, reply.latency_ns)
         found = yield from decode_answer(catalogue, answer, reply.payloads)
         records = _part(found, name)
-        pages.add(records[np.lexsort((records["seq"], records[kind.time]))][-asked:], asked)
+        pages.add(by_time(records, kind.time)[-asked:], asked)
         page_end = pages.next_end()
     assert progress.instrument is not None
     return frame_of(kind, progress.instrument, pages.records(), progress.meta, timeframe=timeframe)

@@ -20,6 +20,7 @@ from marketd.market.bars import finish_bars
 from marketd.market.errors import AnswerTooLarge, InvalidArgument
 from marketd.market.fixed import to_real
 from marketd.market.instruments import Instrument
+from marketd.market.ordering import by_time
 from marketd.market.records import ACTIVITY_BAR, CANDLE, Kind, Records
 from marketd.market.rows import codec
 from marketd.sql.read import CopiedRows
@@ -123,7 +124,7 @@ def decoded(result: Result) -> Records:
 def finish_rows(records: Records, limit: int | None, *, newest: bool = True) -> Records:
     """Records in the order of time and seq, oldest first; the newest (or oldest) `limit`."""
     time_field = (records.dtype.names or ("ts_event",))[0]
-    ordered = records[np.lexsort((records["seq"], records[time_field]))]
+    ordered = by_time(records, time_field)
     if limit is None:
         return ordered
     return ordered[max(0, len(ordered) - limit) :] if newest else ordered[:limit]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,7 @@ from marketd.sql.read import (
     read_bars,
     read_instruments,
     read_stored,
+    read_timeframes,
 )
 from marketd.sql.replica import ReadReplica
 from marketd.sql.store import Connection
@@ -194,8 +195,9 @@ class QueryService:
         rings = [ring for base in bases for ring in candle_rings(base, request.bar_source)]
 
         async def read(connection: Connection, facts: Facts) -> tuple[list[Result], Worth]:
+            together = await self._together(connection, instrument, request)
             results = [
-                await self._timeframe(connection, instrument, timeframe, request, facts)
+                await self._timeframe(connection, instrument, timeframe, request, facts, together.get(timeframe))
                 for timeframe in request.timeframes
             ]
             judged = list(zip(results, request.timeframes, strict=True))
@@ -228,8 +230,25 @@ class QueryService:
         answer.meta.latency_ns = time.perf_counter_ns() - started
         return answer, [bars.view(np.uint8).data]
 
+    async def _together(
+        self, connection: Connection, instrument: Instrument, request: Bars
+    ) -> Mapping[int, CopiedRows]:
+        """The stored timeframes that lie in one table and can be read at once; those that cannot are missing."""
+        wanted = [each for each in dict.fromkeys(request.timeframes) if each in self._timeframes and each != SECOND]
+        if len(wanted) < 2 or (request.limit is not None and request.start is None):
+            return {}  # the newest of each is looked for in windows of its own
+        span, known_at = Span(request.start, request.end), request.known_at
+        options: Any = {"limit": request.limit, "bar_source": request.bar_source, "known_at": known_at}
+        return await read_timeframes(connection, instrument.id, wanted, span, **options)
+
     async def _timeframe(
-        self, connection: Connection, instrument: Instrument, timeframe: int, request: Bars, facts: Facts
+        self,
+        connection: Connection,
+        instrument: Instrument,
+        timeframe: int,
+        request: Bars,
+        facts: Facts,
+        copied: CopiedRows | None,
     ) -> Result:
         name = f"candle.{timeframe_name(timeframe)}"
         base = self._base_timeframe(timeframe)
@@ -237,7 +256,8 @@ class QueryService:
             bars = await self._generated(connection, instrument, timeframe, base, request, await facts.tail())
             return Result(name, CANDLE_KIND, None, bars)
         span = Span(request.start, request.end)
-        copied = await _stored_bars(connection, instrument, timeframe, span, request, request.limit)
+        if copied is None:
+            copied = await _stored_bars(connection, instrument, timeframe, span, request, request.limit)
         beyond = (await facts.tail()).bars(timeframe, span, request.bar_source)
         if not len(beyond):
             return Result(name, CANDLE_KIND, copied, None, request.bar_source, request.limit)

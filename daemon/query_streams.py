@@ -17,6 +17,7 @@ from marketd.ipc.protocol import Rows
 from marketd.market.book_means import book_means, join_means, means_kind
 from marketd.market.errors import AnswerTooLarge, InvalidArgument
 from marketd.market.instruments import Instrument
+from marketd.market.ordering import by_time
 from marketd.market.records import CANDLE, COVERAGE, Kind, KindTable, Records
 from marketd.market.times import NS_PER_SECOND, NS_PER_US, timeframe_name
 from marketd.sql.read import CopiedRows, Span, read_coverage, read_rows
@@ -139,8 +140,7 @@ def joined(records: Records, beyond: Records) -> Records:
 
 def newest_versions(records: Records, time: str) -> Records:
     """Of the records of one moment the one with the greatest seq."""
-    order = np.lexsort((records["seq"], records[time]))
-    ordered = records[order]
+    ordered = by_time(records, time)
     found: Records = ordered[np.diff(ordered[time], append=ordered[time][-1:] + 1) != 0]
     return found
 

@@ -14,7 +14,7 @@ setting): they are decoded at the depth of `kind`.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,6 +34,7 @@ _HAS_OIDS = 1 << 16
 _BIGINT_OID = 20
 _VALUE = np.dtype([("#", ">i4"), ("value", ">i8")])  # an element of a bigint[]: its length, and itself
 _ARRAY_HEAD_BYTES = 20  # dimensions, has NULLs, type of the elements, their number, the first one's index
+_ROWS_IN_CACHE = 2048
 _ARRAY_COUNT = struct.Struct(">12xi")  # the number of elements, in such a head
 
 INSTRUMENT_COLUMN = "instrument_id"
@@ -91,8 +92,11 @@ class TableCodec:
     def decode(self, data: bytes | bytearray | memoryview) -> tuple[npt.NDArray[np.int32], Records]:
         """(instrument ids, records), shape (n,) each. ProtocolError if these are no rows of this table."""
         rows = self._rows_of(memoryview(data).cast("B"))
-        if self._are_alike(rows):
-            return self._decode_rows(np.frombuffer(rows, dtype=self._row))
+        found = self._decoded(rows)
+        if found is not None:
+            return found
+        if self.table != BOOK_TABLE:
+            raise self._other_rows(rows)
         stretches = [self._of_depth(depth)._decode_stretch(part) for depth, part in self._stretches(rows)]
         ids = np.concatenate([ids for ids, _ in stretches])
         depth = self._arrays[0].elements
@@ -136,20 +140,41 @@ class TableCodec:
             times = _from_postgres_us(np.frombuffer(rows, dtype=self._row)[time])
         return int(times.min()), int(times.max())
 
-    def _decode_rows(self, rows: Records) -> tuple[npt.NDArray[np.int32], Records]:
+    def parted(self, data: bytes, name: str, values: Sequence[int]) -> dict[int, bytes]:
+        """A COPY stream as one for each of the `values` that an integer column may have in it."""
+        if len(values) == 1:
+            return {values[0]: data}
+        rows = np.frombuffer(self._rows_of(memoryview(data)), dtype=self._row)
+        return {value: b"".join((_HEADER, rows[rows[name] == value].tobytes(), _TRAILER)) for value in values}
+
+    def _decoded(self, data: memoryview) -> tuple[npt.NDArray[np.int32], Records] | None:
+        """Instrument ids and records of rows of this codec's layout; None when there are others among them."""
+        if len(data) % self._row.itemsize:
+            return None
+        rows = np.frombuffer(data, dtype=self._row)
+        ids = np.empty(len(rows), np.int32)
         records = np.zeros(len(rows), dtype=self.kind.dtype)
+        if self.table == ONE_SECOND_BARS:
+            records["timeframe"] = 1
+        # some rows at a time: column after column would fetch every line of the cache as often as there are columns
+        for start in range(0, len(rows), _ROWS_IN_CACHE):
+            part = rows[start : start + _ROWS_IN_CACHE]
+            if not self._keep_layout(part):
+                return None
+            self._decode_rows(part, records[start : start + _ROWS_IN_CACHE])
+            ids[start : start + _ROWS_IN_CACHE] = part[INSTRUMENT_COLUMN]
+        return ids, records
+
+    def _decode_rows(self, rows: Records, records: Records) -> None:
         for column in self._columns:
             values = rows[column.name]["value"] if column.elements else rows[column.name]
             records[column.name] = _from_postgres_us(values) if column.is_time else values
-        if self.table == ONE_SECOND_BARS:
-            records["timeframe"] = 1
-        return rows[INSTRUMENT_COLUMN].astype(np.int32), records
 
     def _decode_stretch(self, data: memoryview) -> tuple[npt.NDArray[np.int32], Records]:
-        rows = np.frombuffer(data, dtype=self._row)
-        if not self._keep_layout(rows):
-            raise ProtocolError(f"{self.table}: a row of COPY data has a NULL or other columns than {self.columns}")
-        return self._decode_rows(rows)
+        found = self._decoded(data)
+        if found is None:
+            raise self._other_rows(data)
+        return found
 
     def _rows_of(self, data: memoryview) -> memoryview:
         """The rows alone: what stands between header and trailer."""
@@ -160,14 +185,16 @@ class TableCodec:
 
     def _are_alike(self, data: memoryview) -> bool:
         """Have all rows this codec's layout? ProtocolError when they have not and could not have another."""
-        whole = len(data) % self._row.itemsize == 0
-        if whole and self._keep_layout(np.frombuffer(data, dtype=self._row)):
+        if len(data) % self._row.itemsize == 0 and self._keep_layout(np.frombuffer(data, dtype=self._row)):
             return True
         if self.table == BOOK_TABLE:
             return False  # other depths, perhaps
-        if not whole:
-            raise ProtocolError(f"{self.table}: {len(data)} bytes of COPY data are no number of whole rows")
-        raise ProtocolError(f"{self.table}: a row of COPY data has a NULL or other columns than {self.columns}")
+        raise self._other_rows(data)
+
+    def _other_rows(self, data: memoryview) -> ProtocolError:
+        if len(data) % self._row.itemsize:
+            return ProtocolError(f"{self.table}: {len(data)} bytes of COPY data are no number of whole rows")
+        return ProtocolError(f"{self.table}: a row of COPY data has a NULL or other columns than {self.columns}")
 
     def _keep_layout(self, rows: Records) -> bool:
         return all((rows[name] == value).all() for name, value in self._constants.items()) and all(

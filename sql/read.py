@@ -7,6 +7,7 @@ an answer is packed (`sql/read_packed.py`) the answer is records.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -19,7 +20,8 @@ from marketd.market.instruments import Instrument
 from marketd.market.records import BY_NAME, Kind, Records
 from marketd.market.rows import codec
 from marketd.sql.copy import copy_out
-from marketd.sql.packed_tables import PACKED_TABLES, joined
+from marketd.sql.literals import bind
+from marketd.sql.packed_tables import PACKED_TABLES, joined, newest_of_each_time
 from marketd.sql.read_packed import PackedSpan, WholeBlocks, read_packed, whole_blocks
 from marketd.sql.statements import statements
 from marketd.sql.store import Connection, to_datetime
@@ -118,40 +120,61 @@ async def read_bars(
     picks. `whole`: packed blocks that have all of it come as they are.
     """
     table = "candles_1s" if timeframe == SECOND else "candles"
-    columns = columns_of(table, _CANDLE)
     source = source_number(bar_source)
     rows = NO_LIMIT if limit is None else limit * (SOURCES_PER_BAR if source is None else 1)
+    statement, args = bars_statement(instrument_id, timeframe, span, rows, source, known_at)
+    layout = table if known_at is None else "candles"  # versions of all timeframes lie in one table
+    copied = CopiedRows(layout, _CANDLE, await copy_out(connection, statement, *args))
+    known = END_OF_TIME if known_at is None else to_datetime(known_at)
+    bars = PackedSpan(table, _CANDLE, instrument_id, *span.bounds(), known)
+    return await with_packed(connection, copied, bars, rows, source=source, whole=whole and source is None)
+
+
+def bars_statement(
+    instrument_id: int, timeframe: int, span: Span, rows: int, source: int | None, known_at: int | None
+) -> tuple[str, list[Any]]:
+    """What reads bars of one timeframe, and its arguments."""
     args: list[Any] = [instrument_id, *span.bounds(), rows]
     if known_at is not None:
-        copied = await _bars_as_known(connection, table, timeframe, args, known_at, source)
-        bars = PackedSpan(table, _CANDLE, instrument_id, *span.bounds(), to_datetime(known_at))
-        return await with_packed(connection, copied, bars, rows, source=source, whole=whole and source is None)
+        args += [timeframe, to_datetime(known_at)] + ([] if source is None else [source])
+        return _as_known(timeframe, source), args
     name = "bars_1s" if timeframe == SECOND else "bars"
     if timeframe != SECOND:
         args.append(timeframe)
     if source is not None:
         name += "_of_source"
         args.append(source)
-    data = await copy_out(connection, _READ[name].format(columns=columns), *args)
-    bars = PackedSpan(table, _CANDLE, instrument_id, *span.bounds(), END_OF_TIME)
-    copied = CopiedRows(table, _CANDLE, data)
-    return await with_packed(connection, copied, bars, rows, source=source, whole=whole and source is None)
+    return _READ[name].format(columns=columns_of("candles_1s" if timeframe == SECOND else "candles", _CANDLE)), args
 
 
-async def _bars_as_known(
-    connection: Connection, table: str, timeframe: int, args: list[Any], known_at: int, source: int | None
-) -> CopiedRows:
+def _as_known(timeframe: int, source: int | None) -> str:
     columns = columns_of("candles", _CANDLE)
-    of_table = columns.replace('"timeframe"', '1 AS "timeframe"') if timeframe == SECOND else columns
-    statement = _READ["bars_as_known"].format(
+    return _READ["bars_as_known"].format(
         columns=columns,
-        candles_columns=of_table,
-        table=table,
+        candles_columns=columns.replace('"timeframe"', '1 AS "timeframe"') if timeframe == SECOND else columns,
+        table="candles_1s" if timeframe == SECOND else "candles",
         and_timeframe="" if timeframe == SECOND else "AND timeframe = $5",
         and_source="" if source is None else "AND source = $7",
     )
-    args += [timeframe, to_datetime(known_at)] + ([] if source is None else [source])
-    return CopiedRows("candles", _CANDLE, await copy_out(connection, statement, *args))
+
+
+async def read_timeframes(
+    connection: Connection,
+    instrument_id: int,
+    timeframes: Sequence[int],
+    span: Span,
+    *,
+    limit: int | None = None,
+    bar_source: str = "best",
+    known_at: int | None = None,
+) -> dict[int, CopiedRows]:
+    """`read_bars` of several timeframes of a minute and more (s), in one round trip; `limit` of each."""
+    source = source_number(bar_source)
+    rows = NO_LIMIT if limit is None else limit * (SOURCES_PER_BAR if source is None else 1)
+    asked = [bars_statement(instrument_id, each, span, rows, source, known_at) for each in timeframes]
+    all_of_them = " UNION ALL ".join(f"({bind(statement, *args)})" for statement, args in asked)
+    parts = codec("candles", _CANDLE).parted(await copy_out(connection, all_of_them), "timeframe", timeframes)
+    return {timeframe: CopiedRows("candles", _CANDLE, data) for timeframe, data in parts.items()}
 
 
 def columns_of(table: str, kind: Kind) -> str:
