@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import msgspec
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from marketd.ipc import protocol
 from marketd.ipc.protocol import Bars, LatestBars, Rows
 from marketd.market.errors import AnswerTooLarge, InvalidArgument, Timeout
 from marketd.sql.connections import DatabaseConnectionManager
+from marketd.sql.copy import copy_out
 from marketd.sql.picture import one_picture
 from marketd.sql.profiles import Profile
 from marketd.sql.series import ensure_series_table
@@ -87,6 +89,48 @@ async def test_a_statement_ends_at_its_requests_deadline_and_the_connection_goes
     async with one_picture(desk.database, time.monotonic() + 60, 0.05) as conn:
         assert await conn.fetchval("SHOW statement_timeout") == "50ms"
     assert desk.database.statistics().failures == 0
+
+
+async def test_a_picture_begins_with_its_first_statement_and_ends_by_itself(database: str) -> None:
+    async with (
+        DatabaseConnectionManager(database, max_size=1) as manager,
+        DatabaseConnectionManager(database) as others,
+        others.acquire() as other,
+    ):
+        for first in (copy_out, asyncpg.Connection.fetchval):
+            async with one_picture(manager, time.monotonic() + 60) as conn:
+                assert not conn.is_in_transaction()
+                settings = await first(conn, "SELECT current_setting('transaction_isolation')")
+                assert "repeatable read" in str(settings)
+                assert conn.is_in_transaction()
+                before = await copy_out(conn, "SELECT count(*) FROM annotations")
+                await other.execute(
+                    "INSERT INTO annotations (instrument_id, ts_start, ts_end, label) VALUES (1, now(), now(), 'later')"
+                )
+                assert await copy_out(conn, "SELECT count(*) FROM annotations") == before
+        async with manager.acquire() as conn:  # it waits for the one connection that there is
+            assert not conn.is_in_transaction()
+        with pytest.raises(Timeout):  # the bound is there for the statement that it came with
+            async with one_picture(manager, time.monotonic() + 60, 0.05) as conn:
+                await copy_out(conn, "SELECT pg_sleep(30)")
+
+
+async def test_several_timeframes_and_what_they_are_worth_cost_two_round_trips(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await desk.service.answer(Bars(symbol=BTC.name, timeframes=[60], limit=1))  # the list of instruments is fresh
+    desk.service._timeframes.append(300)
+    trips: list[str] = []
+    for name in ("_copy_out", "_execute", "execute"):
+        spied = getattr(asyncpg.Connection, name)
+
+        async def spy(self: Any, *args: Any, spied: Any = spied, **options: Any) -> Any:
+            trips.append(args[0].split()[0])
+            return await spied(self, *args, **options)
+
+        monkeypatch.setattr(asyncpg.Connection, name, spy)
+    await desk.service.answer(Bars(symbol=BTC.name, timeframes=[60, 300], start=START, end=START + SECOND, limit=9))
+    assert trips == ["BEGIN", "SELECT"]
 
 
 async def test_a_task_that_is_cancelled_ends_its_statement_in_postgresql(desk: Desk) -> None:

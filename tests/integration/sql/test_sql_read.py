@@ -26,9 +26,11 @@ from marketd.sql.read import (
     Span,
     read_bars,
     read_coverage,
+    read_facts,
     read_instruments,
     read_rows,
     read_stored,
+    read_timeframes,
 )
 from marketd.sql.series import ensure_series_table
 from marketd.sql.statements import statements
@@ -342,6 +344,37 @@ async def test_how_far_a_journal_is_stored_is_told_to_the_nanosecond_and_others_
     await commit(db.conn, Commit(journal, "live", 64, known, [], None, [], [], 0), db.partitions)
     await commit(db.conn, Commit(uuid4(), "live", 4711, known + 10**12, [], None, [], [], 0), db.partitions)
     assert await read_stored(db.conn, journal) == (journal, 64, known)
+
+
+async def test_how_far_a_journal_is_stored_and_the_ledger_come_together(db: Database) -> None:
+    journal = uuid4()
+    assert await read_facts(db.conn, BTC.id, journal, None) == (None, [])
+    await commit(db.conn, Commit(journal, "live", 64, KNOWN, [], None, [], [], 0), db.partitions)
+    assert await read_facts(db.conn, BTC.id, journal, None) == ((journal, 64, KNOWN), [])
+    await db.put(coverage=observed())
+    for known_at in (None, KNOWN, START - SECOND):
+        ledger = await read_coverage(db.conn, BTC.id, Span(), known_at=known_at)
+        stored, rows = await read_facts(db.conn, BTC.id, journal, known_at)
+        assert stored == (journal, 64, KNOWN)
+        assert [tuple(row.values())[2:] for row in rows] == [tuple(row.values()) for row in ledger]
+        assert (await read_facts(db.conn, BTC.id, None, known_at))[0] is None
+
+
+@pytest.mark.parametrize("known_at", [None, KNOWN, KNOWN - 1])
+@pytest.mark.parametrize("source", ["best", "venue"])
+async def test_several_timeframes_at_once_are_what_each_is_alone(
+    db: Database, known_at: int | None, source: str
+) -> None:
+    for number, timeframe in enumerate((60, 300, 3600)):
+        await db.put((CANDLES, stamped(bars(range(4), timeframe=timeframe), 10 * number)))
+    for limit in (None, 2):
+        options: Any = {"limit": limit, "bar_source": source, "known_at": known_at}
+        span = Span(START, START + 10 * 3600 * SECOND)
+        together = await read_timeframes(db.conn, BTC.id, [60, 300, 3600, 900], span, **options)
+        for timeframe, copied in together.items():
+            alone = await read_bars(db.conn, BTC.id, timeframe, span, **options)
+            assert decoded(copied).tolist() == decoded(alone).tolist()
+        assert sum(copied.size() for copied in together.values()) == (0 if known_at == KNOWN - 1 else 3 * (limit or 4))
 
 
 def test_statements_are_found_by_name_without_their_comments() -> None:

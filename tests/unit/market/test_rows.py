@@ -102,6 +102,27 @@ def test_decoded_records_equal_the_encoded_ones_bit_for_bit(table, kind, count, 
     assert len(read_copy(data)) == codec(table, kind).count(data) == count
 
 
+@pytest.mark.parametrize(("table", "kind"), TABLES, ids=[f"{table}-{kind.dtype.itemsize}" for table, kind in TABLES])
+def test_times_of_rows_are_told_without_their_order(table, kind):
+    records = arbitrary(kind, 50, seed=5)
+    of_table = codec(table, kind)
+    times = records[kind.time]
+    data = of_table.encode(np.zeros(50, dtype=np.int32), records)
+    assert of_table.time_bounds(data) == (times.min(), times.max())
+    assert of_table.time_bounds(of_table.encode(np.zeros(0, dtype=np.int32), records[:0])) is None
+
+
+def test_rows_of_several_timeframes_are_parted_whatever_their_order():
+    bars = codec("candles", BY_NAME["candle"])
+    records = arbitrary(BY_NAME["candle"], 9, seed=7)
+    records["timeframe"] = [60, 300, 60, 60, 3600, 300, 60, 60, 3600]
+    data = bars.encode(np.zeros(9, dtype=np.int32), records)
+    parts = bars.parted(data, "timeframe", [60, 300, 3600, 900])
+    assert {value: bars.decode(part)[1].tobytes() for value, part in parts.items()} == {
+        value: records[records["timeframe"] == value].tobytes() for value in (60, 300, 3600, 900)
+    }
+
+
 def test_an_absent_time_is_minus_infinity_and_absent_numbers_stay_the_minimum():
     (row,) = read_copy(codec("series_funding", FUNDING).encode(np.array([1], dtype=np.int32), empty(FUNDING, 1)))
     infinity = struct.pack(">q", ABSENT)
