@@ -84,9 +84,11 @@ def time_bounds(result: Result) -> tuple[int, int] | None:
     copied, time = result.copied, result.kind.time
     if copied is not None and copied.blocks is not None:
         found = copied.blocks.times(time)
-        times = np.unique(found) if result.kind.dtype is CANDLE else np.sort(found)  # of the sources of a bar one counts
+        # of the sources of a bar one counts
+        times = np.unique(found) if result.kind.dtype is CANDLE else np.sort(found)
         times = times if result.limit is None else times[-result.limit :]
-    elif copied is not None and copied.joined is None:
+    # of more rows than are wanted, some are not in the answer: bars of other sources, and what is older
+    elif copied is not None and copied.joined is None and (result.limit is None or copied.size() <= result.limit):
         return codec(copied.table, result.kind).time_bounds(copied.data)
     else:
         times = decoded(result)[time]

@@ -1,6 +1,6 @@
 """What the query actor answers, from PostgreSQL and, for what it has not committed yet, from the arena.
 
-One answer is one picture: first it is read how far the database is (`ts_known`), then its rows, then what the arena
+One answer is one picture: of one moment of the database its rows, and how far it is (`ts_known`); then what the arena
 has beyond that moment; a record in both counts once. Without I/O of its own: sockets are in `daemon.actors.query`.
 """
 
@@ -66,6 +66,7 @@ from marketd.sql.read import (
     read_timeframes,
 )
 from marketd.sql.replica import ReadReplica
+from marketd.sql.retry import DRIVER_ERRORS
 from marketd.sql.store import Connection
 from marketd.sql.windows import newest_in_windows
 
@@ -93,6 +94,7 @@ class QueryService:
         self._runtime_dir = runtime_dir
         self._instruments: list[Instrument] = []
         self._instruments_until = 0.0
+        self._looking: asyncio.Task[None] | None = None
         self._arenas: dict[str, ArenaReader] = {}
         self._seen_stored: dict[bytes, int] = {}  # by journal; there are as many as this host has had daemons
         self._has_levels: bool | None = None  # what a schema was made with it keeps
@@ -142,16 +144,28 @@ class QueryService:
             return "unknown"  # the database is away
 
     async def instruments(self) -> list[Instrument]:
-        """All that the database has or an arena shows; at most `INSTRUMENTS_SECONDS` old."""
-        if time.monotonic() >= self._instruments_until:
-            known: dict[int, Instrument] = {}
-            with suppress(DatabaseError):  # without it, what ingest has is what can be asked for
-                async with self._database.acquire() as connection:
-                    known = {i.id: i for i in await read_instruments(connection)}
-            known |= {i.id: i for i in presence.read_instruments(self._runtime_dir)}
-            self._instruments = with_replaced(known.values())
-            self._instruments_until = time.monotonic() + INSTRUMENTS_SECONDS
+        """All that the database has or an arena shows; at most `INSTRUMENTS_SECONDS` old. While questions keep coming
+        it is read behind their backs, once half of that is over.
+        """
+        left = self._instruments_until - time.monotonic()
+        if left <= 0:
+            await self._read_instruments()
+        elif left < INSTRUMENTS_SECONDS / 2 and (self._looking is None or self._looking.done()):
+            self._looking = asyncio.create_task(self._look_ahead(), name="look at the instruments")
         return self._instruments
+
+    async def _look_ahead(self) -> None:
+        with suppress(DatabaseError, *DRIVER_ERRORS):  # whoever asks once the list is too old is told
+            await self._read_instruments()
+
+    async def _read_instruments(self) -> None:
+        known: dict[int, Instrument] = {}
+        with suppress(DatabaseError):  # without it, what ingest has is what can be asked for
+            async with self._database.acquire() as connection:
+                known = {i.id: i for i in await read_instruments(connection)}
+        known |= {i.id: i for i in presence.read_instruments(self._runtime_dir)}
+        self._instruments = with_replaced(known.values())
+        self._instruments_until = time.monotonic() + INSTRUMENTS_SECONDS
 
     async def _resolve(self, symbol: str) -> Instrument:
         try:
@@ -424,7 +438,9 @@ class QueryService:
         return arena
 
     def close(self) -> None:
-        """Let go of the arenas."""
+        """Let go of the arenas, and of the database."""
+        if self._looking is not None:
+            self._looking.cancel()
         for arena in self._arenas.values():
             arena.close()
         self._arenas.clear()

@@ -21,7 +21,7 @@ from marketd.market.records import BY_NAME, Kind, Records
 from marketd.market.rows import codec
 from marketd.sql.copy import copy_out
 from marketd.sql.literals import bind
-from marketd.sql.packed_tables import PACKED_TABLES, joined, newest_of_each_time
+from marketd.sql.packed_tables import PACKED_TABLES, joined
 from marketd.sql.read_packed import PackedSpan, WholeBlocks, read_packed, whole_blocks
 from marketd.sql.statements import statements
 from marketd.sql.store import Connection, to_datetime

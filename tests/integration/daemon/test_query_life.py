@@ -118,8 +118,9 @@ async def test_a_picture_begins_with_its_first_statement_and_ends_by_itself(data
 async def test_several_timeframes_and_what_they_are_worth_cost_two_round_trips(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await desk.service.answer(Bars(symbol=BTC.name, timeframes=[60], limit=1))  # the list of instruments is fresh
-    desk.service._timeframes.append(300)
+    await desk.service.instruments()
+    monkeypatch.setattr(desk.service, "_instruments_until", float("inf"))  # they are not asked for again meanwhile
+    monkeypatch.setattr(desk.service, "_timeframes", [1, 60, 300])
     trips: list[str] = []
     for name in ("_copy_out", "_execute", "execute"):
         spied = getattr(asyncpg.Connection, name)
@@ -131,6 +132,17 @@ async def test_several_timeframes_and_what_they_are_worth_cost_two_round_trips(
         monkeypatch.setattr(asyncpg.Connection, name, spy)
     await desk.service.answer(Bars(symbol=BTC.name, timeframes=[60, 300], start=START, end=START + SECOND, limit=9))
     assert trips == ["BEGIN", "SELECT"]
+
+
+async def test_who_asks_while_the_list_of_instruments_grows_old_does_not_wait_for_the_next(desk: Desk) -> None:
+    before = await desk.service.instruments()
+    desk.service._instruments_until = soon = time.monotonic() + 0.4
+    assert await desk.service.instruments() is before
+
+    async def is_read_again() -> bool:
+        return desk.service._instruments_until > soon
+
+    await eventually_async(is_read_again)
 
 
 async def test_a_task_that_is_cancelled_ends_its_statement_in_postgresql(desk: Desk) -> None:
