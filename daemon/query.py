@@ -149,22 +149,28 @@ class QueryService:
         """
         left = self._instruments_until - time.monotonic()
         if left <= 0:
-            await self._read_instruments()
+            self._keep_instruments(await self._read_instruments())
         elif left < INSTRUMENTS_SECONDS / 2 and (self._looking is None or self._looking.done()):
             self._looking = asyncio.create_task(self._look_ahead(), name="look at the instruments")
         return self._instruments
 
     async def _look_ahead(self) -> None:
+        until = self._instruments_until
         with suppress(DatabaseError, *DRIVER_ERRORS):  # whoever asks once the list is too old is told
-            await self._read_instruments()
+            found = await self._read_instruments()
+            if self._instruments_until == until:  # else it was read anew meanwhile, and this is what was before
+                self._keep_instruments(found)
 
-    async def _read_instruments(self) -> None:
+    async def _read_instruments(self) -> list[Instrument]:
         known: dict[int, Instrument] = {}
         with suppress(DatabaseError):  # without it, what ingest has is what can be asked for
             async with self._database.acquire() as connection:
                 known = {i.id: i for i in await read_instruments(connection)}
         known |= {i.id: i for i in presence.read_instruments(self._runtime_dir)}
-        self._instruments = with_replaced(known.values())
+        return with_replaced(known.values())
+
+    def _keep_instruments(self, found: list[Instrument]) -> None:
+        self._instruments = found
         self._instruments_until = time.monotonic() + INSTRUMENTS_SECONDS
 
     async def _resolve(self, symbol: str) -> Instrument:
