@@ -4,6 +4,11 @@ Prices and sizes are fixed-point integers at the instrument's scales. A level is
 of 0 removes it, and removing a level that is not there changes nothing, since venues do send that. The book does not
 judge: whether it may be believed is `BookSync`'s affair, and a crossed book is one that says so.
 
+What lies beyond the *edges* is not known to the book: a venue's snapshot may have the best levels only, and a level
+below them is told when it changes, and never if it does not. Within the edges (a bid at `bid_edge` or above, an ask at
+`ask_edge` or below) each level is known, also those that are not there. Prices that the other side has passed are
+known too: while an ask rests at a price, no bid rests there or above.
+
 Sizes stand in a dict, the prices once more in an ascending list, so that a changed size costs a dict's store, a new
 price a bisection, and the best price nothing. The list of the asks has their prices negated: levels come and go near
 the best, and at the end of a list few others have to move.
@@ -58,12 +63,13 @@ class BestLevels(NamedTuple):
 
 
 NO_LEVELS = Levels([], [])  # an empty side
+NO_BID_EDGE, NO_ASK_EDGE = -(2**64), 2**64  # the side is known whole: below and above any price
 
 
 class OrderBook:
-    """Both sides. `bids` and `asks` (price → size) and the best prices may be read, not changed."""
+    """Both sides. `bids` and `asks` (price → size), the best prices and the edges may be read, not changed."""
 
-    __slots__ = ("_ask_keys", "_bid_keys", "asks", "best_ask", "best_bid", "bids")
+    __slots__ = ("_ask_keys", "_bid_keys", "ask_edge", "asks", "best_ask", "best_bid", "bid_edge", "bids", "is_cut")
 
     def __init__(self) -> None:
         self.bids: dict[int, int] = {}
@@ -72,6 +78,8 @@ class OrderBook:
         self._ask_keys: list[int] = []  # prices negated, ascending: the best is the last
         self.best_bid: int | None = None  # None: there is none
         self.best_ask: int | None = None
+        self.bid_edge, self.ask_edge = NO_BID_EDGE, NO_ASK_EDGE
+        self.is_cut = False  # a side has an edge
 
     def __repr__(self) -> str:
         return f"<OrderBook {len(self.bids)} bids to {self.best_bid}, {len(self.asks)} asks from {self.best_ask}>"
@@ -83,10 +91,16 @@ class OrderBook:
 
     __hash__ = None  # type: ignore[assignment]  # it changes
 
-    def reset(self, bids: Levels, asks: Levels) -> None:
-        """Begin anew with these levels, in any order; those of size 0 are none, of a price's rows the last holds."""
+    def reset(self, bids: Levels, asks: Levels, limit: int = 0) -> None:
+        """Begin anew with these levels, in any order; those of size 0 are none, of a price's rows the last holds.
+
+        `limit`: how many levels a side were asked for. A side that has as many may go on beyond them. 0: all there are.
+        """
         self.bids, self.asks = _sizes(bids), _sizes(asks)
         self._bid_keys, self._ask_keys = sorted(self.bids), sorted([-price for price in self.asks])
+        self.bid_edge = self._bid_keys[0] if 0 < limit <= len(self.bids) else NO_BID_EDGE
+        self.ask_edge = -self._ask_keys[0] if 0 < limit <= len(self.asks) else NO_ASK_EDGE
+        self.is_cut = self.bid_edge != NO_BID_EDGE or self.ask_edge != NO_ASK_EDGE
         self._find_best()
 
     def clear(self) -> None:
@@ -112,10 +126,36 @@ class OrderBook:
         del self._bid_keys[:-depth], self._ask_keys[:-depth]
         return Change(Levels(bids, [0] * len(bids)), Levels(asks, [0] * len(asks)), bids_before, asks_before)
 
+    def widen(self, bids: Levels, asks: Levels, bid_edge: int, ask_edge: int) -> Change:
+        """Levels from beyond the edges come to be known, and with them all up to new edges that lie further out."""
+        change = self.apply(bids, asks)
+        self.bid_edge, self.ask_edge = min(self.bid_edge, bid_edge), max(self.ask_edge, ask_edge)
+        self.is_cut = self.bid_edge != NO_BID_EDGE or self.ask_edge != NO_ASK_EDGE
+        return change
+
+    def copy(self) -> OrderBook:
+        """Another book that is like this one."""
+        made = OrderBook()
+        made.bids, made.asks = self.bids.copy(), self.asks.copy()
+        made._bid_keys, made._ask_keys = self._bid_keys[:], self._ask_keys[:]
+        made.best_bid, made.best_ask = self.best_bid, self.best_ask
+        made.bid_edge, made.ask_edge, made.is_cut = self.bid_edge, self.ask_edge, self.is_cut
+        return made
+
     def _find_best(self) -> None:
         bids, asks = self._bid_keys, self._ask_keys
         self.best_bid = bids[-1] if bids else None
         self.best_ask = -asks[-1] if asks else None
+        if self.is_cut:
+            self._move_edges()
+
+    def _move_edges(self) -> None:
+        """Where one side rests, the other has nothing: that is known from now on, since what comes there is told."""
+        bid, ask = self.best_bid, self.best_ask
+        if ask is not None and ask < self.bid_edge:
+            self.bid_edge = ask
+        if bid is not None and bid > self.ask_edge:
+            self.ask_edge = bid
 
     @property
     def bid_prices(self) -> list[int]:
@@ -139,6 +179,13 @@ class OrderBook:
     def is_deeper_than(self, depth: int) -> bool:
         """A side has more levels than that."""
         return len(self.bids) > depth or len(self.asks) > depth
+
+    def knows(self, depth: int) -> bool:
+        """Whether the best `depth` levels of both sides lie within the edges: none that is better can be missing."""
+        bids, asks = self._bid_keys, self._ask_keys
+        if self.bid_edge != NO_BID_EDGE and (len(bids) < depth or bids[-depth] < self.bid_edge):
+            return False
+        return self.ask_edge == NO_ASK_EDGE or (len(asks) >= depth and -asks[-depth] <= self.ask_edge)
 
     def top(self, depth: int) -> BestLevels:
         """At most `depth` levels a side, the best first."""

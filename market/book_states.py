@@ -20,12 +20,17 @@ class BookEvent(Enum):
     APPLIED = "applied"
     OLD = "old"  # a delta or snapshot that the book is already past
     RESUMED = "resumed"  # a delta that follows, after a silence
+    REFRESHED = "refreshed"  # a fresh snapshot has widened the book, which stood all the time
+    UNSPLICED = "unspliced"  # a fresh snapshot that could not be joined
+    BEYOND_EDGE = "beyond_edge"  # the best levels reach beyond what the venue's snapshot told
+    RETURNED = "returned"  # they are within it again
     SNAPSHOT_OLD = "snapshot_old"  # the deltas after the snapshot were sent before we listened
     GAP = "gap"
     CROSSED = "crossed"
     CHECKSUM_FAILED = "checksum_failed"
     DAMAGED = "damaged"  # a message that could not be read, or a level that cannot be
     OVERFLOW = "overflow"
+    CONTRADICTED = "contradicted"  # a fresh snapshot says that the book is wrong
     TICK_CHANGED = "tick_changed"
     SILENT = "silent"
     DISCONNECTED = "disconnected"
@@ -36,10 +41,11 @@ class Action(Enum):
 
     KEEP = "keep"  # the book stays as the event made it
     ASK = "ask"  # the book is dropped, and a snapshot must be asked for
+    RENEW = "renew"  # the book is followed on, and a snapshot must be asked for
     DROP = "drop"  # the book is dropped; a snapshot is asked for once there is a connection
 
 
-_KEEP, _ASK, _DROP = Action.KEEP, Action.ASK, Action.DROP
+_KEEP, _ASK, _RENEW, _DROP = Action.KEEP, Action.ASK, Action.RENEW, Action.DROP
 _EMPTY, _SYNCING, _LIVE, _STALE = BookState.EMPTY, BookState.SYNCING, BookState.LIVE, BookState.STALE
 
 # What makes a book doubtful, wherever it stands: begin again.
@@ -49,6 +55,7 @@ _DOUBTS: Mapping[BookEvent, tuple[BookState, Action]] = {
     BookEvent.CHECKSUM_FAILED: (_SYNCING, _ASK),
     BookEvent.DAMAGED: (_SYNCING, _ASK),
     BookEvent.OVERFLOW: (_SYNCING, _ASK),
+    BookEvent.CONTRADICTED: (_SYNCING, _ASK),
     BookEvent.TICK_CHANGED: (_SYNCING, _ASK),
 }
 
@@ -69,6 +76,11 @@ TRANSITIONS: Mapping[BookState, Mapping[BookEvent, tuple[BookState, Action]]] = 
             BookEvent.OLD: (_SYNCING, _KEEP),
             BookEvent.UNPROVEN: (_SYNCING, _KEEP),
             BookEvent.JOINED: (_LIVE, _KEEP),
+            # a book of which too little is known goes on, unseen
+            BookEvent.BEYOND_EDGE: (_SYNCING, _RENEW),
+            BookEvent.UNSPLICED: (_SYNCING, _RENEW),
+            BookEvent.APPLIED: (_SYNCING, _KEEP),
+            BookEvent.RETURNED: (_LIVE, _KEEP),
             BookEvent.SNAPSHOT_OLD: (_SYNCING, _ASK),
             BookEvent.SILENT: (_SYNCING, _ASK),  # what was asked for got lost
             BookEvent.DISCONNECTED: (_STALE, _DROP),
@@ -79,6 +91,10 @@ TRANSITIONS: Mapping[BookState, Mapping[BookEvent, tuple[BookState, Action]]] = 
             BookEvent.APPLIED: (_LIVE, _KEEP),
             BookEvent.OLD: (_LIVE, _KEEP),
             BookEvent.JOINED: (_LIVE, _KEEP),  # the venue began anew on its own account
+            BookEvent.REFRESHED: (_LIVE, _KEEP),
+            BookEvent.UNPROVEN: (_LIVE, _KEEP),
+            BookEvent.UNSPLICED: (_LIVE, _KEEP),
+            BookEvent.BEYOND_EDGE: (_SYNCING, _RENEW),
             BookEvent.SILENT: (_STALE, _KEEP),  # not wrong, as far as is known: a delta that follows makes it live
             BookEvent.DISCONNECTED: (_STALE, _DROP),
         },
@@ -87,6 +103,10 @@ TRANSITIONS: Mapping[BookState, Mapping[BookEvent, tuple[BookState, Action]]] = 
             BookEvent.SUBSCRIBED: (_SYNCING, _ASK),
             BookEvent.RESUMED: (_LIVE, _KEEP),
             BookEvent.JOINED: (_LIVE, _KEEP),
+            BookEvent.REFRESHED: (_STALE, _KEEP),
+            BookEvent.UNPROVEN: (_STALE, _KEEP),
+            BookEvent.UNSPLICED: (_STALE, _KEEP),
+            BookEvent.BEYOND_EDGE: (_SYNCING, _RENEW),
             BookEvent.OLD: (_STALE, _KEEP),
             BookEvent.SILENT: (_STALE, _KEEP),
             BookEvent.DISCONNECTED: (_STALE, _DROP),

@@ -9,6 +9,13 @@ doubt leaves LIVE.
 When is a book LIVE after a snapshot that came over REST? Not before a delta proved that the stream was heard from the
 snapshot on: one that follows it, or one that was heard before and is older. A snapshot alone may come from a cache, and
 the changes after it may have been sent before we listened.
+
+Where a venue's snapshots are cut (`BookSnapshot.limit`), the book is known up to its edges. Near them
+(`market/book_edges.py`) a fresh snapshot is wanted (`wants_fresh`): from then on each delta goes to a second book too,
+which joins the snapshot by the same rules as the first did, and once it stands where the book stands, what it knows
+beyond the edges is added: the book was LIVE all the time. Where the levels that are told reach beyond an edge, the book
+leaves LIVE, but is not dropped: it is followed, and is LIVE again once enough is known, by a snapshot or because the
+price came back.
 """
 
 from __future__ import annotations
@@ -20,6 +27,7 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from marketd.market.book import Change, Levels, OrderBook
+from marketd.market.book_edges import EdgeWatch, Reach, Standing, found_beyond
 from marketd.market.book_messages import BookDelta, BookRule, BookSnapshot, Fit
 from marketd.market.book_states import Action, BookEvent, transition
 from marketd.market.fixed import MAX_FIXED
@@ -31,6 +39,7 @@ MAX_BUFFERED = 20_000  # deltas kept while a snapshot is awaited: minutes of the
 MAX_LEVELS = 500_000  # of one book; ten times the deepest that any venue shows
 
 _LIVE, _SYNCING, _STALE = BookState.LIVE, BookState.SYNCING, BookState.STALE
+_FAR, _BEYOND = Standing.FAR, Standing.BEYOND
 _APPLIED, _KEEP, _NEXT = BookEvent.APPLIED, Action.KEEP, Fit.NEXT
 
 
@@ -41,12 +50,12 @@ class Step(Struct, gc=False):
     before: BookState
     state: BookState
     action: Action
-    change: Change | None = None  # of APPLIED: what it changed in the book
+    change: Change | None = None  # of APPLIED and REFRESHED: what it changed in the book
 
     @property
     def needs_snapshot(self) -> bool:
         """Ask for a snapshot now (over REST, or by subscribing anew), at a pace that the venue allows."""
-        return self.action is Action.ASK
+        return self.action in _ASKS
 
     @property
     def began(self) -> bool:
@@ -59,7 +68,8 @@ class Step(Struct, gc=False):
         return self.before is _LIVE and self.state is not _LIVE
 
 
-_BEGINS = frozenset((BookEvent.JOINED, BookEvent.RESUMED))
+_ASKS = frozenset((Action.ASK, Action.RENEW))
+_BEGINS = frozenset((BookEvent.JOINED, BookEvent.RESUMED, BookEvent.RETURNED))
 
 
 class SyncStatistics(NamedTuple):
@@ -71,9 +81,19 @@ class SyncStatistics(NamedTuple):
 
 
 class BookSync:
-    """One instrument's book, its state, and the deltas that wait. `book` may be believed only while `state` is LIVE."""
+    """One instrument's book, its state, and the deltas that wait. `book` may be believed only while `state` is LIVE.
 
-    def __init__(self, rule: BookRule, instrument: Instrument, *, max_buffered: int = MAX_BUFFERED) -> None:
+    `reach`: how much of the book is told, and so must be known of it. None: whoever asks looks at the edges himself.
+    """
+
+    def __init__(
+        self,
+        rule: BookRule,
+        instrument: Instrument,
+        *,
+        max_buffered: int = MAX_BUFFERED,
+        reach: Reach | None = None,
+    ) -> None:
         self.rule = rule
         self.instrument = instrument
         self.state = BookState.EMPTY
@@ -86,6 +106,8 @@ class BookSync:
         self._depth = rule.depth
         self._fit = rule.splice  # how the next delta must join: `rule.follows` once one has followed the snapshot
         self._buffer: list[BookDelta] = []
+        self._watch = EdgeWatch(reach) if reach else None
+        self._fresh: BookSync | None = None  # waits for a fresh snapshot while the book stands, or is followed unseen
         self._counts: Counter[BookEvent] = Counter()  # but for APPLIED, which would cost a hash a delta
         self._applied = 0
 
@@ -97,6 +119,11 @@ class BookSync:
         if self._applied:
             events[_APPLIED.value] = self._applied
         return SyncStatistics(self.state, self.sequence, len(self.book), len(self._buffer), events)
+
+    @property
+    def wants_fresh(self) -> bool:
+        """The book is LIVE, and near what it knows: a fresh snapshot should be asked for, without haste."""
+        return self._fresh is not None and self.state is _LIVE
 
     # ---- what befalls the connection ----------------------------------------------------------------
 
@@ -128,13 +155,15 @@ class BookSync:
 
     def snapshot(self, snapshot: BookSnapshot) -> Step:
         """A snapshot, whether it was asked for or not."""
+        if self._fresh is not None:
+            return self._refresh(self._fresh, snapshot)
         is_wanted = self.state is _SYNCING or self.rule.snapshot == "stream"
         if not self._is_subscribed or not is_wanted:
             return self._told(BookEvent.OLD)
         if not (_is_possible(snapshot.bids) and _is_possible(snapshot.asks)):
             return self._told(BookEvent.DAMAGED)
         self.book = OrderBook()
-        self.book.reset(snapshot.bids, snapshot.asks)
+        self.book.reset(snapshot.bids, snapshot.asks, snapshot.limit)
         self.sequence, self.ts_ns = snapshot.sequence, snapshot.ts_ns
         self._has_snapshot, self._fit, self._depth = True, self.rule.splice, snapshot.depth or self.rule.depth
         flaw = self._flaw(snapshot.checksum)
@@ -148,6 +177,8 @@ class BookSync:
             return self._told(BookEvent.OLD)  # from a connection that is gone
         if self.state is _STALE:
             return self._follow(delta, BookEvent.RESUMED)
+        if self._fresh is not None:
+            return self._follow(delta, BookEvent.RETURNED)
         if self._has_snapshot:
             return self._prove(delta)
         if self.rule.snapshot == "stream":
@@ -159,8 +190,11 @@ class BookSync:
         fit = self._fit(self.sequence, delta)
         if fit is _NEXT:
             change, flaw = self._apply(delta)
-            if flaw:
-                return self._told(flaw)
+            if change is None:
+                return self._told(flaw or BookEvent.DAMAGED)
+            watch = self._watch
+            if watch is not None and self.book.is_cut and (self._fresh or watch.look(self.book) is not _FAR):
+                return self._follow_near(watch, delta, change, applied)
             if applied is _APPLIED:  # nearly always; what the table says of it (a test compares)
                 self._applied += 1
                 return Step(_APPLIED, _LIVE, _LIVE, _KEEP, change)
@@ -175,7 +209,7 @@ class BookSync:
         if fit is Fit.GAP or self._is_unproven(delta):
             return self._begin_again(BookEvent.SNAPSHOT_OLD, delta)
         flaw = self._apply(delta)[1] if fit is _NEXT else None
-        return self._told(flaw or BookEvent.JOINED)
+        return self._told(flaw or self._joined())
 
     def _begin_again(self, event: BookEvent, delta: BookDelta) -> Step:
         """The delta does not join the book, but it may join the snapshot that is asked for now."""
@@ -212,11 +246,85 @@ class BookSync:
                 if flaw:
                     return flaw
         self._buffer.clear()
-        return BookEvent.JOINED if is_proven else BookEvent.UNPROVEN
+        return self._joined() if is_proven else BookEvent.UNPROVEN
 
     def _is_unproven(self, first: BookDelta) -> bool:
         """The first delta that was heard is newer than the snapshot, and does not say what came before it."""
         return self.rule.needs_older and first.last > self.sequence
+
+    # ---- near the edges -----------------------------------------------------------------------------
+
+    def _joined(self) -> BookEvent:
+        """A snapshot was joined: is it enough?"""
+        if self._watch is None:
+            return BookEvent.JOINED
+        self._watch.begin(self.book)
+        if self._watch.look(self.book) is not _BEYOND:
+            return BookEvent.JOINED
+        self._fresh = self._awaiting()
+        return BookEvent.BEYOND_EDGE
+
+    def _awaiting(self) -> BookSync:
+        """A second book, which gets the deltas from now on and the snapshot that is asked for."""
+        fresh = BookSync(self.rule, self.instrument, max_buffered=self._max_buffered)
+        fresh.subscribed()
+        return fresh
+
+    def _follow_near(self, watch: EdgeWatch, delta: BookDelta, change: Change, applied: BookEvent) -> Step:
+        """The delta was applied to a book that is near its edges, or beyond."""
+        fresh = self._fresh = self._fresh or self._awaiting()
+        is_lost = fresh.delta(delta).needs_snapshot
+        found = self._widen(fresh)
+        if found is BookEvent.CONTRADICTED:
+            self.book.revert(change)
+            return self._told(found)
+        if isinstance(found, Change):
+            change, applied = change.then(found), BookEvent.REFRESHED if applied is _APPLIED else applied
+        if watch.look(self.book) is _BEYOND:
+            return self._go_on_unseen(change, is_lost=is_lost or found is not None)
+        if applied is not _APPLIED:
+            return self._told(applied, change)
+        self._applied += 1
+        return Step(_APPLIED, _LIVE, _LIVE, _KEEP, change)
+
+    def _go_on_unseen(self, change: Change, *, is_lost: bool) -> Step:
+        """Too little is known to tell the book; it is followed until there is enough."""
+        self._fresh = self._fresh or self._awaiting()
+        if self.state is not _SYNCING:
+            told, self.book = self.book, self.book.copy()  # whoever was told of the book keeps it as it was
+            told.revert(change)
+            return self._told(BookEvent.BEYOND_EDGE)
+        if is_lost:
+            return self._told(BookEvent.UNSPLICED)
+        self._applied += 1
+        return Step(_APPLIED, _SYNCING, _SYNCING, _KEEP)
+
+    def _refresh(self, fresh: BookSync, snapshot: BookSnapshot) -> Step:
+        """A snapshot while the book stands, or is followed unseen."""
+        is_lost = fresh.snapshot(snapshot).needs_snapshot
+        found = self._widen(fresh)
+        if found is None:
+            return self._told(BookEvent.UNSPLICED if is_lost else BookEvent.UNPROVEN)
+        if not isinstance(found, Change):
+            return self._told(found)
+        if self.state is not _SYNCING:
+            return self._told(BookEvent.REFRESHED, found)
+        return self._told(self._joined())
+
+    def _widen(self, fresh: BookSync) -> Change | BookEvent | None:
+        """Add what the fresh snapshot knows, if it stands where the book stands: what that changed, or a flaw."""
+        if fresh.state is not _LIVE or fresh.sequence != self.sequence:
+            return None
+        levels = found_beyond(self.book, fresh.book)
+        if levels is None:
+            return BookEvent.CONTRADICTED
+        change = self.book.widen(*levels, fresh.book.bid_edge, fresh.book.ask_edge)
+        self._fresh = None
+        if self._watch is not None:
+            self._watch.begin(self.book)
+        return change
+
+    # ---- the book itself ----------------------------------------------------------------------------
 
     def _apply(self, delta: BookDelta) -> tuple[Change | None, BookEvent | None]:
         """Change the book; what changed, or what is wrong with it then: that is taken back, so that whoever still has
@@ -247,13 +355,13 @@ class BookSync:
                 return BookEvent.CHECKSUM_FAILED
         return BookEvent.OVERFLOW if len(book.bids) + len(book.asks) > MAX_LEVELS else None
 
-    def _told(self, event: BookEvent) -> Step:
+    def _told(self, event: BookEvent, change: Change | None = None) -> Step:
         before = self.state
         self.state, action = transition(before, event)
         self._counts[event] += 1
-        if action is not Action.KEEP:
+        if action in _DROPS:
             self._drop(keep_buffer=event in _KEEPS_BUFFER)
-        return Step(event, before, self.state, action)
+        return Step(event, before, self.state, action, change)
 
     def _drop(self, *, keep_buffer: bool = False) -> None:
         """Forget the book. The deltas that wait may still join a newer snapshot, unless they are what is wrong.
@@ -263,10 +371,12 @@ class BookSync:
         self.book = OrderBook()
         self.sequence = self.ts_ns = ABSENT
         self._has_snapshot, self._fit = False, self.rule.splice
+        self._fresh = None
         if not keep_buffer:
             self._buffer.clear()
 
 
+_DROPS = frozenset((Action.ASK, Action.DROP))
 _KEEPS_BUFFER = frozenset((BookEvent.SNAPSHOT_OLD, BookEvent.SILENT))
 
 

@@ -7,7 +7,8 @@ Bucket k has the prices k * width <= p < (k + 1) * width. Of an interval [a, b) 
     ask_size[j]   the same on the ask side, in bucket base + j;  j = 0 … 31
     state         the book's at b
 
-All of them are absent where the book was not LIVE for a moment of the interval, or had no mid while it was.
+All of them are absent where the book was not LIVE for a moment of the interval, or had no mid while it was. One bucket is
+where it lay not wholly within the book's edges throughout the LIVE part: what rested there is not known.
 
 How it is computed: with s(t) what rests in a bucket, and d_i the change of s at t_i, the integral of s over [a, b) is
 s(b) (b - a) - sum(d_i (t_i - a)). So a changed level costs two additions, however many buckets there are, and a book
@@ -22,7 +23,7 @@ import struct
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
-from marketd.market.book import Change, Levels, OrderBook
+from marketd.market.book import NO_ASK_EDGE, NO_BID_EDGE, Change, Levels, OrderBook
 from marketd.market.errors import InvalidArgument
 from marketd.market.fixed import MAX_FIXED
 from marketd.market.records import BUCKETS, BUCKETS_A_SIDE, BookState
@@ -34,6 +35,7 @@ _BP = 10_000
 MAX_NOTED = 10_000  # changes that wait for the end of their second
 _ROW = struct.Struct(f"<5qi2h{2 * BUCKETS_A_SIDE}q")
 assert _ROW.size == BUCKETS.itemsize
+_NO_EDGES = (NO_BID_EDGE, NO_ASK_EDGE)
 _UNKNOWN = (ABSENT,) * (2 * BUCKETS_A_SIDE)
 
 Noted = tuple[int, Levels, list[int]]  # ns since the second began; levels, and the sizes that they had before
@@ -120,6 +122,8 @@ class BucketKernel(SecondsKernel[bytes]):
         self._live_before = [0] * len(TIMEFRAMES)  # of it, before the open intervals
         self._mid2 = [ABSENT] * len(TIMEFRAMES)  # the last one in each interval
         self._mid2_now = ABSENT
+        self._edges_now = _NO_EDGES
+        self._edges = [_NO_EDGES] * len(TIMEFRAMES)  # the narrowest in each interval
 
     def book(self, ts_ns: int, book: OrderBook, change: Change | None = None) -> None:
         """The book is LIVE and like this from `ts_ns` on, by `change` since the last call; None: it began anew."""
@@ -128,6 +132,8 @@ class BucketKernel(SecondsKernel[bytes]):
         self._mid2_now = ABSENT
         if bid is not None and ask is not None:
             self._mid2_now = self._mid2[0] = self._mid2[1] = bid + ask
+        if book.is_cut or self._edges_now is not _NO_EDGES:
+            self._see_edges(book)
         was_known = self.width > 0 and self._state is BookState.LIVE
         self._state = BookState.LIVE
         if change is not None and was_known:
@@ -146,10 +152,16 @@ class BucketKernel(SecondsKernel[bytes]):
         """From `ts_ns` on the book is in `state`, which is not LIVE."""
         self._move(ts_ns)
         self._settle()
-        self._state, self._mid2_now = state, ABSENT
+        self._state, self._mid2_now, self._edges_now = state, ABSENT, _NO_EDGES
         elapsed_ns = self._elapsed_ns()
         self._bids.become({}, elapsed_ns)
         self._asks.become({}, elapsed_ns)
+
+    def _see_edges(self, book: OrderBook) -> None:
+        bid, ask = edges = book.bid_edge, book.ask_edge
+        if edges != self._edges_now:
+            self._edges_now = edges if book.is_cut else _NO_EDGES
+            self._edges = [(max(bid, low), min(ask, high)) for low, high in self._edges]
 
     def _settle(self) -> None:
         if self._noted:
@@ -180,7 +192,7 @@ class BucketKernel(SecondsKernel[bytes]):
         """Begin the interval of a timeframe that holds `ts_ns`. What rests counts from `ts_ns` on."""
         start = self._starts[index] = ts_ns - ts_ns % (TIMEFRAMES[index] * NS_PER_SECOND)
         self._live_before[index] = self._live_ns
-        self._mid2[index] = self._mid2_now
+        self._mid2[index], self._edges[index] = self._mid2_now, self._edges_now
         for side in (self._bids, self._asks):
             side.moments[index].clear()
             if ts_ns > start:
@@ -208,6 +220,10 @@ class BucketKernel(SecondsKernel[bytes]):
         base = self._mid2[index] // (2 * self.width)
         bids = self._means(self._bids, index, end_ns, range(base, base - BUCKETS_A_SIDE, -1))
         asks = self._means(self._asks, index, end_ns, range(base, base + BUCKETS_A_SIDE))
+        if self._edges[index] != _NO_EDGES:
+            low, high = self._edges[index]
+            bids = [size if (base - j) * self.width >= low else ABSENT for j, size in enumerate(bids)]
+            asks = [size if (base + j + 1) * self.width <= high + 1 else ABSENT for j, size in enumerate(asks)]
         return _ROW.pack(start, 0, 0, self.width, base, timeframe, state, 0, *bids, *asks)
 
     def _means(self, side: _Side, index: int, end_ns: int, buckets: range) -> list[int]:

@@ -7,7 +7,7 @@ Of a LIVE book with best bid Pb and best ask Pa (Qb and Qa rest there), at the i
     band       all prices p with |2 p - mid2| * 10**7 <= band * mid2, where band = round(band_bps * 1000)
     B, A       what rests within the band on the bid side and on the ask side
     r          (B - A) / (B + A) in 1e-6, truncated towards zero; undefined while the book is not LIVE, a side is
-               empty, or nothing rests within the band
+               empty, nothing rests within the band, or the band reaches beyond the book's edges (as do B and A then)
 
 and of the second that ends at e, for w of 1, 5, 15, 60:
 
@@ -18,8 +18,8 @@ and of the second that ends at e, for w of 1, 5, 15, 60:
                do not count. Absent unless trades were heard throughout the window, and where there was none
     mid2 … best_ask_size   as they were at e; absent unless the book is LIVE
 
-`reason` tells why some are absent; the first that applies of NOT_LIVE, NO_LEVELS (r is undefined at e), WARMING (a
-window is not full). The weighted mid of the API is (Pa Qb + Pb Qa) / (Qb + Qa), from mid2, spread and the best sizes.
+`reason` tells why some are absent; the first that applies of NOT_LIVE, BEYOND_EDGE and NO_LEVELS (r is undefined at e),
+WARMING (a window is not full). The weighted mid of the API is (Pa Qb + Pb Qa) / (Qb + Qa), from mid2, spread and the best sizes.
 """
 
 from __future__ import annotations
@@ -90,6 +90,10 @@ class Band:
                 self._shift(book, *self._around(mid2))
         self.mid2 = mid2
 
+    def is_within(self, book: OrderBook) -> bool:
+        """All that rests within the band is known; so it is where there is no band."""
+        return not self._high or (self._low >= book.bid_edge and self._high <= book.ask_edge)
+
     def _around(self, mid2: int) -> tuple[int, int]:
         low = -(-mid2 * (_BAND_UNIT - self._band) // (2 * _BAND_UNIT))
         return low, mid2 * (_BAND_UNIT + self._band) // (2 * _BAND_UNIT)
@@ -128,6 +132,7 @@ class ImbalanceKernel(SecondsKernel[list[int]]):
         self._state = BookState.EMPTY
         self._figures: tuple[int, ...] = _NO_FIGURES
         self._ratio: int | None = None
+        self._is_beyond = False  # the band reaches beyond the book's edges
         self._near = (ABSENT, ABSENT)  # what rested within the band when the ratio was computed
         self._weighted = self._defined_ns = 0  # sum(r dt) and sum(dt) of the second
         self._seconds: deque[tuple[int, int]] = deque(maxlen=_LONGEST)  # those of the last seconds, the newest last
@@ -140,14 +145,18 @@ class ImbalanceKernel(SecondsKernel[list[int]]):
         band = self._band
         band.follow(book, change if self._state is BookState.LIVE else None)
         near_bids, near_asks = near = band.bids, band.asks
-        if near != self._near or self._state is not BookState.LIVE:
-            self._near, self._ratio = near, ratio_ppm(near_bids, near_asks)
+        is_beyond = book.is_cut and not band.is_within(book)
+        if near != self._near or is_beyond is not self._is_beyond or self._state is not BookState.LIVE:
+            self._near, self._is_beyond = near, is_beyond
+            self._ratio = None if is_beyond else ratio_ppm(near_bids, near_asks)
         self._state = BookState.LIVE
         bid, ask = book.best_bid, book.best_ask
         if band.mid2 == ABSENT or bid is None or ask is None:
             self._figures = _NO_FIGURES
             return
-        if near_bids > MAX_FIXED or near_asks > MAX_FIXED:
+        if is_beyond:
+            near_bids = near_asks = ABSENT
+        elif near_bids > MAX_FIXED or near_asks > MAX_FIXED:
             near_bids, near_asks = (side if side <= MAX_FIXED else ABSENT for side in near)
         self._figures = (band.mid2, ask - bid, near_bids, near_asks, book.bids[bid], book.asks[ask])
 
@@ -222,7 +231,7 @@ class ImbalanceKernel(SecondsKernel[list[int]]):
         if not is_live:
             reason = ImbalanceReason.NOT_LIVE
         elif self._ratio is None:
-            reason = ImbalanceReason.NO_LEVELS
+            reason = ImbalanceReason.BEYOND_EDGE if self._is_beyond else ImbalanceReason.NO_LEVELS
         elif None in means:
             reason = ImbalanceReason.WARMING
         unknown = [_ABSENT_RATIO] * len(WINDOWS_SECONDS)  # volumes: trades of this second may still come

@@ -239,3 +239,4 @@ class ImbalanceReason(IntEnum):
     NOT_LIVE = 1
     NO_LEVELS = 2  # one side is empty, or nothing rests within the band
     WARMING = 3  # the longest windows are not full yet
+    BEYOND_EDGE = 4  # the band reaches beyond the levels that the venue told

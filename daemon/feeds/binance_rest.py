@@ -45,7 +45,8 @@ from marketd.market.records import TradeFlag
 from marketd.market.times import ABSENT, NS_PER_MS, parse_timeframe
 
 PAGE_ROWS = 1000  # the most that trades, aggTrades and klines give in one answer
-BOOK_LEVELS = 1000  # of a snapshot; deeper ones cost five times as much, and come to be known as they change
+BOOK_LEVELS = 1000  # a side of a snapshot; deeper ones cost five times as much, and futures have none
+UNKNOWN_LIMIT = 1  # of a recorded snapshot that does not say how many levels were asked for: it may be cut
 OPEN_INTEREST_SECONDS = 60.0
 INVALID_SYMBOL = -1121
 # A kline is asked for over REST only this long after its end: the venue may still be adding its last trade.
@@ -174,7 +175,7 @@ class BinanceRest:
     def snapshot_request(self, symbol: str) -> RestRequest | None:
         return self._request("depth", self._market.weights.book, symbol=symbol, limit=BOOK_LEVELS)
 
-    def decode_snapshot(self, symbol: str, body: bytes) -> BookSnapshot:
+    def decode_snapshot(self, symbol: str, body: bytes, limit: int = BOOK_LEVELS) -> BookSnapshot:
         depth = _answer(body, messages.Depth, f"depth of {symbol}")
         reader = self._levels[symbol]
         try:
@@ -182,7 +183,8 @@ class BinanceRest:
         except RuleViolation as violation:
             raise VenueRefused(f"depth of {symbol}: {violation}") from None
         clock = depth.time or depth.event_time
-        return BookSnapshot(symbol, depth.last_id, venue_ns(clock) if clock else ABSENT, bids, asks)
+        ts_ns = venue_ns(clock) if clock else ABSENT
+        return BookSnapshot(symbol, depth.last_id, ts_ns, bids, asks, limit=limit)
 
     def polls(self, symbol: str) -> list[tuple[RestRequest, float]]:
         if "open_interest" not in self._series:
@@ -211,19 +213,21 @@ class BinanceRest:
         if symbol not in self._instruments or name not in wanted:
             return [Ignored(clip_name(f"REST {name}"))]
         try:
-            return self._recorded(name, symbol, query.get("interval", ""), body)
+            return self._recorded(name, symbol, query, body)
         except VenueRefused as error:
             rejected = Rejected(symbol, "undecodable", str(error), body[:MAX_PAYLOAD_BYTES], book=name == "depth")
             return [rejected]
 
-    def _recorded(self, name: str, symbol: str, interval: str, body: bytes) -> list[Event]:
+    def _recorded(self, name: str, symbol: str, query: dict[str, str], body: bytes) -> list[Event]:
         if name == "depth":
-            return [self.decode_snapshot(symbol, body)]
+            limit = query.get("limit", "")
+            return [self.decode_snapshot(symbol, body, int(limit) if limit.isdecimal() else UNKNOWN_LIMIT)]
         if name == "openInterest":
             return [self._open_interest(symbol, body)]
         if name != "klines":
             page = self.decode_trades(symbol, body)
             return [Trades(symbol, page.records), *page.rejected] if page.rows else [Ignored("REST empty page")]
+        interval = query.get("interval", "")
         timeframe = INTERVALS.get(interval, 0)
         if timeframe not in self.timeframes:
             return [Ignored(clip_name(f"REST klines {interval}"))]

@@ -21,6 +21,7 @@ from marketd.daemon.feeds.feed_model import BookSettings
 from marketd.daemon.feeds.symbol_state import CoverageEvent, Part
 from marketd.market.book import Change, OrderBook
 from marketd.market.book_deltas import DeltaRecorder
+from marketd.market.book_edges import Reach
 from marketd.market.book_records import BookRecorder
 from marketd.market.book_states import BookEvent
 from marketd.market.book_sync import BookSync, Step
@@ -48,7 +49,7 @@ class BookKeeper:
     ) -> None:
         self.instrument = instrument
         self._settings = settings
-        self.sync = BookSync(rule, instrument)
+        self.sync = BookSync(rule, instrument, reach=Reach(settings.depth, settings.band_bps))
         self.needs_snapshot = False
         self.refused_setting = ""  # what is wrong with the configured width of buckets, which is not used then
         self.events: Counter[str] = Counter()  # what made the book doubtful, by word
