@@ -41,8 +41,8 @@ COUNTERS: Mapping[str, frozenset[str]] = {
     "feed": frozenset(
         {
             "messages", "trades", "candles", "ticks", "duplicates", "filled", "gaps", "lost",
-            "books", "imbalances", "buckets", "book_deltas", "resyncs", "resyncs_failed", "polls_failed",
-            "venue_errors",
+            "books", "imbalances", "buckets", "book_deltas", "resyncs", "refreshes",
+            "resyncs_failed", "polls_failed", "venue_errors",
         }
     ),
     "feed_link": frozenset({"batches", "records", "accepted", "refused", "resent", "live_only", "dropped"}),

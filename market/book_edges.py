@@ -3,7 +3,7 @@
 Of some venues a book is known up to its edges only (`OrderBook`). It may be told as long as the levels that are told lie
 within them: `BEYOND` is not LIVE. A fresh snapshot is asked for earlier (`NEAR`): once half of the way is used up from
 where the best price stood when the edges were drawn to where it may not come, or when fewer than twice the told levels
-are known. Where it may not come is the edge, and so much before it as the band of the imbalance is wide, if the
+are known (if thrice were, in the beginning). Where it may not come is the edge, and so much before it as the band of the imbalance is wide, if the
 venue's snapshots reach beyond the band at all.
 """
 
@@ -47,7 +47,8 @@ class EdgeWatch:
         if book.ask_edge != NO_ASK_EDGE and ask is not None:
             self._near_ask = ask + self._half(ask, book.ask_edge - ask)
             known = min(known, len(book.asks))
-        self._near_levels = max(told, (told + known) // 2)  # twice the told ones, where a snapshot has so many
+        # else each fresh snapshot would be near at once, and the next one asked for
+        self._near_levels = 2 * told if known >= 3 * told else told
 
     def _half(self, best: int, distance: int) -> int:
         """Of the way from the best price that may be used up, half."""

@@ -289,6 +289,7 @@ class Feed:
             book_deltas=counts["book_delta"],
             books_live=books.live,
             resyncs=books.resyncs,
+            refreshes=books.refreshes,
             resyncs_failed=books.failed,
             polls_failed=self._polls.failed,
             book_events=books.events,

@@ -1,7 +1,8 @@
 """The books of a feed's symbols, and what brings them (back) into step: snapshots over REST or on the stream.
 
 A book that leaves LIVE has one task that asks for snapshots until it is LIVE again, slower and slower, within the
-venue's budget. What came meanwhile waits in `BookSync`. All but the asking happens with the feed's order lock held.
+venue's budget. What came meanwhile waits in `BookSync`. A book that is near what it knows has another, less urgent one,
+which asks for a fresh snapshot while the book stays LIVE. All but the asking happens with the feed's order lock held.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ RETRY_FIRST_SECONDS = 0.25  # between two times of asking for a snapshot
 RETRY_CAP_SECONDS = 30.0
 REQUEST_SECONDS = 30.0  # for one snapshot, waiting for the venue's budget included
 SPARE = 0.25  # of the venue's budget, which snapshots leave to the repair of trades
+FRESH_FIRST_SECONDS = 1.0  # between two times of asking for a fresh snapshot of a book that is LIVE
+FRESH_CAP_SECONDS = 30.0
+FRESH_SPARE = 0.5  # of the venue's budget, which these leave to the books that are not LIVE, and to repair
 STREAM_SECONDS = 10.0  # for a snapshot to come on the stream after its subscription
 STEADY_SECONDS = 60.0  # a book that was in step so long is asked for at once when it is lost
 
@@ -44,6 +48,9 @@ class _Kept:
         self.changed = asyncio.Event()  # a snapshot came, or the state changed: what was asked for is answered
         self.backoff = Backoff(RETRY_FIRST_SECONDS, RETRY_CAP_SECONDS)
         self.asked_at = float("-inf")  # monotonic s
+        self.is_refreshing = False
+        self.fresh_backoff = Backoff(FRESH_FIRST_SECONDS, FRESH_CAP_SECONDS)
+        self.refreshed_at = float("-inf")  # monotonic s
 
 
 class FeedBooks:
@@ -68,6 +75,7 @@ class FeedBooks:
         self._kept: dict[str, _Kept] = {}
         self.hand_over: HandOver  # set once, by the feed: each needs the other
         self.resyncs = 0
+        self.refreshes = 0
         self.failed = 0
 
     @property
@@ -155,7 +163,7 @@ class FeedBooks:
         parts = keeper.take(event)
         if keeper.sync.state is not before or type(event) is BookSnapshot:
             kept.changed.set()
-        if keeper.needs_snapshot:
+        if keeper.needs_snapshot or keeper.sync.wants_fresh:
             self._look(state, kept)
         return parts
 
@@ -179,6 +187,9 @@ class FeedBooks:
         if kept.keeper.needs_snapshot and not kept.is_asking:
             kept.is_asking = True
             self._tasks.spawn(self._ask_until_live(state, kept), f"book {state.symbol}")
+        if kept.keeper.sync.wants_fresh and not kept.is_refreshing:
+            kept.is_refreshing = True
+            self._tasks.spawn(self._refresh(state, kept), f"fresh book {state.symbol}")
 
     async def _ask_until_live(self, state: SymbolState, kept: _Kept) -> None:
         try:
@@ -200,14 +211,32 @@ class FeedBooks:
         if self.come_on_stream:
             await self._subscribe_anew(state, kept)
         else:
-            await self._fetch(state, kept)
+            await self._fetch(state, kept, SPARE)
 
-    async def _fetch(self, state: SymbolState, kept: _Kept) -> None:
+    async def _refresh(self, state: SymbolState, kept: _Kept) -> None:
+        """Ask for fresh snapshots until one has widened the book, or it has left LIVE: then `_ask_until_live` does."""
+        try:
+            if time.monotonic() - kept.refreshed_at >= STEADY_SECONDS:
+                kept.fresh_backoff.reset()
+            else:
+                await asyncio.sleep(kept.fresh_backoff.next())
+            while kept.keeper.sync.wants_fresh and not state.removed:
+                kept.refreshed_at = time.monotonic()
+                self.refreshes += 1
+                await self._fetch(state, kept, FRESH_SPARE)
+                if kept.keeper.sync.wants_fresh:
+                    await asyncio.sleep(kept.fresh_backoff.next())
+            if kept.keeper.sync.state is BookState.LIVE:
+                kept.fresh_backoff.reset()
+        finally:
+            kept.is_refreshing = False
+
+    async def _fetch(self, state: SymbolState, kept: _Kept, spare: float) -> None:
         request = self._adapter.snapshot_request(state.symbol)
         if request is None:
             raise NotImplementedError(f"{self._adapter.venue}: a rule with REST snapshots, and no request for one")
         try:
-            body = await self._rest.get(request, time.monotonic() + REQUEST_SECONDS, spare=SPARE)
+            body = await self._rest.get(request, time.monotonic() + REQUEST_SECONDS, spare=spare)
             async with self._order:
                 if not state.removed:  # a removed symbol's scales are gone
                     snapshot = self._adapter.decode_snapshot(state.symbol, body)

@@ -86,7 +86,8 @@ class FeedStatistics(NamedTuple):
     book_deltas: int
     books_live: int  # books that are in step
     resyncs: int  # snapshots that were asked for
-    resyncs_failed: int
+    refreshes: int  # … of books that were LIVE all the time, because they were near what they knew
+    resyncs_failed: int  # of both
     polls_failed: int
     book_events: dict[str, int]  # what befell the books, by word
     rejected: dict[str, int]  # by rule
