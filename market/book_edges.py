@@ -1,10 +1,10 @@
 """How far a book is known, against how much of it is told. Pure.
 
-Of some venues a book is known up to its edges only (`OrderBook`). It may be told as long as the levels that are told lie
-within them: `BEYOND` is not LIVE. A fresh snapshot is asked for earlier (`NEAR`): once half of the way is used up from
-where the best price stood when the edges were drawn to where it may not come, or when fewer than twice the told levels
-are known (if thrice were, in the beginning). Where it may not come is the edge, and so much before it as the band of the imbalance is wide, if the
-venue's snapshots reach beyond the band at all.
+Of some venues a book is known up to its edges only (`OrderBook`). It may be told as long as the levels that are told
+lie within them: `BEYOND` is not LIVE. A fresh snapshot is asked for earlier (`NEAR`): once half of the way is used up
+from where the best price stood when the edges were drawn to where it may not come, or when fewer than twice the told
+levels are known (if thrice were, in the beginning). Where it may not come is the edge, and so much before it as the
+band of the imbalance is wide, if the venue's snapshots reach beyond the band at all.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ Bucket k has the prices k * width <= p < (k + 1) * width. Of an interval [a, b) 
     ask_size[j]   the same on the ask side, in bucket base + j;  j = 0 … 31
     state         the book's at b
 
-All of them are absent where the book was not LIVE for a moment of the interval, or had no mid while it was. One bucket is
-where it lay not wholly within the book's edges throughout the LIVE part: what rested there is not known.
+All of them are absent where the book was not LIVE for a moment of the interval, or had no mid while it was. One
+bucket is where it lay not wholly within the book's edges throughout the LIVE part: what rested there is not known.
 
 How it is computed: with s(t) what rests in a bucket, and d_i the change of s at t_i, the integral of s over [a, b) is
 s(b) (b - a) - sum(d_i (t_i - a)). So a changed level costs two additions, however many buckets there are, and a book

@@ -19,7 +19,8 @@ and of the second that ends at e, for w of 1, 5, 15, 60:
     mid2 … best_ask_size   as they were at e; absent unless the book is LIVE
 
 `reason` tells why some are absent; the first that applies of NOT_LIVE, BEYOND_EDGE and NO_LEVELS (r is undefined at e),
-WARMING (a window is not full). The weighted mid of the API is (Pa Qb + Pb Qa) / (Qb + Qa), from mid2, spread and the best sizes.
+WARMING (a window is not full). The weighted mid of the API is (Pa Qb + Pb Qa) / (Qb + Qa), from mid2, spread and the
+best sizes.
 """
 
 from __future__ import annotations

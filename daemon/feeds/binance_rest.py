@@ -175,7 +175,8 @@ class BinanceRest:
     def snapshot_request(self, symbol: str) -> RestRequest | None:
         return self._request("depth", self._market.weights.book, symbol=symbol, limit=BOOK_LEVELS)
 
-    def decode_snapshot(self, symbol: str, body: bytes, limit: int = BOOK_LEVELS) -> BookSnapshot:
+    def decode_snapshot(self, symbol: str, body: bytes, limit: int | None = None) -> BookSnapshot:
+        """`limit`: levels a side that were asked for, where it was not `snapshot_request` that asked."""
         depth = _answer(body, messages.Depth, f"depth of {symbol}")
         reader = self._levels[symbol]
         try:
@@ -184,6 +185,7 @@ class BinanceRest:
             raise VenueRefused(f"depth of {symbol}: {violation}") from None
         clock = depth.time or depth.event_time
         ts_ns = venue_ns(clock) if clock else ABSENT
+        limit = BOOK_LEVELS if limit is None else limit
         return BookSnapshot(symbol, depth.last_id, ts_ns, bids, asks, limit=limit)
 
     def polls(self, symbol: str) -> list[tuple[RestRequest, float]]:

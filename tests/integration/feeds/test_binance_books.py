@@ -26,6 +26,9 @@ RECORDINGS = {
     "USD-M ETHUSDT": ("BINANCE_FUTURES", ("usdm_ethusdt_20240718", "usdm_ethusdt_20240719")),
     "COIN-M ETHUSD_PERP": ("BINANCE_DELIVERY", ("cm_ethusd_perp_20240808",)),
 }
+# How often the best 20 levels lie where the one snapshot of the recording did not reach, since the price fell by 33 bp.
+BEYOND_EDGE = {"spot BTCUSDT": 5}
+MOST_UNSEEN = 0.03  # … and for how much of the time, at most
 
 
 def of_kind(replay: Replay, kind: str) -> Records:
@@ -43,8 +46,8 @@ def test_a_rebuilt_book_equals_the_venues_best_prices_at_every_shared_update(sha
         last = 0
         for line in CaptureReader(file):
             replay.take(line)
-            if sync.state is not BookState.LIVE or sync.sequence == last:
-                continue
+            if sync.sequence in (ABSENT, last):
+                continue  # a book that is beyond its edge is followed, too
             last = sync.sequence
             assert not sync.book.is_crossed
             if last in best:
@@ -55,9 +58,14 @@ def test_a_rebuilt_book_equals_the_venues_best_prices_at_every_shared_update(sha
                     assert [parse_fixed(size, instrument.size_scale)] == side[1]
         assert_is_as_told(replay, stats[f"ws_binance_raw/{file.name}"]["book_at_end"])
     assert compared >= 400
-    events = replay.keeper.events
+    events, beyond = replay.keeper.events, BEYOND_EDGE.get(name, 0)
     assert (events["joined"], events["gap"], events["crossed"]) == (1, 0, 0)
-    assert of_kind(replay, "coverage")["state"].tolist() == [Coverage.OBSERVED]
+    assert events["beyond_edge"] == events["returned"] == beyond
+    assert sync.state is BookState.LIVE
+    ledger = of_kind(replay, "coverage")
+    assert ledger["state"].tolist() == [Coverage.OBSERVED] + beyond * [Coverage.GAP]
+    assert set(ledger["reason"][1:].tolist()) <= {b"beyond_edge"}
+    assert (ledger["ts_end"] - ledger["ts_start"]).sum() < MOST_UNSEEN * np.ptp(of_kind(replay, "book")["ts_event"])
 
 
 def assert_is_as_told(replay: Replay, told: dict[str, Any]) -> None:
@@ -81,6 +89,7 @@ def test_records_of_a_book_come_each_interval_in_order_and_never_crossed(shared_
         replay.take(line)
     books = of_kind(replay, "book")
     assert (np.diff(books["ts_event"]) >= 0).all()
+    books = books[books["state"] == BookState.LIVE]
     assert (np.diff(books["sequence"]) > 0).all()
     assert (books["bid_count"] == 20).all()
     assert (books["bid_price"][:, 0] < books["ask_price"][:, 0]).all()
@@ -91,7 +100,7 @@ def test_records_of_a_book_come_each_interval_in_order_and_never_crossed(shared_
     assert len(at_pace) <= 2 * (np.ptp(at_pace) // (100 * 10**6) + 1)
     imbalances = of_kind(replay, "imbalance")
     assert (np.diff(imbalances["ts_event"]) == 10**9).all()
-    assert (imbalances["state"][5:] == BookState.LIVE).all()
+    assert (imbalances["state"][5:] == BookState.LIVE).mean() > 1 - MOST_UNSEEN
     buckets = of_kind(replay, "buckets")
     assert set(buckets["timeframe"].tolist()) == {1, 60}
 

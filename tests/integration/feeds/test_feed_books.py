@@ -31,16 +31,16 @@ def live(books: Records) -> Records:
     return found
 
 
-def expected(symbol: str, sequence: int) -> dict[str, Any]:
+def expected(symbol: str, sequence: int, depth: int = 20) -> dict[str, Any]:
     """The book that the synthetic market has at a sequence: it is the same at every moment, for a seed."""
     now_ns = sequence // IDS_PER_STEP * STEP_NS
-    return SyntheticMarket(7, SYMBOLS, 50.0, clock=lambda: now_ns).book(symbol, 20)
+    return SyntheticMarket(7, SYMBOLS, 50.0, clock=lambda: now_ns).book(symbol, depth)
 
 
-def assert_right(sink: RecordingSink, symbol: str) -> None:
+def assert_right(sink: RecordingSink, symbol: str, depth: int = 20) -> None:
     instrument = sink.instruments[symbol]
     for book in live(sink.records(symbol, "book")):
-        told = expected(symbol, int(book["sequence"]))
+        told = expected(symbol, int(book["sequence"]), depth)
         for side in ("bid", "ask"):
             count = int(book[f"{side}_count"])
             prices = [format_fixed(price, instrument.price_scale) for price in book[f"{side}_price"][:count].tolist()]

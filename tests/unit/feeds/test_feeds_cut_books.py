@@ -19,7 +19,7 @@ from marketd.market.times import ABSENT, NS_PER_SECOND
 
 NOW = 1_723_161_600 * NS_PER_SECOND
 BTC = Instrument(id=1, symbol="BTCUSDT", venue="BINANCE", price_scale=2, size_scale=5, quote_scale=8)
-MID, WIDTH, STEPS = 1_000, 120, 70
+MID, WIDTH, STEPS = 1_000, 400, 50
 LIMIT, DEPTH, BAND_BPS, BUCKET = 12, 3, 60.0, 2
 Side = dict[int, int]
 
@@ -107,7 +107,7 @@ MARKETS = {
 }
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(**MARKETS)
 def test_a_book_of_cut_snapshots_is_right_as_deep_as_it_is_told_or_is_not_live(
     seed: int, trend: int, rule: Any, willing: float
@@ -123,7 +123,7 @@ def test_a_book_of_cut_snapshots_is_right_as_deep_as_it_is_told_or_is_not_live(
                 assert list(zip(row["ask_price"].tolist(), row["ask_size"].tolist(), strict=True)) == asks
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(**MARKETS)
 def test_figures_of_a_book_of_cut_snapshots_are_those_of_the_whole_book_or_absent(
     seed: int, trend: int, rule: Any, willing: float
