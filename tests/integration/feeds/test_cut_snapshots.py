@@ -12,7 +12,7 @@ from marketd.daemon.feeds.adapter import RestRequest
 from marketd.daemon.feeds.emulator import SyntheticMarket
 from marketd.daemon.feeds.feed_model import BookSettings
 from marketd.daemon.feeds.rest import RestClient, RestFailed
-from marketd.market.records import Coverage
+from marketd.market.records import BookState, Coverage
 from support import eventually_async
 
 CUT = 10  # levels a side of a snapshot; the synthetic market has 20, and moves by some of them in a second
@@ -58,7 +58,8 @@ async def test_a_book_that_gets_no_fresh_snapshot_leaves_live_with_its_reason_an
         return await get(self, request, deadline, spare=spare)
 
     def has_left() -> bool:
-        return "beyond_edge" in feed.statistics().book_events
+        is_live = sink.records("BTCUSDT", "book")["state"] == BookState.LIVE
+        return bool(is_live.any()) and not is_live[is_live.argmax() :].all()
 
     monkeypatch.setattr(RestClient, "get", hesitant)
     async with (
