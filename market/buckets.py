@@ -132,7 +132,7 @@ class BucketKernel(SecondsKernel[bytes]):
         self._mid2_now = ABSENT
         if bid is not None and ask is not None:
             self._mid2_now = self._mid2[0] = self._mid2[1] = bid + ask
-        if book.is_cut or self._edges_now is not _NO_EDGES:
+        if (book.bid_edge, book.ask_edge) != self._edges_now:
             self._see_edges(book)
         was_known = self.width > 0 and self._state is BookState.LIVE
         self._state = BookState.LIVE
@@ -158,10 +158,8 @@ class BucketKernel(SecondsKernel[bytes]):
         self._asks.become({}, elapsed_ns)
 
     def _see_edges(self, book: OrderBook) -> None:
-        bid, ask = edges = book.bid_edge, book.ask_edge
-        if edges != self._edges_now:
-            self._edges_now = edges if book.is_cut else _NO_EDGES
-            self._edges = [(max(bid, low), min(ask, high)) for low, high in self._edges]
+        bid, ask = self._edges_now = book.bid_edge, book.ask_edge
+        self._edges = [(max(bid, low), min(ask, high)) for low, high in self._edges]
 
     def _settle(self) -> None:
         if self._noted:
