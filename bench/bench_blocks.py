@@ -28,7 +28,8 @@ from recorded_traffic import BINANCE_RAW, DATA
 from report import Goal, Report
 
 from marketd.daemon.config import convert
-from marketd.daemon.import_lane import CaptureImport, OwnIds
+from marketd.daemon.import_ids import OwnIds
+from marketd.daemon.import_lane import CaptureImport
 from marketd.daemon.registry import REGISTRY_NAME, Registry
 from marketd.market.block_stretch import unpacked_stretch
 from marketd.market.records import BY_NAME, Kind, Records

@@ -74,9 +74,9 @@ class Hearing:
             self._heard.clear()  # it was we who did not listen
         self._looked = now
         silent = [state for state in self._lane.kernel.states if self._is_silent(state, now)]
-        for state in silent:
-            self._end(state)
-        if silent:
+        if silent and self._lane.journal.has_room:  # else at a later look
+            for state in silent:
+                self._end(state)
             _log.warning(
                 "nothing is heard any more of %d instruments, such as %s",
                 len(silent),
@@ -106,7 +106,7 @@ class Hearing:
         return {stream: book if stream == BOOK else heard for stream in state.observed.now}
 
     def _tell(self, state: InstrumentState, events: list[Records]) -> None:
-        """With the next batch, or at the next look, where the journal has no room now."""
+        """With the next batch, where the journal has no room now."""
         if events and self._lane.journal.has_room:
             self._lane.record_coverage(state.instrument, np.concatenate(events))
 

@@ -16,9 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple, Protocol
-
-import numpy as np
+from typing import NamedTuple
 
 from marketd.daemon.clock import RecordedClock
 from marketd.daemon.feeds.adapter import (
@@ -40,7 +38,8 @@ from marketd.daemon.feeds.survey import Survey, require_messages, survey
 from marketd.daemon.feeds.venues import venue_of
 from marketd.daemon.halves import Parts, halves
 from marketd.daemon.import_books import ImportedBooks, Told
-from marketd.daemon.ingest_link import IngestLink
+from marketd.daemon.import_coverage import RecordedCoverage, ended_with_recording
+from marketd.daemon.import_ids import Ids
 from marketd.daemon.instrument_state import MAX_REBUILD, InstrumentState
 from marketd.daemon.kernel import (
     CANDLE_KIND,
@@ -51,12 +50,9 @@ from marketd.daemon.kernel import (
     Kernel,
     Lot,
     coverage_record,
-    tick_record,
 )
-from marketd.daemon.observed_streams import TRADES
 from marketd.daemon.rebuild import rebuilt_bars
 from marketd.daemon.recovery import restore_kernel
-from marketd.daemon.registry import REGISTRY_NAME, Registry
 from marketd.daemon.settings import Config
 from marketd.daemon.writer import Writer
 from marketd.ipc.journal import Journal
@@ -65,8 +61,8 @@ from marketd.ipc.journal_reader import JournalReader
 from marketd.ipc.protocol import Rejection
 from marketd.market.errors import InvalidArgument, MarketdError
 from marketd.market.instruments import Instrument, global_instrument
-from marketd.market.records import Coverage, Ended, Kind, Records
-from marketd.market.times import ABSENT, NS_PER_SECOND, NS_PER_US, isoformat_ns
+from marketd.market.records import Coverage, Kind, Records
+from marketd.market.times import NS_PER_SECOND, NS_PER_US, isoformat_ns
 from marketd.sql.connections import DatabaseConnectionManager
 
 _log = logging.getLogger(__name__)
@@ -76,7 +72,6 @@ JOURNAL_DIRECTORY = "import-journal"
 FIRST_SEQ = -(2**62)  # below every live sequence number
 BATCH_BYTES = 8 << 20
 LINES_PER_TURN = 500  # then the writer gets its turn
-QUIET_NS = NS_PER_SECOND  # without a trade: then a TICK, as a feed does
 
 
 class ImportProgress(NamedTuple):
@@ -100,42 +95,6 @@ class ImportReport(NamedTuple):
     forming: int  # bars that are still open
     instruments: list[Instrument]
     others: dict[str, int]  # records of other streams that were taken in, such as book
-
-
-class Ids(Protocol):
-    """Where an import gets its instruments' ids: from the file of ids, or from the daemon that owns it."""
-
-    @property
-    def registry(self) -> Registry: ...
-
-    async def declare(self, wanted: list[Instrument]) -> list[tuple[Instrument, bool]]:
-        """The instruments with their ids, and whether each is new here and must be journaled."""
-
-
-class OwnIds:
-    """No daemon runs: this process owns the file."""
-
-    def __init__(self, registry: Registry) -> None:
-        self.registry = registry
-
-    async def declare(self, wanted: list[Instrument]) -> list[tuple[Instrument, bool]]:
-        self.registry.check(wanted)
-        return [self.registry.declare(each) for each in wanted]
-
-
-class DaemonIds:
-    """A daemon runs: its ingest assigns the ids, and journals what is new."""
-
-    def __init__(self, link: IngestLink, config: Config) -> None:
-        self._link = link
-        self._config = config
-
-    @property
-    def registry(self) -> Registry:
-        return Registry(self._config.state_path / REGISTRY_NAME, self._config.daemon_no, read_only=True)
-
-    async def declare(self, wanted: list[Instrument]) -> list[tuple[Instrument, bool]]:
-        return [(instrument, False) for instrument, _ in await self._link.declare(wanted)]
 
 
 class CaptureImport:
@@ -165,7 +124,6 @@ class CaptureImport:
         self._others: Counter[str] = Counter()
         self._instruments: dict[str, Instrument] = {}
         self._known_ns: dict[str, int] = {}  # ts_known of the newest record from before this import, by symbol
-        self._ticks: dict[int, int] = {}  # time of the newest TICK by instrument
 
     async def run(
         self, paths: Sequence[Path], progress: Callable[[ImportProgress], None] = lambda _: None
@@ -218,6 +176,7 @@ class CaptureImport:
         self._adapter: VenueAdapter = found.adapter(book=has_books, series=self._series)
         settings = book_settings(self._config.book)
         self._books = ImportedBooks(self._adapter.book_rule if has_books else None, settings, self._config.kinds())
+        self._coverage = RecordedCoverage(numbered_trades=self._adapter.numbered_trades)
         declared = await self._ids.declare(found.instruments)
         self._registry = self._ids.registry
         for instrument, new in declared:
@@ -295,7 +254,7 @@ class CaptureImport:
                 instrument = self._instruments[event.symbol]
                 state = self._kernel.state(instrument)
                 fresh = self._fresh(state, event.records)
-                yield instrument, [*self._before(state, fresh), *fresh], []
+                yield instrument, [*self._coverage.before(state, fresh), *fresh], []
             elif isinstance(event, Candles):
                 yield self._instruments[event.symbol], [(CANDLE_KIND, event.records)], []
             elif isinstance(event, Series):
@@ -303,7 +262,7 @@ class CaptureImport:
                     yield instrument, parts, []
             elif isinstance(event, VenueTime):
                 for instrument in self._instruments.values():
-                    yield instrument, self._time_parts(self._kernel.state(instrument), event.ts_ns), []
+                    yield instrument, self._coverage.at(self._kernel.state(instrument), event.ts_ns), []
             elif isinstance(event, Rejected):
                 instrument = self._instruments.get(event.symbol or "", global_instrument(self._config.daemon_no))
                 yield instrument, [], [Rejection("message", event.rule, event.detail, event.payload)]
@@ -326,50 +285,6 @@ class CaptureImport:
             self._counts["known"] += int(repeated.sum())
             records = records[~repeated]
         return [(TRADE_KIND, records)] if len(records) else []
-
-    def _before(self, state: InstrumentState, fresh: list[tuple[Kind, Records]]) -> list[tuple[Kind, Records]]:
-        """What the ledger says before new trades are told."""
-        if not fresh:
-            return []
-        return self._observed(state, int(fresh[0][1]["ts_event"][0])) + self._gap_before(state, fresh)
-
-    def _gap_before(self, state: InstrumentState, fresh: list[tuple[Kind, Records]]) -> list[tuple[Kind, Records]]:
-        """A GAP when the venue's ids skip: bars over it are partial. Where ids are no numbers nobody can tell."""
-        last = state.trade_ids.last
-        if last is None or not self._adapter.numbered_trades:
-            return []
-        first = fresh[0][1][0]
-        missing = int(first["trade_id"]) - last - 1
-        if missing <= 0:
-            return []
-        start, end = state.last_trade_ts, int(first["ts_event"])
-        event = coverage_record(
-            Coverage.GAP, start, max(start, end), stream=TRADES, detail=missing, reason="not in the recording"
-        )
-        return [(COVERAGE_KIND, event)]
-
-    def _observed(self, state: InstrumentState, since_ns: int) -> list[tuple[Kind, Records]]:
-        """OBSERVED, once: from the first that is heard, as a feed says it. After another recording that ended, from its
-        end on where ids show what is missing between the two.
-        """
-        if TRADES in state.observed:
-            return []
-        ended_ns = state.observed.ended.get(TRADES)
-        if ended_ns is not None:
-            since_ns = ended_ns if self._adapter.numbered_trades else max(ended_ns, since_ns)
-        event = coverage_record(Coverage.OBSERVED, since_ns, since_ns, stream=TRADES, reason="recorded")
-        return [(COVERAGE_KIND, event)]
-
-    def _time_parts(self, state: InstrumentState, venue_ns: int) -> list[tuple[Kind, Records]]:
-        if TRADES not in state.observed:
-            # before the first trade it is not known whether one is missing since the last recording
-            return [] if state.observed.has_ended else self._observed(state, venue_ns)
-        # books tell times too, but close no bars
-        newest = max(state.last_trade_ts, self._ticks.get(state.instrument.id, ABSENT))
-        if state.last_trade_ts == ABSENT or venue_ns - newest < QUIET_NS:
-            return []
-        self._ticks[state.instrument.id] = venue_ns
-        return [(TICK_KIND, tick_record(venue_ns))]
 
     def _accept(
         self, instrument: Instrument, parts: list[tuple[Kind, Records]], rejected: list[Rejection], received_ns: int
@@ -427,17 +342,12 @@ class CaptureImport:
 
     def _end(self, instrument: Instrument) -> None:
         """Nobody has heard anything beyond the files."""
-        state, bars = self._kernel.state(instrument), Ended.BARS_CLOSED if self._close else Ended.BARS_GO_ON
-        streams, newest = {*state.observed.now, *([TRADES] if self._close else [])}, state.newest
-        if newest == ABSENT or not streams:
-            return
-        ended = [
-            coverage_record(Coverage.ENDED, newest, newest, stream=stream, detail=bars, reason="end of import")
-            for stream in sorted(streams)
-        ]
-        # where the files brought nothing new the clock has not moved, or not as far
-        known_ns = max(self._clock.last, state.ts_known, newest)
-        self._accept(instrument, [(COVERAGE_KIND, np.concatenate(ended))], [], known_ns)
+        state = self._kernel.state(instrument)
+        ended = ended_with_recording(state, close=self._close)
+        if ended is not None:
+            # where the files brought nothing new the clock has not moved, or not as far
+            known_ns = max(self._clock.last, state.ts_known, state.newest)
+            self._accept(instrument, [(COVERAGE_KIND, ended)], [], known_ns)
 
     async def _commit(self, writer: Writer) -> None:
         if not await asyncio.to_thread(self._journal.wait_durable, self._journal.end, 60.0):

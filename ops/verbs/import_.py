@@ -18,7 +18,8 @@ from pathlib import Path
 import zmq.asyncio
 
 from marketd.daemon.feeds.recorded_venue import recorded_venue
-from marketd.daemon.import_lane import CaptureImport, DaemonIds, Ids, ImportProgress, ImportReport, OwnIds
+from marketd.daemon.import_ids import DaemonIds, Ids, OwnIds
+from marketd.daemon.import_lane import CaptureImport, ImportProgress, ImportReport
 from marketd.daemon.ingest_link import IngestLink
 from marketd.daemon.prepare import reachable_database
 from marketd.daemon.registry import REGISTRY_NAME, Registry

@@ -13,7 +13,8 @@ import pytest
 
 from lane import SECOND, START
 from marketd.daemon.feeds.capture_writer import CaptureWriter
-from marketd.daemon.import_lane import CaptureImport, ImportReport, OwnIds
+from marketd.daemon.import_ids import OwnIds
+from marketd.daemon.import_lane import CaptureImport, ImportReport
 from marketd.daemon.quantities import Bytes
 from marketd.daemon.registry import REGISTRY_NAME, Registry
 from marketd.daemon.settings import Config, Journal, Stream
