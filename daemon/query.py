@@ -72,6 +72,9 @@ from marketd.sql.windows import newest_in_windows
 
 PATIENT_SHARE = 0.8  # of a request's timeout: how long is waited for the writer, so that the answer says why
 MAX_SECONDS = 600.0  # however long a caller would wait: a place in the queue is not held for ever
+# Of a request's timeout, but no more than so many seconds: what the answer itself takes. Who gives up when the caller
+# does cannot tell why.
+ANSWER_SHARE, ANSWER_SECONDS = 0.1, 0.25
 WAIT_SECONDS = 0.05
 SILENT_NS = NS_PER_SECOND  # a writer's heart beats ten times as often
 INSTRUMENTS_SECONDS = 1.0  # how old the list of instruments may be
@@ -506,8 +509,14 @@ def _ceiled(ts_ns: int | None, delta_ns: int) -> int | None:
     return None if ts_ns is None else -(-ts_ns // delta_ns) * delta_ns
 
 
+def seconds_for(request: protocol.Request) -> float:
+    """How long an answer may be worked on, so that it, or what is in its way, is heard in time."""
+    seconds = request.timeout_ms / 1000
+    return min(seconds - min(ANSWER_SHARE * seconds, ANSWER_SECONDS), MAX_SECONDS)
+
+
 def _deadline_of(request: protocol.Request) -> float:
-    return time.monotonic() + min(request.timeout_ms / 1000, MAX_SECONDS)
+    return time.monotonic() + seconds_for(request)
 
 
 def _check_span(start: int | None, end: int | None, limit: int | None) -> None:

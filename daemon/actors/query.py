@@ -18,7 +18,7 @@ from marketd.daemon.actor import AsyncActor
 from marketd.daemon.departures import Departures, connection_of
 from marketd.daemon.health_report import health_report
 from marketd.daemon.plan import which_of
-from marketd.daemon.query import MAX_SECONDS, QueryService
+from marketd.daemon.query import QueryService, seconds_for
 from marketd.daemon.settings import Config
 from marketd.ipc import paths, protocol, sockets
 from marketd.ipc.sockets import Received
@@ -147,12 +147,13 @@ class QueryActor(AsyncActor):
         request = received.message
         started = time.monotonic()
         try:
-            async with asyncio.timeout(min(request.timeout_ms / 1000, MAX_SECONDS)):
+            async with asyncio.timeout(seconds_for(request)):
                 message, frames = await self._reply(request)
         except MarketdError as error:
             self._refuse(received, error)
         except TimeoutError:
-            self._refuse(received, Timeout(f"the request was not answered within its {request.timeout_ms} ms"))
+            told = f"PostgreSQL did not answer within the request's {request.timeout_ms} ms; see `marketd status`, or"
+            self._refuse(received, Timeout(f"{told} allow a longer timeout"))
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
             self._refuse(received, DatabaseError(f"PostgreSQL could not answer: {error}"))
         except Exception as error:  # the border of one request: it must not end the actor
