@@ -82,7 +82,7 @@ class Repairs:
     async def _repair(self, state: SymbolState, track: Track) -> None:
         sequence = track.sequence
         reason = "after a reconnect" if sequence.is_catching_up else "hole in the stream"
-        filling = _Filling(track, reason, track.last_ts if track.timeframe else max(track.last_ts, state.newest_ns))
+        filling = _Filling(track, reason, _heard_until(state, track))
         if not sequence.is_catching_up:
             await asyncio.sleep(self._settings.patience_seconds)
         backoff = Backoff(RETRY_FIRST_SECONDS, RETRY_CAP_SECONDS)
@@ -274,26 +274,34 @@ class Repairs:
                 await self._hand_over(state, [event.part()])
 
 
+def _heard_until(state: SymbolState, track: Track) -> int | None:
+    """Until when a stream was heard; None: it never was, whatever else the venue has told of its time."""
+    if track.last_ts == ABSENT:
+        return None
+    return track.last_ts if track.timeframe else max(track.last_ts, state.newest_ns)
+
+
 class _Filling:
     """What a repair has filled so far, up to the next hole that stays: one BACKFILLED of the ledger."""
 
-    def __init__(self, track: Track, reason: str, heard_ns: int) -> None:
-        """`heard_ns`: until when the stream was heard itself."""
+    def __init__(self, track: Track, reason: str, heard_ns: int | None) -> None:
+        """`heard_ns`: until when the stream was heard itself; None: never, so that it begins with what is fetched."""
         self._track = track
         self._reason = reason
-        self._start_ns = self._end_ns = heard_ns
+        self._start_ns = heard_ns
+        self._end_ns = ABSENT if heard_ns is None else heard_ns
         self._count = 0
 
     def add(self, count: int, oldest_ns: int, newest_ns: int) -> None:
-        self._start_ns = min(self._start_ns, oldest_ns)
+        self._start_ns = oldest_ns if self._start_ns is None else min(self._start_ns, oldest_ns)
         self._end_ns = max(self._end_ns, newest_ns)
         self._count += count
 
     def end(self, now_ns: int) -> list[Part]:
         """The event, if there was something to report; what comes next begins at `now_ns`."""
         count, start_ns, end_ns = self._count, self._start_ns, self._end_ns
-        self._count, self._start_ns, self._end_ns = 0, now_ns, now_ns
-        if not count:
+        self._count, self._start_ns, self._end_ns = 0, None if now_ns == ABSENT else now_ns, now_ns
+        if not count or start_ns is None:
             return []
         return [CoverageEvent(Coverage.BACKFILLED, start_ns, end_ns, self._track.kind, count, self._reason).part()]
 

@@ -37,7 +37,7 @@ from marketd.market.errors import InvalidArgument, MarketdError, UnknownInstrume
 from marketd.market.instruments import GLOBAL_NAME, Instrument
 from marketd.market.records import BY_NAME
 from marketd.market.timeline import timeline
-from marketd.market.times import NS_PER_SECOND, parse_timeframe, timeframe_name
+from marketd.market.times import NS_PER_MS, NS_PER_SECOND, parse_timeframe, timeframe_name
 from marketd.ops import words
 from marketd.ops.cli import EXIT_NOT_WELL
 from marketd.ops.moments import add_span_options
@@ -141,8 +141,9 @@ class Job:
         line = timeline(ledger.records, BY_NAME["trade"].id, *stretch)
         found = Fetched()
         for start, end in joined([Stretch(each.start, each.end) for each in line if not each.state.is_whole]):
-            # what nobody observes on goes only up to where the venue's answers are whole
-            until = min(end, time.time_ns() - SETTLE_NS) if end == stretch.end else end
+            # what nobody observes on goes only up to where the venue's answers are whole; else it goes on into the
+            # millisecond in which it was heard first, of which some trades came before
+            until = min(end, time.time_ns() - SETTLE_NS) if end == stretch.end else end + NS_PER_MS
             await asyncio.sleep((until + SETTLE_NS - time.time_ns()) / NS_PER_SECOND)
             if start < until:
                 # at its ends, and where only some are missing

@@ -180,7 +180,7 @@ def test_a_replay_takes_from_the_quarantine_what_the_daemon_answered_for(
         assert (told["accepted"], told["refused"]) == (0, {"positive_price": 1})
         assert list(told["kept"].values()) == [1] and "no record" in next(iter(told["kept"]))
         batch = next(each for each in daemon.received if isinstance(each, Ingest))
-        assert (batch.source, batch.instrument) == ("quarantine replay", BTC.name)
+        assert (batch.source, batch.instrument) == ("quarantine replay", BTC.id)
         assert [row["id"] for row in ask_json(capsys, refused, "quarantine", "list")] == [4, 3, 2]
 
 
