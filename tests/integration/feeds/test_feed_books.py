@@ -262,6 +262,9 @@ async def test_fifty_cuts_at_random_moments_lose_no_trade_and_leave_every_book_r
         gaps = events[1:-1]
         assert (gaps["state"] == Coverage.GAP).all()
         lost = sink.records(symbol, "book")
-        assert len(gaps) + 1 == int(  # and the end
-            (np.diff(lost["state"] == BookState.LIVE) & (lost["state"][1:] != BookState.LIVE)).sum()
+        assert (
+            len(gaps) + 1
+            == int(  # and the end
+                (np.diff(lost["state"] == BookState.LIVE) & (lost["state"][1:] != BookState.LIVE)).sum()
+            )
         )
