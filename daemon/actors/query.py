@@ -146,9 +146,12 @@ class QueryActor(AsyncActor):
     async def _answer(self, received: Received) -> None:
         request = received.message
         started = time.monotonic()
+        work = asyncio.create_task(self._reply(request), name=f"work on {type(request).__name__}")
         try:
-            async with asyncio.timeout(seconds_for(request)):
-                message, frames = await self._reply(request)
+            await asyncio.wait({work}, timeout=seconds_for(request))
+            if not work.done():
+                raise TimeoutError
+            message, frames = work.result()
         except MarketdError as error:
             self._refuse(received, error)
         except TimeoutError:
@@ -162,6 +165,10 @@ class QueryActor(AsyncActor):
         else:
             await self._deliver(sockets.pack(message, frames, route=received.route))
             _LATENCY.labels(type(request).__name__.lower()).observe(time.monotonic() - started)
+        finally:
+            if not work.done():  # refused already: a server that stands still lets no statement end
+                work.cancel()
+                await asyncio.gather(work, return_exceptions=True)
 
     async def _reply(self, request: Any) -> tuple[protocol.Message, list[Any]]:
         if isinstance(request, protocol.Health):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -17,10 +18,13 @@ import pytest
 
 from marketd.ops.cli import EXIT_FAILED, EXIT_NOT_RUNNING, EXIT_NOT_WELL, EXIT_USAGE
 from marketd.sql.installations import find_installations
+from marketd.sql.postmaster import server_processes
+from marketd.sql.state_directory import StateDirectory
 from support import eventually
 
 MARKETD = [sys.executable, "-m", "marketd.ops"]
 START_SECONDS = 60.0
+_numbers = itertools.count()
 
 
 class Site(NamedTuple):
@@ -95,8 +99,8 @@ def daemon(emulator: dict[str, Any], reachable_dir: Path) -> Iterator[Site]:
 
 @pytest.fixture
 def daemon_of_its_own(emulator: dict[str, Any], reachable_dir: Path) -> Iterator[Site]:
-    """For a test that stops it: which test comes after it on a worker is not known."""
-    with running(emulator, reachable_dir, "stopped") as site:
+    """For a test that stops it, or its database: which test comes after it on a worker is not known."""
+    with running(emulator, reachable_dir, f"own{next(_numbers)}") as site:
         yield site
 
 
@@ -260,6 +264,21 @@ def test_a_reload_takes_over_what_diff_announced(daemon: Site) -> None:
     daemon.config.write_text(text.replace("daemon_no = 1", "daemon_no = 2"))
     assert "daemon_no" in daemon.run("reload", code=EXIT_USAGE).stderr
     daemon.config.write_text(text.replace('budget = "16GiB"', 'budget = "8GiB"'))
+
+
+def test_who_asks_while_postgresql_stands_still_hears_so_in_time(daemon_of_its_own: Site) -> None:
+    daemon, asked = daemon_of_its_own, ("query", "trades", "BTC/USDT", "--start", "1min", "--limit", "2")
+    pids = server_processes(StateDirectory(daemon.config.with_suffix("")).data)
+    assert pids
+    try:
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        told = daemon.run(*asked, "--timeout", "2", code=EXIT_FAILED).stderr
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+    assert "PostgreSQL did not answer" in told
+    eventually(lambda: daemon.run(*asked).stdout)
 
 
 def test_what_was_stored_can_be_looked_at_when_the_daemon_is_stopped(daemon_of_its_own: Site) -> None:
