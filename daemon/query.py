@@ -19,9 +19,10 @@ import numpy as np
 from marketd import __version__
 from marketd.daemon.answers import Rendered, Result, check_size, render
 from marketd.daemon.query_facts import Facts, Live, Unsettled
+from marketd.daemon.query_instruments import InstrumentList
 from marketd.daemon.query_latest import latest_answer, latest_bars
 from marketd.daemon.query_levels import Older, older_bars
-from marketd.daemon.query_names import id_at, with_replaced
+from marketd.daemon.query_names import id_at
 from marketd.daemon.query_servers import Lacking, Servers
 from marketd.daemon.query_streams import asked_of, read_stream
 from marketd.daemon.query_tail import CANDLE_EMPTY, CANDLE_KIND, Tail, candle_rings
@@ -29,7 +30,7 @@ from marketd.daemon.query_worth import worth_of_answer
 from marketd.daemon.rebuild import rebuilt_bars
 from marketd.daemon.registry import REGISTRY_NAME, Registry
 from marketd.daemon.settings import Config
-from marketd.ipc import presence, protocol
+from marketd.ipc import protocol
 from marketd.ipc.arena_reader import ArenaReader
 from marketd.ipc.journal_reader import JournalReader
 from marketd.ipc.paths import arena_path
@@ -66,19 +67,17 @@ from marketd.sql.read import (
     read_timeframes,
 )
 from marketd.sql.replica import ReadReplica
-from marketd.sql.retry import DRIVER_ERRORS
 from marketd.sql.store import Connection
 from marketd.sql.windows import newest_in_windows
 
-PATIENT_SHARE = 0.8  # of a request's timeout: how long is waited for the writer, so that the answer says why
+PATIENT_SHARE = 0.8  # of an answer's time: how long is waited for the writer, so that the answer says why
 MAX_SECONDS = 600.0  # however long a caller would wait: a place in the queue is not held for ever
 # Of a request's timeout, but no more than so many seconds: what the answer itself takes. Who gives up when the caller
 # does cannot tell why.
 ANSWER_SHARE, ANSWER_SECONDS = 0.1, 0.25
 WAIT_SECONDS = 0.05
 SILENT_NS = NS_PER_SECOND  # a writer's heart beats ten times as often
-INSTRUMENTS_SECONDS = 1.0  # how old the list of instruments may be
-LOOK_AGAIN_SECONDS = 0.05  # and how old it is at least when a symbol that is not in it makes us look again
+LOOK_AGAIN_SECONDS = 0.05  # how old the list of instruments is at least when a symbol that it lacks makes us look again
 
 
 class QueryService:
@@ -95,9 +94,7 @@ class QueryService:
         self._config = config
         self._kinds = kinds
         self._runtime_dir = runtime_dir
-        self._instruments: list[Instrument] = []
-        self._instruments_until = 0.0
-        self._looking: asyncio.Task[None] | None = None
+        self._instruments = InstrumentList(database, runtime_dir)
         self._arenas: dict[str, ArenaReader] = {}
         self._seen_stored: dict[bytes, int] = {}  # by journal; there are as many as this host has had daemons
         self._has_levels: bool | None = None  # what a schema was made with it keeps
@@ -133,7 +130,7 @@ class QueryService:
                 profile=await self._profile(),
                 timeframes=self._timeframes,
                 streams=[Stream(id=k.id, name=k.name, fields=dict(k.fields)) for k in self._kinds.series],
-                instruments=await self.instruments(),
+                instruments=await self._instruments.read(),
                 aliases=dict(config.aliases),
                 default_venue=config.default_venue,
             ),
@@ -146,57 +143,28 @@ class QueryService:
         except DatabaseError:
             return "unknown"  # the database is away
 
-    async def instruments(self) -> list[Instrument]:
-        """All that the database has or an arena shows; at most `INSTRUMENTS_SECONDS` old. While questions keep coming
-        it is read behind their backs, once half of that is over.
-        """
-        left = self._instruments_until - time.monotonic()
-        if left <= 0:
-            self._keep_instruments(await self._read_instruments())
-        elif left < INSTRUMENTS_SECONDS / 2 and (self._looking is None or self._looking.done()):
-            self._looking = asyncio.create_task(self._look_ahead(), name="look at the instruments")
-        return self._instruments
-
-    async def _look_ahead(self) -> None:
-        until = self._instruments_until
-        with suppress(DatabaseError, *DRIVER_ERRORS):  # whoever asks once the list is too old is told
-            found = await self._read_instruments()
-            if self._instruments_until == until:  # else it was read anew meanwhile, and this is what was before
-                self._keep_instruments(found)
-
-    async def _read_instruments(self) -> list[Instrument]:
-        known: dict[int, Instrument] = {}
-        with suppress(DatabaseError):  # without it, what ingest has is what can be asked for
-            async with self._database.acquire() as connection:
-                known = {i.id: i for i in await read_instruments(connection)}
-        known |= {i.id: i for i in presence.read_instruments(self._runtime_dir)}
-        return with_replaced(known.values())
-
-    def _keep_instruments(self, found: list[Instrument]) -> None:
-        self._instruments = found
-        self._instruments_until = time.monotonic() + INSTRUMENTS_SECONDS
-
     async def _resolve(self, symbol: str) -> Instrument:
         try:
-            return self._resolved(symbol, await self.instruments())
+            return self._resolved(symbol, await self._instruments.read())
         except UnknownInstrument:
             # it may have been declared a moment ago: shared memory shows it already
-            if time.monotonic() < self._instruments_until - INSTRUMENTS_SECONDS + LOOK_AGAIN_SECONDS:
+            if self._instruments.age < LOOK_AGAIN_SECONDS:
                 raise
-            self._instruments_until = 0.0
-            return self._resolved(symbol, await self.instruments())
+            self._instruments.outdate()
+            return self._resolved(symbol, await self._instruments.read())
 
     async def _resolve_at(self, request: Bars | Rows) -> Instrument:
         """The instrument of a request, under the id that it had then."""
         now = await self._resolve(request.symbol)
         if self._is_replaced(now):
-            self._instruments_until = 0.0  # shared memory knows it before the list of instruments is read again
+            self._instruments.outdate()  # shared memory knows it before the list is read again
             now = await self._resolve(request.symbol)
-        if request.known_at is None or not any(i.removed and i.name == now.name for i in self._instruments):
+        known = self._instruments.known
+        if request.known_at is None or not any(i.removed and i.name == now.name for i in known):
             return now  # nearly always: it never had another one
         path = self._config.state_path / REGISTRY_NAME
         registry = Registry(path, self._config.daemon_no, read_only=True)
-        return id_at(now, self._instruments, request.known_at, registry.live_since)
+        return id_at(now, known, request.known_at, registry.live_since)
 
     def _is_replaced(self, instrument: Instrument) -> bool:
         with suppress(MarketdError):
@@ -204,7 +172,7 @@ class QueryService:
             return arena.identity.instrument_id != instrument.id
         return False
 
-    def _resolved(self, symbol: str, instruments: list[Instrument]) -> Instrument:
+    def _resolved(self, symbol: str, instruments: Sequence[Instrument]) -> Instrument:
         return resolve(symbol, instruments, aliases=self._config.aliases, default_venue=self._config.default_venue)
 
     # ---- bars ---------------------------------------------------------------------------------
@@ -236,7 +204,7 @@ class QueryService:
                 f"timeframe: {timeframe_name(request.timeframe)} is not stored; {names} are", field="timeframe"
             )
         if request.symbols is None:
-            wanted = [instrument for instrument in await self.instruments() if not instrument.removed]
+            wanted = [instrument for instrument in await self._instruments.read() if not instrument.removed]
         else:
             wanted = list({i.id: i for i in [await self._resolve(symbol) for symbol in request.symbols]}.values())
         rings = candle_rings(request.timeframe, request.bar_source)
@@ -384,7 +352,7 @@ class QueryService:
         that is still to come is refused, and what is not committed of one that has passed is waited for.
         """
         deadline = _deadline_of(request)
-        patience = deadline - request.timeout_ms / 1000 * (1 - PATIENT_SHARE)
+        patience = deadline - seconds_for(request) * (1 - PATIENT_SHARE)
 
         async def look(connection: Connection, is_replica: bool) -> tuple[Tail, list[Result], Worth]:
             live, known_at, seen = self._live(instrument), request.known_at, self._seen_stored
@@ -448,8 +416,7 @@ class QueryService:
 
     def close(self) -> None:
         """Let go of the arenas, and of the database."""
-        if self._looking is not None:
-            self._looking.cancel()
+        self._instruments.close()
         for arena in self._arenas.values():
             arena.close()
         self._arenas.clear()

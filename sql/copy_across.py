@@ -70,7 +70,7 @@ async def _stream(
 async def _send(source: asyncpg.Connection[Any], query: str, messages: asyncio.Queue[bytes | None]) -> None:
     try:
         await source.copy_from_query(query, output=messages.put, format="binary")
-    except Exception:
+    except Exception:  # whatever broke it, the receiver waits for an end
         await messages.put(None)
         raise
     # not when it is cancelled: nobody receives any more, and it would wait for room for ever

@@ -141,9 +141,7 @@ class Job:
         line = timeline(ledger.records, BY_NAME["trade"].id, *stretch)
         found = Fetched()
         for start, end in joined([Stretch(each.start, each.end) for each in line if not each.state.is_whole]):
-            # what nobody observes on goes only up to where the venue's answers are whole; else it goes on into the
-            # millisecond in which it was heard first, of which some trades came before
-            until = min(end, time.time_ns() - SETTLE_NS) if end == stretch.end else end + NS_PER_MS
+            until = fetched_until(end, stretch, time.time_ns())
             await asyncio.sleep((until + SETTLE_NS - time.time_ns()) / NS_PER_SECOND)
             if start < until:
                 # at its ends, and where only some are missing
@@ -210,6 +208,14 @@ class Job:
             if time.monotonic() > deadline:
                 raise MarketdError(f"{instrument.name} was declared, and the query actor does not know it")
             await asyncio.sleep(LOOK_SECONDS)
+
+
+def fetched_until(end: int, stretch: Stretch, now_ns: int) -> int:
+    """Up to where trades are asked for of what is missing up to `end`, within the stretch that is wanted. What nobody
+    observes on goes only as far as the venue's answers are whole; else it goes on into the millisecond in which it was
+    heard first, of which some trades came before.
+    """
+    return min(end, now_ns - SETTLE_NS) if end == stretch.end else end + NS_PER_MS
 
 
 def venue_in(symbol: str, config: Config) -> str:

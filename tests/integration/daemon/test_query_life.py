@@ -118,8 +118,8 @@ async def test_a_picture_begins_with_its_first_statement_and_ends_by_itself(data
 async def test_several_timeframes_and_what_they_are_worth_cost_two_round_trips(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await desk.service.instruments()
-    monkeypatch.setattr(desk.service, "_instruments_until", float("inf"))  # they are not asked for again meanwhile
+    await desk.service._instruments.read()
+    monkeypatch.setattr(desk.service._instruments, "_old_at", float("inf"))  # they are not asked for again meanwhile
     monkeypatch.setattr(desk.service, "_timeframes", [1, 60, 300])
     trips: list[str] = []
     for name in ("_copy_out", "_execute", "execute"):
@@ -135,12 +135,12 @@ async def test_several_timeframes_and_what_they_are_worth_cost_two_round_trips(
 
 
 async def test_who_asks_while_the_list_of_instruments_grows_old_does_not_wait_for_the_next(desk: Desk) -> None:
-    before = await desk.service.instruments()
-    desk.service._instruments_until = soon = time.monotonic() + 0.4
-    assert await desk.service.instruments() is before
+    before = await desk.service._instruments.read()
+    desk.service._instruments._old_at = soon = time.monotonic() + 0.4
+    assert await desk.service._instruments.read() is before
 
     async def is_read_again() -> bool:
-        return desk.service._instruments_until > soon
+        return desk.service._instruments._old_at > soon
 
     await eventually_async(is_read_again)
 

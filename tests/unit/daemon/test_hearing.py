@@ -213,10 +213,11 @@ def test_producers_may_be_silent(tmp_path: Path, runtime_dir: Path, clock: Clock
         assert daemon.ring("coverage", own)["state"].tolist() == [Coverage.OBSERVED]
 
 
-def test_a_journal_without_room_is_told_later(hearer: Hearer) -> None:
+def test_a_journal_without_room_is_told_later(hearer: Hearer, caplog: pytest.LogCaptureFixture) -> None:
     with mock.patch.object(type(hearer.daemon.journal), "has_room", property(lambda _: False)):
         hearer.wait(10.0)
     assert len(hearer.ledger()) == 1
+    assert not caplog.records, "it is warned of once, when it is told"
     hearer.wait(1.0)
     assert hearer.ledger()[1:] == [(Coverage.ENDED, TRADES, 0.0)]
 
