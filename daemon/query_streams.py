@@ -17,7 +17,7 @@ from marketd.ipc.protocol import Rows
 from marketd.market.book_means import book_means, join_means, means_kind
 from marketd.market.errors import AnswerTooLarge, InvalidArgument
 from marketd.market.instruments import Instrument
-from marketd.market.ordering import by_time
+from marketd.market.ordering import newest_of_each_time
 from marketd.market.records import CANDLE, COVERAGE, Kind, KindTable, Records
 from marketd.market.times import NS_PER_SECOND, NS_PER_US, timeframe_name
 from marketd.sql.read import CopiedRows, Span, read_coverage, read_rows
@@ -101,7 +101,7 @@ async def read_stream(connection: Connection, instrument: Instrument, asked: Ask
         records = copied.records()
     records = joined(records, beyond)
     if _has_versions(asked.kind):
-        records = newest_versions(records, asked.kind.time)
+        records = newest_of_each_time(records, asked.kind.time)
     return Result(asked.name, asked.kind, None, finish_rows(records, asked.limit, newest=asked.newest))
 
 
@@ -136,13 +136,6 @@ def joined(records: Records, beyond: Records) -> Records:
     if not len(beyond):
         return records
     return np.concatenate([records, beyond[~np.isin(beyond["seq"], records["seq"])]])
-
-
-def newest_versions(records: Records, time: str) -> Records:
-    """Of the records of one moment the one with the greatest seq."""
-    ordered = by_time(records, time)
-    found: Records = ordered[np.diff(ordered[time], append=ordered[time][-1:] + 1) != 0]
-    return found
 
 
 # ---- books by interval --------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from marketd.market.blocks import Block, Choices, pack, refitted
 from marketd.market.errors import BlockDamaged
+from marketd.market.ordering import newest_of_each_time
 from marketd.market.records import CANDLE, Kind, Records
 from marketd.market.times import ABSENT
 
@@ -114,10 +115,3 @@ def _count(block: Block, wanted: slice | npt.NDArray[np.bool_]) -> int:
 def has_versions(kind: Kind) -> bool:
     """Is there one record of each moment that counts, the newest version? Bars are told apart by their source, too."""
     return kind.time in kind.key and kind.dtype != CANDLE
-
-
-def newest_of_each_time(records: Records, time: str) -> Records:
-    """Of the records of one moment the one with the greatest seq, in the order of time."""
-    ordered = records[np.lexsort((records["seq"], records[time]))]
-    found: Records = ordered[np.diff(ordered[time], append=ordered[time][-1:] + 1) != 0]
-    return found

@@ -23,6 +23,13 @@ def by_time(records: Records, time: str) -> Records:
     return ordered
 
 
+def newest_of_each_time(records: Records, time: str) -> Records:
+    """Of the records of one moment the one with the greatest seq, in the order of time."""
+    ordered = by_time(records, time)
+    found: Records = ordered[np.diff(ordered[time], append=ordered[time][-1:] + 1) != 0]
+    return found
+
+
 def _rise(steps: npt.NDArray[np.int64], records: Records) -> bool:
     """Do the times of records, which are so far apart, rise, and seq where two are the same?"""
     if steps.min() > 0:

@@ -15,8 +15,8 @@ from uuid import UUID
 import numpy as np
 
 from marketd.market.bars import SOURCES_PER_BAR, source_number
-from marketd.market.block_stretch import newest_of_each_time
 from marketd.market.instruments import Instrument
+from marketd.market.ordering import newest_of_each_time
 from marketd.market.records import BY_NAME, Kind, Records
 from marketd.market.rows import codec
 from marketd.sql.copy import copy_out

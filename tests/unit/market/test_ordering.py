@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marketd.market.ordering import by_time
+from marketd.market.ordering import by_time, newest_of_each_time
 from marketd.market.records import TRADE, Records
 
 
@@ -32,3 +32,9 @@ def test_what_is_in_order_or_in_the_opposite_one_is_not_copied() -> None:
     records = at([(1, 1), (2, 2), (2, 3), (4, 4)])
     assert by_time(records, "ts_event") is records
     assert np.shares_memory(by_time(records[::-1], "ts_event"), records)
+
+
+@given(MOMENTS)
+def test_of_each_moment_the_greatest_seq_counts(moments: list[tuple[int, int]]) -> None:
+    found = newest_of_each_time(at(moments), "ts_event")
+    assert found.tolist() == at(sorted(dict(sorted(moments)).items())).tolist()
