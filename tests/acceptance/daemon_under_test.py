@@ -19,9 +19,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from marketd.daemon import config as configuration
 from marketd.daemon import operator
@@ -154,6 +155,19 @@ class DaemonUnderTest:
     def statistics(self, actor: str, name: str) -> dict[str, Any]:
         found: dict[str, Any] = self.actor(actor).statistics.get(name, {})
         return found
+
+    def statistics_of_now(self, actor: str, name: str) -> dict[str, Any]:
+        """What an actor has said after the call; `statistics` may be as old as the supervisor's last question."""
+        called = time.monotonic()
+
+        def said() -> dict[str, Any] | None:
+            since = time.monotonic() - called
+            report = self.actor(actor)
+            return (
+                report.statistics[name] if report.heard_seconds is not None and report.heard_seconds < since else None
+            )
+
+        return cast("dict[str, Any]", eventually(said))
 
     def arena(self, symbol: str, venue: str = "BINANCE") -> ArenaReader:
         return ArenaReader.open(arena_path(self.place.runtime, f"{symbol}.{venue}"))

@@ -32,7 +32,7 @@ def test_an_unknown_symbol_is_told_and_a_new_one_refuses_the_whole_reload(tmp_pa
         with pytest.raises(ConfigError, match=f"nothing has changed, because feed-BINANCE .*{NEW}"):
             operator.reload(place.runtime)
         assert (place.runtime / "marketd.toml").read_text() == before
-        assert daemon.statistics("feed-BINANCE", "feed")["symbols"] == 1
+        assert daemon.statistics_of_now("feed-BINANCE", "feed")["symbols"] == 1
 
         place.config.write_text(before.replace(f'"{UNKNOWN}"', '"ETHUSDT"'))
         assert operator.reload(place.runtime) == "venues.BINANCE.symbols"
