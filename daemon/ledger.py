@@ -1,4 +1,4 @@
-"""The stored ledger of one instrument: what of its trades was observed or fetched; read once, and only if asked."""
+"""The stored ledger of one instrument: what of its trades was observed or fetched."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from marketd.market.records import BY_NAME, COVERAGE, Records
 from marketd.market.timeline import Seen, Stretch, timeline
 from marketd.market.times import ABSENT
 from marketd.sql.packed_tables import to_ns
-from marketd.sql.read import Span, read_coverage
+from marketd.sql.read import Span, read_line
 from marketd.sql.store import Connection
 
 _TRADE = BY_NAME["trade"].id
@@ -23,7 +23,6 @@ class Ledger:
     def __init__(self, connection: Connection, instrument_id: int) -> None:
         self._connection = connection
         self._instrument_id = instrument_id
-        self._records: Records | None = None
 
     async def covers(self, start_ns: int, end_ns: int) -> bool:
         """Was every moment of [start_ns, end_ns) observed, or fetched afterwards?"""
@@ -34,9 +33,8 @@ class Ledger:
         return any(stretch.state is Seen.EXPIRED for stretch in await self._line(start_ns, end_ns))
 
     async def _line(self, start_ns: int, end_ns: int) -> list[Stretch]:
-        if self._records is None:
-            self._records = coverage_records(await read_coverage(self._connection, self._instrument_id, Span()))
-        return timeline(self._records, _TRADE, start_ns, end_ns)
+        rows = await read_line(self._connection, self._instrument_id, _TRADE, Span(start_ns, end_ns))
+        return timeline(coverage_records(rows), _TRADE, start_ns, end_ns)
 
 
 def coverage_records(rows: list[Any]) -> Records:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,14 @@ import numpy as np
 
 from marketd import __version__
 from marketd.daemon.answers import Rendered, Result, check_size, render
-from marketd.daemon.query_facts import Facts, Live, Unsettled
+from marketd.daemon.query_bars import BarReader
+from marketd.daemon.query_facts import Facts, Judged, Live, Unsettled, guessed
 from marketd.daemon.query_instruments import InstrumentList
 from marketd.daemon.query_latest import latest_answer, latest_bars
-from marketd.daemon.query_levels import Older, older_bars
 from marketd.daemon.query_names import id_at
 from marketd.daemon.query_servers import Lacking, Servers
 from marketd.daemon.query_streams import asked_of, read_stream
-from marketd.daemon.query_tail import CANDLE_EMPTY, CANDLE_KIND, Tail, candle_rings
+from marketd.daemon.query_tail import CANDLE_KIND, Tail, candle_rings
 from marketd.daemon.query_worth import worth_of_answer
 from marketd.daemon.rebuild import rebuilt_bars
 from marketd.daemon.registry import REGISTRY_NAME, Registry
@@ -45,30 +45,23 @@ from marketd.ipc.protocol import (
     Rows,
     Stream,
 )
-from marketd.market.aggregate import aggregate
-from marketd.market.bars import BEST, finish_bars, newest_versions, source_number
+from marketd.market.bars import source_number
 from marketd.market.errors import InvalidArgument, MarketdError, NotYetStored, UnknownInstrument
 from marketd.market.instruments import IDS_PER_DAEMON, Instrument, resolve
 from marketd.market.records import COVERAGE, KindTable, Records
 from marketd.market.times import NS_PER_SECOND, parse_timeframe, timeframe_name
-from marketd.market.worth import UNKNOWN, Worth
+from marketd.market.worth import UNKNOWN, Worth, stream_of
 from marketd.sql.connections import DatabaseConnectionManager
 from marketd.sql.errors import DatabaseError
-from marketd.sql.levels import has_levels
 from marketd.sql.picture import one_picture
 from marketd.sql.read import (
-    SECOND,
-    CopiedRows,
     Span,
     Stored,
-    read_bars,
     read_instruments,
     read_stored,
-    read_timeframes,
 )
 from marketd.sql.replica import ReadReplica
 from marketd.sql.store import Connection
-from marketd.sql.windows import newest_in_windows
 
 PATIENT_SHARE = 0.8  # of an answer's time: how long is waited for the writer, so that the answer says why
 MAX_SECONDS = 600.0  # however long a caller would wait: a place in the queue is not held for ever
@@ -97,8 +90,8 @@ class QueryService:
         self._instruments = InstrumentList(database, runtime_dir)
         self._arenas: dict[str, ArenaReader] = {}
         self._seen_stored: dict[bytes, int] = {}  # by journal; there are as many as this host has had daemons
-        self._has_levels: bool | None = None  # what a schema was made with it keeps
         self._timeframes = sorted(parse_timeframe(name) for name in config.timeframes)
+        self._bar_reader = BarReader(self._timeframes, config.grace)
 
     def reload(self, config: Config) -> None:
         """Aliases and the default venue may have changed."""
@@ -182,19 +175,15 @@ class QueryService:
         _check_span(request.start, request.end, request.limit)
         source_number(request.bar_source)
         instrument = await self._resolve_at(request)
-        bases = {self._base_timeframe(timeframe) for timeframe in request.timeframes}
-        rings = [ring for base in bases for ring in candle_rings(base, request.bar_source)]
+        rings = self._bar_reader.rings(request)
 
         async def read(connection: Connection, facts: Facts) -> tuple[list[Result], Worth]:
-            together = await self._together(connection, instrument, request)
-            results = [
-                await self._timeframe(connection, instrument, timeframe, request, facts, together.get(timeframe))
-                for timeframe in request.timeframes
-            ]
-            judged = list(zip(results, request.timeframes, strict=True))
-            return results, await worth_of_answer(facts, judged, Span(request.start, request.end), request.known_at)
+            results = await self._bar_reader.read(connection, instrument, request, facts)
+            found = list(zip(results, request.timeframes, strict=True))
+            return results, await worth_of_answer(facts, found, Span(request.start, request.end), request.known_at)
 
-        return await self._settled(instrument, request, rings, read, started)
+        span = guessed(Span(request.start, request.end), request.limit, max(request.timeframes) * NS_PER_SECOND)
+        return await self._settled(instrument, request, rings, Judged(stream_of("candle"), span), read, started)
 
     async def _latest_bars(self, request: LatestBars) -> tuple[protocol.Message, list[Any]]:
         started = time.perf_counter_ns()
@@ -221,93 +210,6 @@ class QueryService:
         answer.meta.latency_ns = time.perf_counter_ns() - started
         return answer, [bars.view(np.uint8).data]
 
-    async def _together(
-        self, connection: Connection, instrument: Instrument, request: Bars
-    ) -> Mapping[int, CopiedRows]:
-        """The stored timeframes that lie in one table and can be read at once; those that cannot are missing."""
-        wanted = [each for each in dict.fromkeys(request.timeframes) if each in self._timeframes and each != SECOND]
-        if len(wanted) < 2 or (request.limit is not None and request.start is None):
-            return {}  # the newest of each is looked for in windows of its own
-        span, known_at = Span(request.start, request.end), request.known_at
-        options: Any = {"limit": request.limit, "bar_source": request.bar_source, "known_at": known_at}
-        return await read_timeframes(connection, instrument.id, wanted, span, **options)
-
-    async def _timeframe(
-        self,
-        connection: Connection,
-        instrument: Instrument,
-        timeframe: int,
-        request: Bars,
-        facts: Facts,
-        copied: CopiedRows | None,
-    ) -> Result:
-        name = f"candle.{timeframe_name(timeframe)}"
-        base = self._base_timeframe(timeframe)
-        if base != timeframe:
-            bars = await self._generated(connection, instrument, timeframe, base, request, await facts.tail())
-            return Result(name, CANDLE_KIND, None, bars)
-        span = Span(request.start, request.end)
-        if copied is None:
-            copied = await _stored_bars(connection, instrument, timeframe, span, request, request.limit)
-        beyond = (await facts.tail()).bars(timeframe, span, request.bar_source)
-        if not len(beyond):
-            return Result(name, CANDLE_KIND, copied, None, request.bar_source, request.limit)
-        return Result(name, CANDLE_KIND, None, _merged(copied, beyond, request.bar_source, request.limit))
-
-    async def _generated(
-        self,
-        connection: Connection,
-        instrument: Instrument,
-        timeframe: int,
-        base: int,
-        request: Bars,
-        tail: Tail,
-    ) -> Records:
-        """Closed bars of a timeframe that is not stored. A bar needs all its parts: the first one too, and those after
-        `end` of a bar that begins before it.
-        """
-        delta_ns = timeframe * NS_PER_SECOND
-        span = Span(_ceiled(request.start, delta_ns), _ceiled(request.end, delta_ns))
-        limit = None if request.limit is None else (request.limit + 1) * (timeframe // base)
-        beyond = tail.bars(base, span, request.bar_source)
-        older = Older(CANDLE_EMPTY, span)
-        if base == SECOND and request.known_at is None and await self._has_longer_bars(connection):
-            older = await older_bars(
-                connection,
-                instrument.id,
-                timeframe,
-                span,
-                bar_source=request.bar_source,
-                limit=request.limit,
-                beyond=beyond,
-            )
-        copied = await _stored_bars(connection, instrument, base, older.span, request, limit)
-        parts = _merged(copied, beyond, request.bar_source, limit)
-        if not len(parts):
-            return finish_bars(older.bars, BEST, request.limit)
-        # the newest may still be forming: its parts come one by one
-        until_ns = max(int(parts["ts"][-1]) + base * NS_PER_SECOND, tail.newest_ns - self._config.grace)
-        bars = aggregate(parts, timeframe)
-        bars = np.concatenate([older.bars, bars[bars["ts"] + delta_ns <= until_ns]])
-        return finish_bars(bars, BEST, request.limit)
-
-    async def _has_longer_bars(self, connection: Connection) -> bool:
-        if self._has_levels is None:
-            self._has_levels = await has_levels(connection)
-        return self._has_levels
-
-    def _base_timeframe(self, timeframe: int) -> int:
-        """The stored timeframe that bars of `timeframe` come from: itself, or the largest that divides it."""
-        if timeframe in self._timeframes:
-            return timeframe
-        dividing = [t for t in self._timeframes if timeframe % t == 0]
-        if not dividing:
-            names = ", ".join(map(timeframe_name, self._timeframes))
-            raise InvalidArgument(
-                f"timeframe: {timeframe_name(timeframe)} is no multiple of a stored one ({names})", field="timeframe"
-            )
-        return dividing[-1]
-
     # ---- rows ---------------------------------------------------------------------------------
 
     async def _rows(self, request: Rows) -> tuple[protocol.Message, list[Any]]:
@@ -320,10 +222,12 @@ class QueryService:
             result = await read_stream(connection, instrument, asked, facts)
             if asked.kind.dtype == COVERAGE:
                 return [result], UNKNOWN
-            span, judged = Span(request.start, request.end), [(result, asked.timeframe)]
-            return [result], await worth_of_answer(facts, judged, span, request.known_at)
+            span, found = Span(request.start, request.end), [(result, asked.timeframe)]
+            return [result], await worth_of_answer(facts, found, span, request.known_at)
 
-        return await self._settled(instrument, request, [asked.ring], read, started)
+        span = guessed(Span(request.start, request.end), request.limit, (asked.timeframe or 0) * NS_PER_SECOND)
+        judged = Judged(stream_of(asked.kind.name), span)
+        return await self._settled(instrument, request, [asked.ring], judged, read, started)
 
     # ---- for ingest ---------------------------------------------------------------------------
 
@@ -345,6 +249,7 @@ class QueryService:
         instrument: Instrument,
         request: Bars | Rows,
         rings: Sequence[str],
+        judged: Judged,
         read: Callable[[Connection, Facts], Awaitable[tuple[list[Result], Worth]]],
         started: int,
     ) -> tuple[protocol.Message, list[Any]]:
@@ -356,7 +261,7 @@ class QueryService:
 
         async def look(connection: Connection, is_replica: bool) -> tuple[Tail, list[Result], Worth]:
             live, known_at, seen = self._live(instrument), request.known_at, self._seen_stored
-            facts = Facts(connection, instrument, live, known_at, rings, is_replica=is_replica, seen=seen)
+            facts = Facts(connection, instrument, live, known_at, rings, judged, is_replica=is_replica, seen=seen)
             if facts.come_first:
                 await facts.tail()
             results, worth = await read(connection, facts)
@@ -444,36 +349,6 @@ class QueryService:
         )
         parts = [part for part, _ in rendered]
         return Answer(instrument=instrument, parts=parts, meta=meta), [data for _, data in rendered]
-
-
-async def _stored_bars(
-    connection: Connection, instrument: Instrument, timeframe: int, span: Span, request: Bars, limit: int | None
-) -> CopiedRows:
-    async def read(window: Span) -> CopiedRows:
-        return await read_bars(
-            connection,
-            instrument.id,
-            timeframe,
-            window,
-            limit=limit,
-            bar_source=request.bar_source,
-            known_at=request.known_at,
-            whole=request.format == "packed",
-        )
-
-    return await newest_in_windows(read, span, limit, 0 if limit is None else limit * timeframe * NS_PER_SECOND)
-
-
-def _merged(copied: CopiedRows, beyond: Records, bar_source: str, limit: int | None) -> Records:
-    """The database's bars and the arena's, as a reader gets them."""
-    bars = copied.records()
-    if len(beyond):
-        bars = newest_versions(np.concatenate([bars, beyond]))
-    return finish_bars(bars, bar_source, limit)
-
-
-def _ceiled(ts_ns: int | None, delta_ns: int) -> int | None:
-    return None if ts_ns is None else -(-ts_ns // delta_ns) * delta_ns
 
 
 def seconds_for(request: protocol.Request) -> float:

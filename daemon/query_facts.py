@@ -1,6 +1,6 @@
 """What an answer needs beside its records: how far the database is, what only shared memory has beyond that, and the
-ledger. One statement, sent once whoever makes the answer asks for any of it: as a rule behind the rows, in whose
-message the transaction begins.
+ledger of its stretch. One statement, sent once whoever makes the answer asks for any of it: as a rule behind the rows,
+in whose message the transaction begins.
 """
 
 from __future__ import annotations
@@ -18,13 +18,22 @@ from marketd.daemon.query_tail import Tail
 from marketd.ipc.arena_reader import ArenaReader
 from marketd.market.instruments import Instrument
 from marketd.market.records import Records
-from marketd.market.times import require_past
-from marketd.sql.read import read_facts
+from marketd.market.times import NS_PER_SECOND, require_past
+from marketd.sql.read import Span, read_facts, read_line
 from marketd.sql.store import Connection
+
+DAY_NS = 86_400 * NS_PER_SECOND
 
 
 class Unsettled(Exception):
     """Why an answer as of a moment might be another one later."""
+
+
+class Judged(NamedTuple):
+    """Which part of the ledger an answer is judged by."""
+
+    stream: int  # a kind's number
+    span: Span  # as far as it is known before the records; its start is a guess where the caller named none
 
 
 class Live(NamedTuple):
@@ -46,6 +55,7 @@ class Facts:
         live: Live,
         known_at: int | None,
         rings: Sequence[str],
+        judged: Judged,
         *,
         is_replica: bool,
         seen: MutableMapping[bytes, int],
@@ -55,6 +65,7 @@ class Facts:
         self._live = live
         self._known_at = known_at
         self._rings = rings
+        self._judged = judged
         self._is_replica = is_replica
         self._seen = seen
         self._tail: Tail | None = None
@@ -75,16 +86,23 @@ class Facts:
         assert self._tail is not None
         return self._tail
 
-    async def ledger(self) -> Records:
-        """What is stored of it, and what is not yet."""
+    async def ledger(self, start_ns: int) -> Records:
+        """All that the line of the stream is made of from `start_ns` on: what is stored of it, and what is not yet."""
         tail = await self.tail()
+        stream, span = self._judged
+        if span.start is not None and start_ns < span.start:  # it begins before what was guessed
+            self._judged = Judged(stream, span._replace(start=start_ns))
+            line = read_line(self._connection, self._instrument.id, *self._judged, known_at=self._known_at)
+            self._ledger = coverage_records(await line)
         assert self._ledger is not None
         return np.concatenate([self._ledger, tail.ledger()])
 
     async def _read(self) -> None:
         arena, journal = self._live
         uuid = None if journal is None else UUID(bytes=journal)
-        stored, ledger = await read_facts(self._connection, self._instrument.id, uuid, self._known_at)
+        stored, ledger = await read_facts(
+            self._connection, self._instrument.id, uuid, *self._judged, known_at=self._known_at
+        )
         tail = Tail(arena, stored, self._known_at, self._rings)
         if self._known_at is not None:
             require_past(self._known_at, max(time.time_ns(), tail.clock_ns), field="known_at")
@@ -96,3 +114,11 @@ class Facts:
             self._seen[journal] = stored.ts_known
         self._ledger = coverage_records(ledger)
         self._tail = tail
+
+
+def guessed(span: Span, limit: int | None, step_ns: int) -> Span:
+    """The stretch that a limited answer without a start will probably speak of: the newest records, a step apart."""
+    if span.start is not None or limit is None:
+        return span
+    end = time.time_ns() if span.end is None else span.end
+    return span._replace(start=max(0, end - max(DAY_NS, 2 * limit * step_ns)))

@@ -8,37 +8,48 @@ named it begins with the oldest record of the answer.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from marketd.daemon.answers import Result, time_bounds
 from marketd.daemon.query_facts import Facts
-from marketd.market.records import Records
 from marketd.market.worth import UNKNOWN, Worth, stretch_of, worse, worth_of
 from marketd.sql.read import Span
+
+
+class _Stretch(NamedTuple):
+    start: int
+    end: int
 
 
 async def worth_of_answer(
     facts: Facts, results: Sequence[tuple[Result, int | None]], span: Span, known_at: int | None
 ) -> Worth:
     """Of results and their timeframes (s); of several the worst, and the gaps of all."""
-    ledger, newest_ns = await facts.ledger(), (await facts.tail()).newest_ns
-    found = [_of_one(ledger, result, timeframe, span, known_at, newest_ns) for result, timeframe in results]
-    if not found:
+    newest_ns = (await facts.tail()).newest_ns
+    stretches = [_stretch(result, timeframe, span, known_at, newest_ns) for result, timeframe in results]
+    told = [stretch.start for stretch in stretches if stretch is not None]
+    if not told:
         return UNKNOWN
+    ledger = await facts.ledger(min(told))
+    found = [
+        UNKNOWN if stretch is None else worth_of(ledger, result.kind.name, *stretch, timeframe)
+        for (result, timeframe), stretch in zip(results, stretches, strict=True)
+    ]
     coverage = found[0].coverage
     for each in found[1:]:
         coverage = worse(coverage, each.coverage)
     return Worth(coverage, sorted({gap for each in found for gap in each.gaps}))
 
 
-def _of_one(
-    ledger: Records, result: Result, timeframe: int | None, span: Span, known_at: int | None, newest_ns: int
-) -> Worth:
+def _stretch(
+    result: Result, timeframe: int | None, span: Span, known_at: int | None, newest_ns: int
+) -> _Stretch | None:
+    """What a result is judged for; None where there is nothing that the ledger could speak of."""
     start, end = span.start, span.end
     if start is None or not newest_ns:
         told = stretch_of(result.kind.name, time_bounds(result), timeframe)
         if told is None:
-            return UNKNOWN  # there is nothing that the ledger could speak of
+            return None
         start = told[0] if start is None else start
         newest_ns = newest_ns or told[1]
-    ends = [each for each in (end, known_at, newest_ns) if each is not None]
-    return worth_of(ledger, result.kind.name, start, min(ends), timeframe)
+    return _Stretch(start, min(each for each in (end, known_at, newest_ns) if each is not None))

@@ -40,6 +40,11 @@ class Worth(NamedTuple):
 UNKNOWN = Worth(None, [])
 
 
+def stream_of(kind: str) -> int:
+    """Whose ledger speaks of records of a kind, as a kind's number; 0: none does."""
+    return _STREAMS.get(kind, 0)
+
+
 def span_of(kind: str, time: str, records: Records, timeframe: int | None) -> tuple[int, int] | None:
     """The stretch of event time that records speak of; None when there are none."""
     times = records[time] if len(records) and kind in _STREAMS else None

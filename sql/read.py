@@ -79,6 +79,10 @@ class Span(NamedTuple):
         end = END_OF_TIME if self.end is None else to_datetime(max(MIN_TIME_NS, -(-self.end // 1000) * 1000))
         return to_datetime(start), min(end, END_OF_TIME)
 
+    def outer_bounds(self) -> tuple[datetime, datetime]:
+        """Whole microseconds that hold the span."""
+        return Span(None if self.start is None else self.start // 1000 * 1000, self.end).bounds()
+
 
 async def read_stored(connection: Connection, journal: UUID) -> Stored | None:
     """How far the database has a journal; None when it has nothing of it."""
@@ -86,13 +90,22 @@ async def read_stored(connection: Connection, journal: UUID) -> Stored | None:
     return None if row is None else Stored(row["journal"], row["committed_offset"], row["ts_known_ns"])
 
 
-async def read_facts(
-    connection: Connection, instrument_id: int, journal: UUID | None, known_at: int | None
-) -> tuple[Stored | None, list[Any]]:
-    """How far the database has a journal, and the whole ledger of an instrument (known at `known_at`), in no order."""
+async def read_line(
+    connection: Connection, instrument_id: int, stream: int, span: Span, *, known_at: int | None = None
+) -> list[Any]:
+    """The ledger's rows that the line of a stream (a kind's number) in a span is made of, in no order."""
     known = END_OF_TIME if known_at is None else to_datetime(known_at)
-    statement = _READ["facts"].format(ledger=_READ["ledger"])
-    rows = await connection.fetch(statement, instrument_id, *Span().bounds(), journal, known)
+    statement = _READ["line"].format(expired=_READ["expired"])
+    return list(await connection.fetch(statement, instrument_id, *span.outer_bounds(), stream, known))
+
+
+async def read_facts(
+    connection: Connection, instrument_id: int, journal: UUID | None, stream: int, span: Span, *, known_at: int | None
+) -> tuple[Stored | None, list[Any]]:
+    """How far the database has a journal, and `read_line` (known at `known_at`)."""
+    known = END_OF_TIME if known_at is None else to_datetime(known_at)
+    statement = _READ["facts"].format(line=_READ["line"].format(expired=_READ["expired"]))
+    rows = await connection.fetch(statement, instrument_id, *span.outer_bounds(), stream, known, journal)
     offset, ts_known = rows[0]["committed_offset"], rows[0]["ts_known_ns"]
     stored = None if journal is None or offset is None else Stored(journal, offset, ts_known)
     return stored, [row for row in rows if row["ts_event"] is not None]
@@ -255,5 +268,5 @@ async def read_coverage(
     oldest (first)."""
     known = END_OF_TIME if known_at is None else to_datetime(known_at)
     rows = NO_LIMIT if limit is None else limit
-    statement = _READ["coverage"].format(ledger=_READ["ledger"], direction="DESC" if newest else "ASC")
+    statement = _READ["coverage"].format(expired=_READ["expired"], direction="DESC" if newest else "ASC")
     return list(await connection.fetch(statement, instrument_id, *span.bounds(), rows, known))

@@ -54,11 +54,8 @@ SELECT {columns} FROM {table}
 WHERE instrument_id = $1 AND ts_event >= $2 AND ts_event < $3 AND ts_known <= $5
 ORDER BY ts_event, seq LIMIT $4;
 
--- name: ledger
+-- name: expired
 -- What retention dropped is gone whatever was known when; it follows what the ledger held at that moment.
-SELECT ts_event, ts_known, seq, stream, state, ts_start, ts_end, detail, reason FROM coverage
-WHERE instrument_id = $1 AND ts_start < $3 AND ts_end >= $2 AND ts_known <= $5
-UNION ALL
 SELECT e.ts_known, e.ts_known, newest.seq, e.stream, 9::smallint, e.ts_start, e.ts_end, 0::bigint, e.of_table
 FROM expired e
 CROSS JOIN LATERAL (
@@ -68,15 +65,39 @@ CROSS JOIN LATERAL (
 WHERE e.ts_start < $3 AND e.ts_end >= $2;
 
 -- name: coverage
-SELECT * FROM ({ledger}) ledger
+SELECT * FROM (
+    SELECT ts_event, ts_known, seq, stream, state, ts_start, ts_end, detail, reason FROM coverage
+    WHERE instrument_id = $1 AND ts_start < $3 AND ts_end >= $2 AND ts_known <= $5
+    UNION ALL
+    {expired}
+) ledger
 ORDER BY ts_event {direction}, seq {direction} LIMIT $4;
 
+-- name: line
+-- Of the ledger what the line of stream $4 in [$2, $3) is made of: what begins in it, what reaches into it, and of what
+-- has no end of its own the last that was said before (all else of that kind lies under it; market/timeline.py).
+SELECT ts_event, ts_known, seq, stream, state, ts_start, ts_end, detail, reason FROM coverage
+WHERE instrument_id = $1 AND stream IN ($4, 0) AND ts_start >= $2 AND ts_start < $3 AND ts_known <= $5
+UNION ALL
+SELECT ts_event, ts_known, seq, stream, state, ts_start, ts_end, detail, reason FROM coverage
+WHERE instrument_id = $1 AND stream IN ($4, 0) AND ts_end > $2 AND ts_end < 'infinity' AND ts_start < $2 AND ts_known <= $5
+UNION ALL
+SELECT last.* FROM unnest(ARRAY[$4, 0]::smallint[]) asked (stream)
+CROSS JOIN LATERAL (
+    SELECT ts_event, ts_known, seq, stream, state, ts_start, ts_end, detail, reason FROM coverage c
+    WHERE instrument_id = $1 AND c.stream = asked.stream AND ts_start < $2 AND ts_known <= $5
+    AND state NOT IN (6, 7) AND (ts_end = 'infinity' OR (state IN (1, 8) AND ts_end <= ts_start))
+    ORDER BY seq DESC, ts_known DESC LIMIT 1
+) last
+UNION ALL
+{expired};
+
 -- name: facts
--- What an answer tells beside its records, in one round trip: how far the journal $4 is stored, beside each row of the
--- ledger; at least one row.
-SELECT stored.*, ledger.* FROM (SELECT) always
+-- What an answer tells beside its records, in one round trip: how far the journal $6 is stored, beside each row of a
+-- line; at least one row.
+SELECT stored.*, line.* FROM (SELECT) always
 LEFT JOIN (
     SELECT committed_offset, (extract(epoch FROM ts_known)::numeric * 1000000000)::bigint AS ts_known_ns
-    FROM journal_commits WHERE journal = $4
+    FROM journal_commits WHERE journal = $6
 ) stored ON true
-LEFT JOIN ({ledger}) ledger ON true;
+LEFT JOIN ({line}) line ON true;

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lane import BTC, CANDLES, KINDS, SECOND, START, bars, observed, trades
-from marketd.daemon import query
+from marketd.daemon import query_bars
 from marketd.daemon.kernel import COVERAGE_KIND, TRADE_KIND
 from marketd.daemon.level_keeper import LevelKeeper
 from marketd.daemon.query import QueryService
@@ -116,13 +116,13 @@ async def test_longer_bars_come_from_the_database_and_equal_the_bars_of_seconds(
     await assert_same(desk, 60, 300, 1800, 3600)
 
     asked: list[Any] = []
-    whole = query._stored_bars
+    whole = query_bars._stored_bars
 
     async def watched(*args: Any) -> Any:
         asked.append(args[3])
         return await whole(*args)
 
-    monkeypatch.setattr(query, "_stored_bars", watched)
+    monkeypatch.setattr(query_bars, "_stored_bars", watched)
     found = await desk.bars(300, bar_source="own", limit=3)
     assert found["ts"].tolist() == (await desk.expected(300))["ts"][-3:].tolist()
     assert asked[0].start > found["ts"][-1]  # of seconds only those of the forming bar are read

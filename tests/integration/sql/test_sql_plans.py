@@ -28,7 +28,7 @@ from marketd.sql.levels import LEVELS
 from marketd.sql.literals import bind
 from marketd.sql.partitions import PartitionKeeper
 from marketd.sql.profiles import Profile, detect_profile
-from marketd.sql.read import Span, read_bars, read_coverage, read_facts, read_rows
+from marketd.sql.read import Span, read_bars, read_coverage, read_facts, read_line, read_rows
 from marketd.sql.read_books import read_book_means, read_versions
 from marketd.sql.read_latest import read_latest_bars
 from marketd.sql.read_levels import has_foreign, newest_second, read_level
@@ -170,7 +170,8 @@ async def read_everything(spy: Any) -> None:
         await read_versions(spy, BTC.id, KINDS.by_name("buckets"), SPAN, timeframe=1, **options)
         await read_book_means(spy, BTC, 20, 60, SPAN, **options)
         await read_coverage(spy, BTC.id, SPAN, **options)
-        await read_facts(spy, BTC.id, None, known_at=options["known_at"])
+        await read_facts(spy, BTC.id, None, 1, SPAN, known_at=options["known_at"])
+        await read_line(spy, BTC.id, 1, SPAN, known_at=options["known_at"])
 
 
 async def write_everything(spy: Any) -> None:

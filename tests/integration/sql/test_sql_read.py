@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from typing import Any, NamedTuple
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import numpy as np
 import pytest
@@ -24,6 +24,7 @@ from marketd.sql.profiles import detect_profile
 from marketd.sql.read import (
     CopiedRows,
     Span,
+    Stored,
     read_bars,
     read_coverage,
     read_facts,
@@ -347,17 +348,20 @@ async def test_how_far_a_journal_is_stored_is_told_to_the_nanosecond_and_others_
 
 
 async def test_how_far_a_journal_is_stored_and_the_ledger_come_together(db: Database) -> None:
+    async def facts(journal: UUID | None, known_at: int | None = None) -> tuple[Stored | None, list[Any]]:
+        return await read_facts(db.conn, BTC.id, journal, 1, Span(), known_at=known_at)
+
     journal = uuid4()
-    assert await read_facts(db.conn, BTC.id, journal, None) == (None, [])
+    assert await facts(journal) == (None, [])
     await commit(db.conn, Commit(journal, "live", 64, KNOWN, [], None, [], [], 0), db.partitions)
-    assert await read_facts(db.conn, BTC.id, journal, None) == ((journal, 64, KNOWN), [])
+    assert await facts(journal) == ((journal, 64, KNOWN), [])
     await db.put(coverage=observed())
     for known_at in (None, KNOWN, START - SECOND):
         ledger = await read_coverage(db.conn, BTC.id, Span(), known_at=known_at)
-        stored, rows = await read_facts(db.conn, BTC.id, journal, known_at)
+        stored, rows = await facts(journal, known_at)
         assert stored == (journal, 64, KNOWN)
         assert [tuple(row.values())[2:] for row in rows] == [tuple(row.values()) for row in ledger]
-        assert (await read_facts(db.conn, BTC.id, None, known_at))[0] is None
+        assert (await facts(None, known_at))[0] is None
 
 
 @pytest.mark.parametrize("known_at", [None, KNOWN, KNOWN - 1])
