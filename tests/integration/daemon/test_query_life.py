@@ -120,7 +120,7 @@ async def test_several_timeframes_and_what_they_are_worth_cost_two_round_trips(
 ) -> None:
     await desk.service._instruments.read()
     monkeypatch.setattr(desk.service._instruments, "_old_at", float("inf"))  # they are not asked for again meanwhile
-    monkeypatch.setattr(desk.service, "_timeframes", [1, 60, 300])
+    monkeypatch.setattr(desk.service._bar_reader, "_timeframes", [1, 60, 300])
     trips: list[str] = []
     for name in ("_copy_out", "_execute", "execute"):
         spied = getattr(asyncpg.Connection, name)
