@@ -54,14 +54,18 @@ RECORDINGS = (
 
 @cache
 def recorded(number: int) -> dict[str, Records]:
-    """By table, the records of `RECORDINGS[number]`, in the order in which they were known."""
-    if not _is_fresh():
-        _keep()
+    """By table, the records of `RECORDINGS[number]`, as they were known; `keep_recorded` comes first."""
     with np.load(KEPT) as kept:
         return {table: kept[f"{table}.{number}"] for table in TABLES}
 
 
-def _is_fresh() -> bool:
+def keep_recorded() -> None:
+    """Import the recordings, unless the records are kept from before. Not within an event loop."""
+    if not _is_kept():
+        _keep()
+
+
+def _is_kept() -> bool:
     if not KEPT.exists():
         return False
     with np.load(KEPT) as kept:

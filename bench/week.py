@@ -31,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 from closing import refresh
 from daemon_under_test import DaemonUnderTest, daemon_under_test
-from recorded_rows import RECORDINGS, TABLES, recorded
+from recorded_rows import RECORDINGS, TABLES, keep_recorded, recorded
 from week_rows import longer_bars, make
 
 from marketd.client.pipeline import DataIngestionPipeline
@@ -138,6 +138,7 @@ class Stored(NamedTuple):
 @contextmanager
 def daemon_with_week(week: Week, profile: Profile) -> Iterator[tuple[DaemonUnderTest, Stored]]:
     """A daemon of its own, in whose database the week is."""
+    keep_recorded()
     kept = os.environ.get(KEPT)
     if not kept:
         with daemon_under_test(profile=profile) as daemon:
