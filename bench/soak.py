@@ -28,7 +28,7 @@ import asyncpg
 import numpy as np
 from closing import close, refresh
 from daemon_under_test import MARKETD, DaemonUnderTest, daemon_under_test
-from recorded_rows import TABLES
+from recorded_rows import TABLES, keep_recorded
 from report import Goal, Report
 from soak_logs import spoken
 from soak_watch import ProcessWatch
@@ -66,6 +66,7 @@ def main() -> int:
 
 def soak(profile: Profile, seconds: float) -> Report:
     report = Report(f"soak.{profile}", f"{seconds / 60:g} minutes with everything on, {profile}")
+    keep_recorded()
     with _exchange() as lines, daemon_under_test(SETTINGS + lines, profile) as daemon:
         instruments = declare(daemon)
         watch = ProcessWatch(daemon)
