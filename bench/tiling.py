@@ -91,7 +91,7 @@ class Tiling:
 
 def scaled(values: type_ints, factors: npt.NDArray[np.float64], step: int) -> type_ints:
     """Sizes times factors, whole multiples of `step`; what was there stays there."""
-    found = np.rint(values * (factors / step)).astype(np.int64) * step
+    found = np.rint(np.maximum(values, 0) * (factors / step)).astype(np.int64) * step  # what is absent is below 0
     return np.where(values > 0, np.maximum(step, found), values)
 
 

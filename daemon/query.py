@@ -61,6 +61,7 @@ from marketd.sql.read import (
     read_stored,
 )
 from marketd.sql.replica import ReadReplica
+from marketd.sql.retry import DRIVER_ERRORS, once_more
 from marketd.sql.store import Connection
 
 PATIENT_SHARE = 0.8  # of an answer's time: how long is waited for the writer, so that the answer says why
@@ -132,8 +133,8 @@ class QueryService:
 
     async def _profile(self) -> str:
         try:
-            return (await self._database.profile()).value
-        except DatabaseError:
+            return (await once_more(self._database.profile)).value
+        except (DatabaseError, *DRIVER_ERRORS):
             return "unknown"  # the database is away
 
     async def _resolve(self, symbol: str) -> Instrument:

@@ -13,7 +13,7 @@ from marketd.market.instruments import Instrument
 from marketd.sql.connections import DatabaseConnectionManager
 from marketd.sql.errors import DatabaseError
 from marketd.sql.read import read_instruments
-from marketd.sql.retry import DRIVER_ERRORS
+from marketd.sql.retry import DRIVER_ERRORS, once_more
 
 MAX_AGE_SECONDS = 1.0
 
@@ -57,10 +57,13 @@ class InstrumentList:
     async def _find(self) -> list[Instrument]:
         known: dict[int, Instrument] = {}
         with suppress(DatabaseError):  # without it, what ingest has is what can be asked for
-            async with self._database.acquire() as connection:
-                known = {i.id: i for i in await read_instruments(connection)}
+            known = {i.id: i for i in await once_more(self._stored)}
         known |= {i.id: i for i in presence.read_instruments(self._runtime_dir)}
         return with_replaced(known.values())
+
+    async def _stored(self) -> list[Instrument]:
+        async with self._database.acquire() as connection:
+            return await read_instruments(connection)
 
     def _keep(self, found: list[Instrument]) -> None:
         self.known = found

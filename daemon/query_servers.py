@@ -17,7 +17,7 @@ from marketd.sql.copy import answer_room
 from marketd.sql.errors import DatabaseError
 from marketd.sql.picture import one_picture
 from marketd.sql.replica import ReadReplica
-from marketd.sql.retry import DRIVER_ERRORS
+from marketd.sql.retry import DRIVER_ERRORS, once_more
 from marketd.sql.store import Connection
 
 _log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class Servers:
                     replica.answered()
                     return found
             replica.passed_over()
-        return await self._read(self._primary, answer, deadline, False)
+        return await once_more(lambda: self._read(self._primary, answer, deadline, False))
 
     async def _read(
         self, database: DatabaseConnectionManager, answer: type_answer[T], deadline: float, is_replica: bool

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeAlias, cast
 import asyncpg
 
 from marketd.market.errors import InvalidArgument
-from marketd.sql.errors import DatabaseError, DatabaseUnavailable
+from marketd.sql.errors import DatabaseError, DatabaseUnavailable, SessionLost
 from marketd.sql.hosts import wanted_server
 from marketd.sql.installations import MIN_POSTGRES
 from marketd.sql.profiles import Profile, ServerFacts, describe_server, profile_for
@@ -157,7 +157,7 @@ class DatabaseConnectionManager:
         """A connection for the length of a `with`. DatabaseUnavailable when there is no server, or when all
         connections stay in use for `timeout_seconds` (default: the connect timeout). Errors inside of the `with`
         come out as they are, but for those of a session that broke for which asyncpg has no clear word: these are
-        DatabaseUnavailable, too."""
+        SessionLost."""
         budget = self._connect_timeout if timeout_seconds is None else timeout_seconds
         pool = self._require_pool()
         conn = await self._take(pool, budget)
@@ -165,15 +165,16 @@ class DatabaseConnectionManager:
         try:
             yield conn
         except Exception as error:
+            # after a restart, an upgrade or a failover underneath all sessions are of yesterday, not this one alone
             if needs_new_session(error):
-                # after an upgrade or a failover underneath: all sessions are of yesterday, not this one alone
                 await self._renew(error)
             if not _is_lost(conn) and not is_connection_loss(error):
                 raise
+            await pool.expire_connections()
             self._note_failure(error)
             if isinstance(error, (asyncpg.InterfaceError, asyncpg.InternalClientError)):
                 # "has been released back to the pool": asyncpg took the dead session away from us
-                raise DatabaseUnavailable(f"the session broke while in use: {_words(error)}") from error
+                raise SessionLost(f"the session broke while in use: {_words(error)}") from error
             raise
         finally:
             await self._give_back(pool, conn)

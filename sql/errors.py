@@ -17,6 +17,10 @@ class DatabaseUnavailable(DatabaseError):
     """PostgreSQL does not answer."""
 
 
+class SessionLost(DatabaseUnavailable):
+    """A session broke while it was in use; another one may work."""
+
+
 class RetryBudgetExceeded(DatabaseError):
     """The operation kept failing until its time was up."""
 

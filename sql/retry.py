@@ -16,8 +16,8 @@ from typing import NamedTuple, TypeVar
 import asyncpg
 
 from marketd.market.errors import InvalidArgument
-from marketd.sql.errors import DatabaseError, DatabaseUnavailable, RetryBudgetExceeded
-from marketd.sql.troubles import Trouble, is_about_records, said_by, sqlstate_of, trouble_of
+from marketd.sql.errors import DatabaseError, DatabaseUnavailable, RetryBudgetExceeded, SessionLost
+from marketd.sql.troubles import Trouble, is_about_records, needs_new_session, said_by, sqlstate_of, trouble_of
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +59,23 @@ def is_connection_loss(error: BaseException) -> bool:
     state = sqlstate_of(error)
     broken = (ConnectionError, asyncpg.InternalClientError)
     return state[:2] == "08" or state in _SESSION_ENDED or isinstance(error, broken)
+
+
+def is_session_gone(error: BaseException) -> bool:
+    """Whether it was the session that failed, so that the same statement may succeed in a new one at once."""
+    return is_connection_loss(error) or needs_new_session(error) or isinstance(error, SessionLost)
+
+
+async def once_more(read: Callable[[], Awaitable[T]]) -> T:
+    """What `read` gives; a second time where the session that it was given turned out to be gone, as after a restart, a
+    failover or an upgrade of TimescaleDB. Only for what may run twice."""
+    try:
+        return await read()
+    except (DatabaseError, *DRIVER_ERRORS) as error:
+        if not is_session_gone(error):
+            raise
+        logger.info("read again in a new session: %s", _describe(error), extra={"action": "db_read_again"})
+    return await read()
 
 
 def can_be_waited_for(error: BaseException) -> bool:

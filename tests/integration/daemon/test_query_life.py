@@ -22,8 +22,10 @@ from marketd.client.catalogue import Catalogue
 from marketd.client.latest import latest_ohlcv
 from marketd.client.paging import BarPager, RowPager
 from marketd.client.requests import rows
+from marketd.daemon import query_instruments
 from marketd.daemon.departures import Departures, connection_of
 from marketd.daemon.kernel import TRADE_KIND
+from marketd.daemon.query_servers import Servers
 from marketd.ipc import protocol
 from marketd.ipc.protocol import Bars, LatestBars, Rows
 from marketd.market.errors import AnswerTooLarge, InvalidArgument, Timeout
@@ -191,6 +193,62 @@ async def test_what_a_connection_asked_for_ends_with_it_and_with_no_other(server
     departures.close()
     router.close()
     context.term()
+
+
+# ---- sessions ---------------------------------------------------------------------------------------
+
+PID = "SELECT pg_backend_pid()"
+DIE = "SELECT pg_terminate_backend(pg_backend_pid())"
+
+
+async def test_an_answer_whose_session_ends_is_made_in_a_new_one_and_no_old_one_is_used_again(database: str) -> None:
+    async with DatabaseConnectionManager(database, max_size=3) as manager:
+        async with manager.acquire() as one, manager.acquire() as two, manager.acquire() as three:
+            old = {await conn.fetchval(PID) for conn in (one, two, three)}
+        asked: list[int] = []
+
+        async def answer(conn: Any, is_replica: bool) -> int:
+            asked.append(await conn.fetchval(PID))
+            if len(asked) == 1:
+                await conn.execute(DIE)
+            return asked[-1]
+
+        assert await Servers(manager).read(answer, time.monotonic() + 60) == asked[1]
+        assert asked[0] in old and asked[1] not in old
+        async with manager.acquire() as one, manager.acquire() as two, manager.acquire() as three:
+            assert old.isdisjoint([await conn.fetchval(PID) for conn in (one, two, three)])
+
+
+async def test_an_answer_whose_sessions_end_again_and_again_is_an_error(database: str) -> None:
+    async with DatabaseConnectionManager(database) as manager:
+        times = 0
+
+        async def answer(conn: Any, is_replica: bool) -> None:
+            nonlocal times
+            times += 1
+            await conn.execute(DIE)
+
+        with pytest.raises(asyncpg.PostgresError):
+            await Servers(manager).read(answer, time.monotonic() + 60)
+        assert times == 2
+
+
+async def test_the_list_of_instruments_is_read_in_a_new_session_where_the_old_one_ended(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, times = query_instruments.read_instruments, 0
+
+    async def ends_once(conn: Any) -> Any:
+        nonlocal times
+        times += 1
+        if times == 1:
+            await conn.execute(DIE)
+        return await whole(conn)
+
+    monkeypatch.setattr(query_instruments, "read_instruments", ends_once)
+    desk.service._instruments.outdate()
+    assert BTC.name in {instrument.name for instrument in await desk.service._instruments.read()}
+    assert times == 2
 
 
 # ---- size -------------------------------------------------------------------------------------------
