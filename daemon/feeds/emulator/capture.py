@@ -9,8 +9,6 @@ Everything is kept in memory: about 1 kB a message.
 
 from __future__ import annotations
 
-import asyncio
-import time
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Sequence
@@ -20,6 +18,7 @@ from typing import Any
 from marketd.daemon.feeds import binance_messages as messages
 from marketd.daemon.feeds.captures import CaptureLine, CaptureUnreadable, read_captures
 from marketd.daemon.feeds.emulator.book import RecordedBook
+from marketd.daemon.feeds.emulator.pace import in_pace, speed_of
 from marketd.daemon.feeds.emulator.source import (
     Bar,
     Crowd,
@@ -33,12 +32,7 @@ from marketd.daemon.feeds.emulator.source import (
 )
 from marketd.daemon.feeds.precision import Rules
 from marketd.daemon.feeds.recorded import Recorded, Recording
-from marketd.market.errors import InvalidArgument
 from marketd.market.fixed import parse_fixed
-
-SPEEDS: dict[str, float | None] = {"1": 1.0, "10": 10.0, "max": None}
-
-TURN = 64  # messages between two turns of the event loop at speed "max": REST and pings must be answered meanwhile
 
 
 class _Numbered:
@@ -75,9 +69,7 @@ class _Symbol:
 
 class CaptureSource:
     def __init__(self, paths: Sequence[Path | str], *, speed: str = "max") -> None:
-        if speed not in SPEEDS:
-            raise InvalidArgument(f"speed: {speed!r} is none of {', '.join(SPEEDS)}", field="speed")
-        self._speed = SPEEDS[speed]
+        self._speed = speed_of(speed)
         self.realtime = self._speed is not None
         self._messages: list[Message] = []
         self._recv_ns: list[int] = []
@@ -135,19 +127,7 @@ class CaptureSource:
     # ---- time ---------------------------------------------------------------------------------
 
     async def play(self, crowd: Crowd, send: Send) -> None:
-        await crowd.someone()
-        began, first_ns = time.monotonic(), self._recv_ns[0]
-        while self._position < len(self._messages):
-            at = self._position
-            if self._speed is None:
-                if not crowd.present:
-                    await crowd.someone()
-                elif at % TURN == 0:
-                    await asyncio.sleep(0)
-            else:
-                wait = began + (self._recv_ns[at] - first_ns) / 1e9 / self._speed - time.monotonic()
-                if wait > 0.001 or at % TURN == 0:
-                    await asyncio.sleep(max(wait, 0.0))
+        async for at in in_pace(self._recv_ns, self._speed, crowd):
             self._position = at + 1  # it has happened, whoever hears of it
             await send(self._messages[at])
 

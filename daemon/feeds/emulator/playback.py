@@ -10,8 +10,6 @@ snapshot of a book that came on the stream.
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,11 +21,10 @@ from websockets.http11 import Request, Response
 from marketd.daemon.feeds.captures import CaptureUnreadable, read_captures
 from marketd.daemon.feeds.emulator import venue_answers
 from marketd.daemon.feeds.emulator.base import Client, EmulatorBase, response_of
-from marketd.daemon.feeds.emulator.capture import SPEEDS, TURN
+from marketd.daemon.feeds.emulator.pace import in_pace, speed_of
 from marketd.daemon.feeds.emulator.source import Crowd, Message, Progress, Send
 from marketd.daemon.feeds.survey import require_instruments, survey
-from marketd.market.errors import InvalidArgument
-from marketd.market.times import NS_PER_MS, NS_PER_SECOND
+from marketd.market.times import NS_PER_MS
 
 EVERYTHING = ""  # the one stream
 
@@ -36,9 +33,7 @@ class Playback:
     """A recording in memory: about 1 kB a message."""
 
     def __init__(self, paths: Sequence[Path | str], venue: str, *, speed: str = "max") -> None:
-        if speed not in SPEEDS:
-            raise InvalidArgument(f"speed: {speed!r} is none of {', '.join(SPEEDS)}", field="speed")
-        self._speed = SPEEDS[speed]
+        self._speed = speed_of(speed)
         self.realtime = self._speed is not None
         self._frames: list[bytes] = []
         self._recv_ns: list[int] = []
@@ -73,20 +68,8 @@ class Playback:
     # ---- time ---------------------------------------------------------------------------------
 
     async def play(self, crowd: Crowd, send: Send) -> None:
-        await crowd.someone()
-        began, first_ns = time.monotonic(), self._recv_ns[0]
-        while self._position < len(self._frames):
-            at = self._position
-            if self._speed is None:
-                if not crowd.present:
-                    await crowd.someone()
-                elif at % TURN == 0:
-                    await asyncio.sleep(0)
-            else:
-                wait = began + (self._recv_ns[at] - first_ns) / NS_PER_SECOND / self._speed - time.monotonic()
-                if wait > 0.001 or at % TURN == 0:
-                    await asyncio.sleep(max(wait, 0.0))
-            self._position = at + 1
+        async for at in in_pace(self._recv_ns, self._speed, crowd):
+            self._position = at + 1  # it has happened, whoever hears of it
             await send(Message(EVERYTHING, self._frames[at]))
 
     def now_ns(self) -> int:
