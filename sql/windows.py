@@ -14,9 +14,9 @@ from marketd.market.times import NS_PER_SECOND
 from marketd.sql.read import MAX_TIME_NS, CopiedRows, Span
 
 _DAY_NS = 86_400 * NS_PER_SECOND
-_GROWTH = 16  # four steps reach back further than any market
+_GROWTH = 16
 _SHORTEST_NS = 3 * _DAY_NS  # of which one lies ahead
-_LONGEST_NS = 16_384 * _DAY_NS
+_LONGEST_NS = 1_000 * _DAY_NS  # beyond it a window has as good as every piece, and is no quicker than all of them
 
 
 def windows(span: Span, reach_ns: int = 0) -> Iterator[Span]:
