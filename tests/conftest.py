@@ -6,6 +6,7 @@ import gc
 import itertools
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -28,6 +29,9 @@ def pytest_configure() -> None:
         required_tools()
     except ValueError as error:
         raise pytest.UsageError(f"MARKETD_TESTS_REQUIRE: {error}") from None
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # a shell starts a job in the background (`make test &`) deaf to Ctrl-C, and so would be all that we start
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)
