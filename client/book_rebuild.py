@@ -18,6 +18,7 @@ from marketd.client.frames import Frame
 from marketd.client.grid import SETTLE_NS
 from marketd.client.requests import rows
 from marketd.market.book_deltas import BookReplay, known_until, since_snapshot
+from marketd.market.book_records import cut_flags
 from marketd.market.errors import NotStored, NotYetStored
 from marketd.market.instruments import Instrument
 from marketd.market.records import BY_NAME, BookState, Coverage, Records, book_dtype, empty
@@ -37,7 +38,7 @@ BOOK_ID, DELTA_ID = BY_NAME["book"].id, BY_NAME[STREAM].id  # streams of the led
 def rebuilt_book(
     catalogue: Catalogue, symbol: str, timestamp: type_time, depth: int | None
 ) -> Plan[OrderBookDataFrame]:
-    """Plan: the book at event time `timestamp`, one row of `depth` levels a side (None: all that there are).
+    """Plan: the book at event time `timestamp`, one row of `depth` levels a side (None: all that the venue told).
 
     NotStored when changes that it needs are not there, NotYetStored when they may still come.
     """
@@ -95,13 +96,14 @@ def _reaches_back(changes: Records, ts_ns: int) -> bool:
 
 def _frame(newest: Frame, replay: BookReplay, used: Records, depth: int | None) -> OrderBookDataFrame:
     book = replay.book
-    levels = min(depth or max(1, len(book.bids), len(book.asks)), MAX_LEVELS)
+    wanted = min(depth or MAX_LEVELS, MAX_LEVELS)
+    best = book.known(wanted)  # beyond the edges some levels are there, and some are not
+    levels = wanted if depth else max(1, len(best.bid_prices), len(best.ask_prices))
     kind = BY_NAME["book"]._replace(dtype=book_dtype(levels))
     records = empty(kind, 1)
     records["ts_event"], records["ts_known"] = replay.ts_ns, used["ts_known"].max()
     records["seq"], records["sequence"] = used["seq"][-1], replay.sequence
-    records["state"], records["flags"] = BookState.LIVE, 0
-    best = book.top(levels)
+    records["state"], records["flags"] = BookState.LIVE, cut_flags(book, wanted)
     records["bid_count"], records["ask_count"] = len(best.bid_prices), len(best.ask_prices)
     for name, values in zip(("bid_price", "bid_size", "ask_price", "ask_size"), best, strict=True):
         records[name][0, : len(values)] = values

@@ -22,7 +22,7 @@ from marketd.market.book_rows import depth_of, refit
 from marketd.market.errors import BeyondCache, InvalidArgument
 from marketd.market.fixed import to_real
 from marketd.market.instruments import Instrument
-from marketd.market.records import BUCKETS_A_SIDE, BookState, Kind, Records
+from marketd.market.records import BUCKETS_A_SIDE, BookFlag, BookState, Kind, Records
 from marketd.market.times import ABSENT
 
 _NO_EXTRAS: Mapping[str, Column] = {}
@@ -80,6 +80,12 @@ class OrderBookDataFrame(Frame):
         """Whether the book could be believed, shape (n,)."""
         live: Column = self.records["state"] == BookState.LIVE
         return live
+
+    @property
+    def is_cut(self) -> Column:
+        """Whether a side has all levels that the venue told, and may have more that it did not tell. Shape (n,)."""
+        cut: Column = (self.records["flags"] & (BookFlag.BIDS_CUT | BookFlag.ASKS_CUT)) != 0
+        return cut
 
     def top(self, depth: int) -> OrderBookDataFrame:
         """The best `depth` levels a side; InvalidArgument for none, BeyondCache for more than are kept."""

@@ -9,6 +9,9 @@ below them is told when it changes, and never if it does not. Within the edges (
 `ask_edge` or below) each level is known, also those that are not there. Prices that the other side has passed are
 known too: while an ask rests at a price, no bid rests there or above.
 
+Some venues keep a *window* in step, so many best levels a side: a side that has as many may go on beyond the last of
+them, which is its edge, and one that has fewer is known whole.
+
 Sizes stand in a dict, the prices once more in an ascending list, so that a changed size costs a dict's store, a new
 price a bisection, and the best price nothing. The list of the asks has their prices negated: levels come and go near
 the best, and at the end of a list few others have to move.
@@ -69,7 +72,10 @@ NO_BID_EDGE, NO_ASK_EDGE = -(2**64), 2**64  # the side is known whole: below and
 class OrderBook:
     """Both sides. `bids` and `asks` (price → size), the best prices and the edges may be read, not changed."""
 
-    __slots__ = ("_ask_keys", "_bid_keys", "ask_edge", "asks", "best_ask", "best_bid", "bid_edge", "bids", "is_cut")
+    __slots__ = (
+        *("_ask_keys", "_bid_keys", "ask_edge", "asks", "best_ask", "best_bid", "bid_edge", "bids"),
+        *("is_cut", "window"),
+    )
 
     def __init__(self) -> None:
         self.bids: dict[int, int] = {}
@@ -80,6 +86,7 @@ class OrderBook:
         self.best_ask: int | None = None
         self.bid_edge, self.ask_edge = NO_BID_EDGE, NO_ASK_EDGE
         self.is_cut = False  # a side has an edge
+        self.window = 0  # levels a side that are told; 0: all
 
     def __repr__(self) -> str:
         return f"<OrderBook {len(self.bids)} bids to {self.best_bid}, {len(self.asks)} asks from {self.best_ask}>"
@@ -91,20 +98,23 @@ class OrderBook:
 
     __hash__ = None  # type: ignore[assignment]  # it changes
 
-    def reset(self, bids: Levels, asks: Levels, limit: int = 0) -> None:
+    def reset(self, bids: Levels, asks: Levels, limit: int = 0, window: int = 0) -> None:
         """Begin anew with these levels, in any order; those of size 0 are none, of a price's rows the last holds.
 
         `limit`: how many levels a side were asked for. A side that has as many may go on beyond them. 0: all there are.
+        `window`: how many the venue tells, now and from now on; 0: all.
         """
-        self.bids, self.asks = _sizes(bids), _sizes(asks)
+        self.bids, self.asks, self.window = _sizes(bids), _sizes(asks), window
         self._bid_keys, self._ask_keys = sorted(self.bids), sorted([-price for price in self.asks])
         self.bid_edge = self._bid_keys[0] if 0 < limit <= len(self.bids) else NO_BID_EDGE
         self.ask_edge = -self._ask_keys[0] if 0 < limit <= len(self.asks) else NO_ASK_EDGE
         self.is_cut = self.bid_edge != NO_BID_EDGE or self.ask_edge != NO_ASK_EDGE
+        if window and self.is_deeper_than(window):
+            self.cut(window)
         self._find_best()
 
-    def clear(self) -> None:
-        self.reset(NO_LEVELS, NO_LEVELS)
+    def clear(self, window: int = 0) -> None:
+        self.reset(NO_LEVELS, NO_LEVELS, window=window)
 
     def apply(self, bids: Levels, asks: Levels) -> Change:
         """Set these levels, in their order."""
@@ -120,7 +130,8 @@ class OrderBook:
         self.apply(Levels(bids, change.bids_before[::-1]), Levels(asks, change.asks_before[::-1]))
 
     def cut(self, depth: int) -> Change:
-        """Drop what lies deeper than `depth` levels: some venues speak of no deeper one again. What was dropped."""
+        """Drop what lies deeper than `depth` levels, such as the window's: the venue tells of no deeper one again. What
+        was dropped."""
         bids, asks = self._bid_keys[:-depth], [-key for key in self._ask_keys[:-depth]]
         bids_before, asks_before = [self.bids.pop(p) for p in bids], [self.asks.pop(p) for p in asks]
         del self._bid_keys[:-depth], self._ask_keys[:-depth]
@@ -129,9 +140,13 @@ class OrderBook:
     def widen(self, bids: Levels, asks: Levels, bid_edge: int, ask_edge: int) -> Change:
         """Levels from beyond the edges come to be known, and with them all up to new edges that lie further out."""
         change = self.apply(bids, asks)
-        self.bid_edge, self.ask_edge = min(self.bid_edge, bid_edge), max(self.ask_edge, ask_edge)
-        self.is_cut = self.bid_edge != NO_BID_EDGE or self.ask_edge != NO_ASK_EDGE
+        self.know(min(self.bid_edge, bid_edge), max(self.ask_edge, ask_edge))
         return change
+
+    def know(self, bid_edge: int, ask_edge: int) -> None:
+        """From now on the book is known up to these edges."""
+        self.bid_edge, self.ask_edge = bid_edge, ask_edge
+        self.is_cut = bid_edge != NO_BID_EDGE or ask_edge != NO_ASK_EDGE
 
     def copy(self) -> OrderBook:
         """Another book that is like this one."""
@@ -140,14 +155,25 @@ class OrderBook:
         made._bid_keys, made._ask_keys = self._bid_keys[:], self._ask_keys[:]
         made.best_bid, made.best_ask = self.best_bid, self.best_ask
         made.bid_edge, made.ask_edge, made.is_cut = self.bid_edge, self.ask_edge, self.is_cut
+        made.window = self.window
         return made
 
     def _find_best(self) -> None:
         bids, asks = self._bid_keys, self._ask_keys
         self.best_bid = bids[-1] if bids else None
         self.best_ask = -asks[-1] if asks else None
-        if self.is_cut:
+        if self.window:
+            self._draw_edges(self.window)
+        elif self.is_cut:
             self._move_edges()
+
+    def _draw_edges(self, window: int) -> None:
+        """Of a side with as many levels as are told the last of these is the edge."""
+        bids, asks = self._bid_keys, self._ask_keys
+        self.know(
+            bids[-window] if len(bids) >= window else NO_BID_EDGE,
+            -asks[-window] if len(asks) >= window else NO_ASK_EDGE,
+        )
 
     def _move_edges(self) -> None:
         """Where one side rests, the other has nothing: that is known from now on, since what comes there is told."""
@@ -182,9 +208,14 @@ class OrderBook:
 
     def knows(self, depth: int) -> bool:
         """Whether the best `depth` levels of both sides lie within the edges: none that is better can be missing."""
-        bids, asks = self._bid_keys, self._ask_keys
-        if self.bid_edge != NO_BID_EDGE and (len(bids) < depth or bids[-depth] < self.bid_edge):
-            return False
+        return self.knows_bids(depth) and self.knows_asks(depth)
+
+    def knows_bids(self, depth: int) -> bool:
+        bids = self._bid_keys
+        return self.bid_edge == NO_BID_EDGE or (len(bids) >= depth and bids[-depth] >= self.bid_edge)
+
+    def knows_asks(self, depth: int) -> bool:
+        asks = self._ask_keys
         return self.ask_edge == NO_ASK_EDGE or (len(asks) >= depth and -asks[-depth] <= self.ask_edge)
 
     def top(self, depth: int) -> BestLevels:
@@ -192,6 +223,13 @@ class OrderBook:
         bid_prices, ask_prices = self._bid_keys[: -depth - 1 : -1], [-key for key in self._ask_keys[: -depth - 1 : -1]]
         bid_sizes, ask_sizes = map(self.bids.__getitem__, bid_prices), map(self.asks.__getitem__, ask_prices)
         return BestLevels(bid_prices, list(bid_sizes), ask_prices, list(ask_sizes))
+
+    def known(self, depth: int) -> BestLevels:
+        """At most `depth` levels a side, the best first, and none from beyond the edges."""
+        bids = min(depth, len(self._bid_keys) - bisect_left(self._bid_keys, self.bid_edge))
+        asks = min(depth, len(self._ask_keys) - bisect_left(self._ask_keys, -self.ask_edge))
+        top = self.top(max(bids, asks))
+        return BestLevels(top.bid_prices[:bids], top.bid_sizes[:bids], top.ask_prices[:asks], top.ask_sizes[:asks])
 
     def bids_within(self, low: int, high: int) -> int:
         """What rests on the bid side at low <= price <= high."""

@@ -4,6 +4,9 @@ A snapshot is one row a level (SNAPSHOT), a message of changes one row a level t
 snapshot is FIRST, the last row of a snapshot or message is LAST: only there is the book whole. An END row tells that
 the book left LIVE. A snapshot of an empty book is one row without a side.
 
+How far the book is known is told too: of a venue that keeps a window of levels in step, its width with the FIRST row of
+a snapshot; of one whose snapshots are cut, the edges, with each snapshot and whenever they move.
+
 A book may stay in step for days: after so many changed levels the whole book is told once more (`DENSE_ROWS`,
 `DENSE_TIMES`), so that what must be read to make a book again stays short. That adds a tenth to the rows at most.
 """
@@ -14,13 +17,14 @@ from itertools import repeat
 
 import numpy as np
 
-from marketd.market.book import Change, Levels, OrderBook
-from marketd.market.layouts import BOOK_DELTA, BookDeltaFlag
+from marketd.market.book import NO_ASK_EDGE, NO_BID_EDGE, Change, Levels, OrderBook
+from marketd.market.layouts import BOOK_DELTA, WINDOW_BIT, BookDeltaFlag
 from marketd.market.records import Records
 from marketd.market.times import ABSENT
 
 _SNAPSHOT, _END = int(BookDeltaFlag.SNAPSHOT), int(BookDeltaFlag.END)
 _FIRST, _LAST = int(BookDeltaFlag.FIRST), int(BookDeltaFlag.LAST)
+_BID_EDGE, _ASK_EDGE = int(BookDeltaFlag.BID_EDGE), int(BookDeltaFlag.ASK_EDGE)
 _BID, _ASK = 1, -1
 DENSE_ROWS = 50_000  # changed levels since the last snapshot before there is another
 DENSE_TIMES = 10  # … and of so many for each level of the book
@@ -32,6 +36,7 @@ class DeltaRecorder:
     def __init__(self) -> None:
         self._is_live = False
         self._changed = 0  # rows since the last snapshot
+        self._edges = NO_BID_EDGE, NO_ASK_EDGE  # as they were told
         self._stamps: list[tuple[int, int, int]] = []  # (event time, sequence, rows) of each message
         self._prices: list[int] = []
         self._sizes: list[int] = []
@@ -58,6 +63,8 @@ class DeltaRecorder:
             self._sizes += [size for _, size in rows]
             self._sides += repeat(side, len(rows))
             self._flags += repeat(0, len(rows))
+        if not book.window and (book.bid_edge, book.ask_edge) != self._edges:
+            self._tell_edges(book, 0)
         self._changed += len(self._prices) - start
         self._end_message(ts_ns, sequence, start)
 
@@ -90,8 +97,16 @@ class DeltaRecorder:
             self._flags += repeat(_SNAPSHOT, len(prices))
         if len(self._prices) == start:
             self._add(ABSENT, ABSENT, 0, _SNAPSHOT)
-        self._flags[start] |= _FIRST
+        self._flags[start] |= _FIRST | book.window << WINDOW_BIT
+        self._edges = NO_BID_EDGE, NO_ASK_EDGE
+        if book.is_cut and not book.window:
+            self._tell_edges(book, _SNAPSHOT)
         self._end_message(ts_ns, sequence, start)
+
+    def _tell_edges(self, book: OrderBook, flags: int) -> None:
+        self._edges = bid, ask = book.bid_edge, book.ask_edge
+        self._add(ABSENT if bid == NO_BID_EDGE else bid, ABSENT, 0, flags | _BID_EDGE)
+        self._add(ABSENT if ask == NO_ASK_EDGE else ask, ABSENT, 0, flags | _ASK_EDGE)
 
     def _add(self, price: int, size: int, side: int, flags: int) -> None:
         self._prices.append(price)
@@ -127,12 +142,30 @@ class BookReplay:
         breaks = np.flatnonzero(records["flags"] & (_FIRST | _END))
         if len(breaks):
             records = records[breaks[-1] :]  # what was before is gone
-            self.book.clear()
+            self.book.clear(window=int(records["flags"][0]) >> WINDOW_BIT)
             self._has_begun = not records["flags"][0] & _END
         if self._has_begun:
             self.book.apply(_levels(records, _BID), _levels(records, _ASK))
+            self._know(records)
         self._is_whole = bool(records["flags"][-1] & _LAST)
         self.sequence, self.ts_ns = int(records["sequence"][-1]), int(records["ts_event"][-1])
+
+    def _know(self, records: Records) -> None:
+        """The book's edges, where these records move them."""
+        edges = self.book.bid_edge, self.book.ask_edge
+        moved = [
+            _last_edge(records, flag, whole) for flag, whole in ((_BID_EDGE, NO_BID_EDGE), (_ASK_EDGE, NO_ASK_EDGE))
+        ]
+        if moved != [None, None]:
+            bid, ask = (was if now is None else now for was, now in zip(edges, moved, strict=True))
+            self.book.know(bid, ask)
+
+
+def _last_edge(records: Records, flag: int, whole: int) -> int | None:
+    prices = records["price"][records["flags"] & flag != 0]
+    if not len(prices):
+        return None
+    return whole if prices[-1] == ABSENT else int(prices[-1])
 
 
 def _levels(records: Records, side: int) -> Levels:

@@ -6,6 +6,9 @@ They go out at most every `interval_ns` of event time, as long as something chan
     the state changed                                                                              (BookFlag.STATE)
 
 A record that had to wait goes out with the first event, of whatever stream, after its interval.
+
+A record that has all the levels of a side that the venue told, where there may be more, says so (BookFlag.BIDS_CUT,
+ASKS_CUT).
 """
 
 from __future__ import annotations
@@ -113,7 +116,15 @@ class BookRecorder:
     def _tell(self, ts_ns: int, sequence: int, book: OrderBook, flags: int) -> None:
         self._waiting = None
         self._told_ns, self._told_best = ts_ns, (book.best_bid, book.best_ask)
+        if book.is_cut:
+            flags |= cut_flags(book, self._depth)
         self._rows.append(self._packer.pack(ts_ns, sequence, _LIVE, book.top(self._depth), flags))
+
+
+def cut_flags(book: OrderBook, depth: int) -> int:
+    """The flags of the sides of which not more than `depth` levels are known, and there may be more."""
+    bids = 0 if book.knows_bids(depth + 1) else int(BookFlag.BIDS_CUT)
+    return bids if book.knows_asks(depth + 1) else bids | BookFlag.ASKS_CUT
 
 
 def levels_of(record: Records) -> tuple[Levels, Levels]:

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from marketd.market.errors import InvalidArgument
-from marketd.market.records import MAX_BOOK_DEPTH, Kind, Records, book_dtype
+from marketd.market.records import MAX_BOOK_DEPTH, BookFlag, Kind, Records, book_dtype
 from marketd.market.times import ABSENT
 
 LEVELS = ("bid_price", "bid_size", "ask_price", "ask_size")
 _COUNTS = ("bid_count", "ask_count")
+_CUT_FLAGS = (int(BookFlag.BIDS_CUT), int(BookFlag.ASKS_CUT))
 _LEVEL_BYTES = book_dtype(2).itemsize - book_dtype(1).itemsize
 _NUMBER_BYTES = 8
 _FEW = 8  # records; below, slicing bytes is quicker than assigning fields
@@ -69,7 +70,14 @@ def refit(records: Records, depth: int) -> Records:
             np.minimum(records[name], depth, out=found[name])
         else:
             found[name] = records[name]
+    _drop_flags(found, records, depth)
     return found
+
+
+def _drop_flags(found: Records, records: Records, depth: int) -> None:
+    """Of a side that had more levels not all are here that the venue told."""
+    for name, flag in zip(_COUNTS, _CUT_FLAGS, strict=True):
+        found["flags"][records[name] > depth] &= ~flag
 
 
 def _cut_few(records: Records, depth: int, dtype: np.dtype[Any]) -> Records:
@@ -81,6 +89,8 @@ def _cut_few(records: Records, depth: int, dtype: np.dtype[Any]) -> Records:
         parts.append(data[start:levels])
         parts += [data[at : at + depth * _NUMBER_BYTES] for at in range(levels, start + size, stride)]
     found = np.frombuffer(bytearray().join(parts), dtype)
+    if (found["flags"] & (_CUT_FLAGS[0] | _CUT_FLAGS[1])).any():
+        _drop_flags(found, records, depth)
     for name in _COUNTS:
         np.minimum(found[name], depth, out=found[name])
     return found

@@ -27,13 +27,14 @@ from marketd.market.checks import (
 )
 from marketd.market.fixed import MAX_FIXED
 from marketd.market.imbalance import PPM
-from marketd.market.layouts import WINDOWS_SECONDS, BookState, ImbalanceReason
+from marketd.market.layouts import WINDOWS_SECONDS, BookDeltaFlag, BookState, ImbalanceReason
 from marketd.market.records import Records
 from marketd.market.times import ABSENT, NS_PER_SECOND
 
 _LIVE, _NOT_LIVE = int(BookState.LIVE), int(ImbalanceReason.NOT_LIVE)
 _STATES = [int(state) for state in BookState]
 _REASONS = [int(reason) for reason in ImbalanceReason]
+_EDGES = int(BookDeltaFlag.BID_EDGE | BookDeltaFlag.ASK_EDGE)
 _NO_RATIO = -(2**31)
 _BOOK_RATIOS = tuple(f"book_{seconds}s" for seconds in WINDOWS_SECONDS)
 _VOLUME_RATIOS = tuple(f"volume_{seconds}s" for seconds in WINDOWS_SECONDS)
@@ -176,9 +177,10 @@ def _any_negative(name: str) -> Callable[[Batch], Mask]:
 
 
 def _no_side(batch: Batch) -> Mask:
-    """Only a row that tells no level has no side."""
+    """Only a row that tells no level has no side: one of an edge at most a price."""
     records = batch.records
-    sideless = (records["side"] == 0) & is_absent(records["price"]) & is_absent(records["size"])
+    has_no_price = is_absent(records["price"]) | (records["flags"] & _EDGES != 0)
+    sideless = (records["side"] == 0) & has_no_price & is_absent(records["size"])
     return np.asarray(~np.isin(records["side"], (-1, 1)) & ~sideless)
 
 

@@ -15,7 +15,8 @@ Where a venue's snapshots are cut (`BookSnapshot.limit`), the book is known up t
 which joins the snapshot by the same rules as the first did, and once it stands where the book stands, what it knows
 beyond the edges is added: the book was LIVE all the time. Where the levels that are told reach beyond an edge, the book
 leaves LIVE, but is not dropped: it is followed, and is LIVE again once enough is known, by a snapshot or because the
-price came back.
+price came back. Where the venue keeps a window of levels in step (`BookRule.depth`), nothing deeper can be asked for:
+the book is LIVE as far as it is told, and has its edges there (`OrderBook`).
 """
 
 from __future__ import annotations
@@ -103,7 +104,6 @@ class BookSync:
         self._max_buffered = max_buffered
         self._is_subscribed = False
         self._has_snapshot = False  # `book` is a snapshot's, and what followed it
-        self._depth = rule.depth
         self._fit = rule.splice  # how the next delta must join: `rule.follows` once one has followed the snapshot
         self._buffer: list[BookDelta] = []
         self._watch = EdgeWatch(reach) if reach else None
@@ -163,9 +163,9 @@ class BookSync:
         if not (_is_possible(snapshot.bids) and _is_possible(snapshot.asks)):
             return self._told(BookEvent.DAMAGED)
         self.book = OrderBook()
-        self.book.reset(snapshot.bids, snapshot.asks, snapshot.limit)
+        self.book.reset(snapshot.bids, snapshot.asks, snapshot.limit, snapshot.depth or self.rule.depth)
         self.sequence, self.ts_ns = snapshot.sequence, snapshot.ts_ns
-        self._has_snapshot, self._fit, self._depth = True, self.rule.splice, snapshot.depth or self.rule.depth
+        self._has_snapshot, self._fit = True, self.rule.splice
         flaw = self._flaw(snapshot.checksum)
         return self._told(flaw or self._join_buffered())
 
@@ -192,8 +192,8 @@ class BookSync:
             change, flaw = self._apply(delta)
             if change is None:
                 return self._told(flaw or BookEvent.DAMAGED)
-            watch = self._watch
-            if watch is not None and self.book.is_cut and (self._fresh or watch.look(self.book) is not _FAR):
+            watch, book = self._watch, self.book
+            if watch is not None and book.is_cut and not book.window and (self._fresh or watch.look(book) is not _FAR):
                 return self._follow_near(watch, delta, change, applied)
             if applied is _APPLIED:  # nearly always; what the table says of it (a test compares)
                 self._applied += 1
@@ -256,7 +256,7 @@ class BookSync:
 
     def _joined(self) -> BookEvent:
         """A snapshot was joined: is it enough?"""
-        if self._watch is None:
+        if self._watch is None or self.book.window:
             return BookEvent.JOINED
         self._watch.begin(self.book)
         if self._watch.look(self.book) is not _BEYOND:
@@ -333,8 +333,8 @@ class BookSync:
         if not (_is_possible(bids) and _is_possible(asks)):
             return None, BookEvent.DAMAGED
         change = book.apply(bids, asks)
-        if self._depth and book.is_deeper_than(self._depth):
-            change = change.then(book.cut(self._depth))
+        if book.window and book.is_deeper_than(book.window):
+            change = change.then(book.cut(book.window))
         self.sequence, self._fit = delta.last, rule.follows
         if delta.ts_ns != ABSENT:
             self.ts_ns = delta.ts_ns

@@ -223,6 +223,8 @@ class BookFlag(IntFlag):
     STATE = 2  # sent at once, because the state changed
     OFFERED = 4  # a producer's own snapshot; its imbalance is made by ingest
     SNAPPED = 16  # a float was snapped to the grid
+    BIDS_CUT = 32  # these are all bids that the venue told, and there may be more
+    ASKS_CUT = 64
 
 
 class BookDeltaFlag(IntFlag):
@@ -230,6 +232,14 @@ class BookDeltaFlag(IntFlag):
     END = 2  # the book left LIVE here: price and size are absent, side is 0
     FIRST = 4  # the first row of a snapshot: the book begins anew here
     LAST = 8  # the last row of a snapshot or of one message's changes: the book is whole again
+    # How far the book is known; such a row has no side and no size. Without a price the side is known whole, and so it
+    # is when a snapshot has no such row.
+    BID_EDGE = 16  # bids are known from this price on
+    ASK_EDGE = 32  # asks are known up to this price
+
+
+# In the flags of a snapshot's FIRST row, from this bit on: so many levels a side the venue tells; 0: all.
+WINDOW_BIT = 16
 
 
 class ImbalanceReason(IntEnum):

@@ -38,6 +38,8 @@ def _fit(sequence: int, delta: BookDelta) -> Fit:
     return Fit.OLD if delta.last < sequence else Fit.NEXT
 
 
+BEST_LEVELS = 100  # a side, of `order_book`
+
 RULE = BookRule("rest", splice=_fit, follows=_fit, needs_older=True)
 
 
@@ -162,7 +164,7 @@ class BitstampAdapter(BitstampRest):
         book = self._book_of(batch, symbol, data, frame)
         levels = book and self._levels(batch, symbol, book.bids, book.asks, frame)
         if book and levels:
-            batch.books.append(BookSnapshot(symbol, book.time, book.time * NS_PER_US, *levels))
+            batch.books.append(BookSnapshot(symbol, book.time, book.time * NS_PER_US, *levels, depth=BEST_LEVELS))
 
     def _book_of(self, batch: Batch, symbol: str, data: Any, frame: bytes) -> messages.Book | None:
         try:

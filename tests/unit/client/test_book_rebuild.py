@@ -23,12 +23,13 @@ from marketd.market import book_deltas
 from marketd.market.book import Levels, OrderBook
 from marketd.market.book_deltas import DeltaRecorder
 from marketd.market.errors import InvalidArgument, NotStored, NotYetStored
-from marketd.market.records import BOOK_DELTA, BY_NAME, Coverage, Records, empty
+from marketd.market.records import BOOK_DELTA, BY_NAME, BookFlag, Coverage, Records, empty
 
 FUTURE = "2222-01-01T00:00:00+00:00"
 SECOND, MS = 1_000_000_000, 1_000_000
 START = 100 * SECOND
 BOOK_STREAM = BY_NAME["book"].id
+CUT = BookFlag.BIDS_CUT | BookFlag.ASKS_CUT
 
 
 @pytest.fixture
@@ -133,6 +134,38 @@ def test_a_book_may_be_deeper_than_any_that_is_kept(daemon: FakeDaemon) -> None:
 def test_what_is_no_depth_is_refused(daemon: FakeDaemon, depth: Any) -> None:
     with pytest.raises(InvalidArgument, match="depth"):
         rebuilt(daemon, START, depth)
+
+
+@pytest.mark.parametrize(
+    ("depth", "bids", "flags"),
+    [(None, 3, CUT), (3, 3, CUT), (2, 2, BookFlag(0)), (30, 3, CUT)],
+)
+def test_a_book_of_which_a_window_was_told_says_so(daemon: FakeDaemon, depth: int, bids: int, flags: BookFlag) -> None:
+    told = Told()
+    told.book.reset(Levels([9_999, 9_998, 9_990], [1, 2, 3]), Levels([10_001, 10_002], [5, 5]), window=3)
+    told.recorder.book(START, 1, told.book)
+    change = told.book.apply(Levels([], []), Levels([10_007, 10_008], [7, 8]))
+    told.recorder.book(START + SECOND, 2, told.book, change.then(told.book.cut(3)))
+    daemon.store("book_delta", numbered(told.recorder.take()))
+    whole, found = rebuilt(daemon, START, depth), rebuilt(daemon, START + SECOND, depth)
+    assert whole["flags"].tolist() == [flags & BookFlag.BIDS_CUT]  # two asks are all there are
+    assert (found["flags"].tolist(), found["bid_count"].tolist()) == ([flags], [bids])
+    assert found.is_cut.tolist() == [bool(flags)]
+    assert found["ask_price"][0, :2].tolist() == [100.01, 100.02]
+
+
+def test_levels_from_beyond_an_edge_are_left_out_until_the_venue_has_told_all_before_them(daemon: FakeDaemon) -> None:
+    told, none = Told(), Levels([], [])
+    told.book.reset(Levels([9_999, 9_998, 9_990], [1, 2, 3]), Levels([10_001], [5]), 3)
+    told.recorder.book(START, 1, told.book)
+    told.recorder.book(START + SECOND, 2, told.book, told.book.apply(Levels([9_980], [8]), none))
+    told.recorder.book(START + 2 * SECOND, 3, told.book, told.book.widen(Levels([9_985], [4]), none, 9_980, 2**64))
+    told.recorder.book(START + 3 * SECOND, 4, told.book, told.book.widen(none, none, -(2**64), 2**64))
+    daemon.store("book_delta", numbered(told.recorder.take()))
+    for second, bids, is_cut in ((0, 3, True), (1, 3, True), (2, 5, True), (3, 5, False)):
+        found = rebuilt(daemon, START + second * SECOND)
+        assert (found["bid_count"][0], found.is_cut[0]) == (bids, is_cut)
+        assert found["bid_price"][0, bids - 1] == {3: 99.90, 5: 99.80}[bids]
 
 
 messages = st.lists(

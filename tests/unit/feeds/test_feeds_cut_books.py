@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from hypothesis import given, settings
@@ -13,6 +14,7 @@ from marketd.daemon.feeds.binance_markets import FUTURES_RULE, SPOT_RULE
 from marketd.daemon.feeds.books import BookKeeper
 from marketd.daemon.feeds.feed_model import BookSettings
 from marketd.daemon.feeds.symbol_state import Part
+from marketd.market.book_deltas import BookReplay
 from marketd.market.instruments import Instrument
 from marketd.market.records import BookState, ImbalanceReason
 from marketd.market.times import ABSENT, NS_PER_SECOND
@@ -66,11 +68,14 @@ def snapshot(states: list[State], number: int) -> BookSnapshot:
     )
 
 
-def replayed(seed: int, trend: int, rule: Any, willing: float) -> tuple[list[State], list[Part], BookKeeper]:
-    """The market through a keeper; the venue answers each wish with a probability, and with any moment's book."""
+def replayed(
+    seed: int, trend: int, rule: Any, willing: float, seen: Callable[[BookKeeper, list[Part]], None] | None = None
+) -> tuple[list[State], list[Part], BookKeeper]:
+    """The market through a keeper; the venue answers each wish with a probability, and with any moment's book.
+    `seen`: called after each message."""
     states, deltas = market(seed, trend)
     rng, parts = random.Random(seed + 1), list[Part]()
-    books = BookSettings(DEPTH, NS_PER_SECOND // 10, 1.0, BAND_BPS, buckets={"BTCUSDT.BINANCE": "0.02"})
+    books = BookSettings(DEPTH, NS_PER_SECOND // 10, 1.0, BAND_BPS, deltas=True, buckets={"BTCUSDT.BINANCE": "0.02"})
     keeper = BookKeeper(rule, BTC, books)
     keeper.subscribed()
     for number, delta in enumerate(deltas, 1):
@@ -81,6 +86,8 @@ def replayed(seed: int, trend: int, rule: Any, willing: float) -> tuple[list[Sta
             parts += keeper.take(snapshot(states, max(0, min(number + ahead, STEPS - 1))))
             assert_knows_within_edges(keeper, states)
         parts += keeper.time(delta.ts_ns)
+        if seen is not None:
+            seen(keeper, parts)
     return states, parts, keeper
 
 
@@ -139,6 +146,32 @@ def test_figures_of_a_book_of_cut_snapshots_are_those_of_the_whole_book_or_absen
             for j, (bid, ask) in enumerate(zip(row["bid_size"].tolist(), row["ask_size"].tolist(), strict=True)):
                 assert bid in (ABSENT, resting(true.bids, base - j))
                 assert ask in (ABSENT, resting(true.asks, base + j))
+
+
+@settings(max_examples=25, deadline=None)
+@given(**MARKETS)
+def test_a_book_that_is_made_again_from_its_changes_knows_its_edges(
+    seed: int, trend: int, rule: Any, willing: float
+) -> None:
+    replay, told = BookReplay(), 0
+
+    def as_known(keeper: BookKeeper, parts: list[Part]) -> None:
+        nonlocal told
+        for kind, records in parts[told:]:
+            if kind == "book_delta":
+                replay.apply(records)
+        told = len(parts)
+        book, again = keeper.sync.book, replay.book
+        assert replay.is_live == (keeper.sync.state is BookState.LIVE)
+        if replay.is_live:
+            assert again == book
+            assert (again.bid_edge, again.ask_edge, again.is_cut) == (book.bid_edge, book.ask_edge, book.is_cut)
+            known, depth = again.known(10_000), len(again)
+            assert dict(zip(known.bid_prices, known.bid_sizes, strict=True)) == within(book.bids, book.bid_edge, 2**64)
+            assert dict(zip(known.ask_prices, known.ask_sizes, strict=True)) == within(book.asks, 0, book.ask_edge)
+            assert (again.knows_bids(depth), again.knows_asks(depth)) == (False, False)
+
+    replayed(seed, trend, rule, willing, as_known)
 
 
 def near(true: State) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from book_oracles import applied, levels
-from marketd.market.book import Levels, OrderBook
+from marketd.market.book import NO_ASK_EDGE, NO_BID_EDGE, Levels, OrderBook
 
 prices = st.integers(1, 30)
 sizes = st.integers(0, 5)
@@ -120,3 +120,26 @@ def test_two_changes_told_as_one_are_their_sum():
     both = book.apply(Levels([9], [4]), Levels([], [])).then(book.cut(1))
     assert both.bids == Levels([9, 9], [4, 0])
     assert both.bids_before == [0, 4]
+
+
+def test_of_a_window_a_side_that_is_full_goes_on_and_one_that_is_not_is_whole() -> None:
+    book = OrderBook()
+    book.reset(levels({9: 1, 8: 1, 7: 1}), levels({10: 1}), window=2)
+    assert (book.bids, book.bid_edge, book.ask_edge) == ({9: 1, 8: 1}, 8, NO_ASK_EDGE)
+    change = book.apply(levels({9: 0}), levels({11: 2, 12: 2}))
+    assert (book.bid_edge, book.ask_edge, book.is_cut) == (NO_BID_EDGE, 11, True)
+    change = change.then(book.cut(2))
+    assert book.asks == {10: 1, 11: 2}
+    book.revert(change)
+    assert (book.bids, book.asks, book.bid_edge, book.ask_edge) == ({9: 1, 8: 1}, {10: 1}, 8, NO_ASK_EDGE)
+    assert (book.copy().window, book.copy().bid_edge) == (2, 8)
+
+
+def test_levels_that_are_known_end_at_the_edges() -> None:
+    book = OrderBook()
+    book.reset(levels({9: 1, 8: 2, 7: 3}), levels({10: 4, 11: 5}))
+    book.know(8, NO_ASK_EDGE)
+    assert book.known(5) == ([9, 8], [1, 2], [10, 11], [4, 5])
+    assert book.known(1) == ([9], [1], [10], [4])
+    book.know(10, 10)
+    assert book.known(5) == ([], [], [10], [4])

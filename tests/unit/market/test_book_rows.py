@@ -11,7 +11,7 @@ from book_records import book, books
 from marketd.market.book_means import book_means
 from marketd.market.book_rows import depth_of, depth_of_bytes, is_book_dtype, join, read_books, refit
 from marketd.market.errors import InvalidArgument
-from marketd.market.records import BY_NAME, MAX_BOOK_DEPTH, TRADE, book_dtype, book_kind
+from marketd.market.records import BY_NAME, MAX_BOOK_DEPTH, TRADE, BookFlag, book_dtype, book_kind
 from marketd.market.times import ABSENT
 
 LEVELS = st.lists(st.tuples(st.integers(1, 2**40), st.integers(1, 2**40)), max_size=12)
@@ -23,6 +23,16 @@ def test_a_book_of_another_depth_is_the_one_that_would_have_been_made_with_it(
 ) -> None:
     found = refit(book(bids, asks, depth=depth), other)
     assert found.tobytes() == book(bids[:other], asks[:other], depth=other).tobytes()
+
+
+@pytest.mark.parametrize("count", [1, 30])
+def test_a_book_from_which_levels_are_cut_has_not_all_that_the_venue_told_any_more(count: int) -> None:
+    both = int(BookFlag.BIDS_CUT | BookFlag.ASKS_CUT)
+    records = np.repeat(book([(9, 1), (8, 1), (7, 1)], [(10, 1), (11, 1)], depth=5), count)
+    records["flags"] = both | BookFlag.JUMP
+    for depth, left in ((6, both), (3, both), (2, BookFlag.ASKS_CUT), (1, 0)):
+        assert refit(records, depth)["flags"].tolist() == [left | BookFlag.JUMP] * count
+    assert records["flags"].tolist() == [both | BookFlag.JUMP] * count
 
 
 def test_a_book_that_fits_is_not_copied() -> None:

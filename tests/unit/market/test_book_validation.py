@@ -149,6 +149,11 @@ def test_records_at_the_edge_of_a_rule_pass():
     end = empty(KINDS.by_name("book_delta"), 1)
     end["ts_event"], end["side"], end["flags"] = NOW, 0, BookDeltaFlag.END | BookDeltaFlag.LAST
     assert rules("book_delta", end) == {}
+    edges = np.repeat(end, 2)
+    edges["price"], edges["flags"] = [95, ABSENT], [BookDeltaFlag.BID_EDGE, BookDeltaFlag.ASK_EDGE]
+    assert rules("book_delta", edges) == {}
+    edges["size"][1] = 3
+    assert rules("book_delta", edges) == {1: "side"}
 
 
 def test_a_book_of_one_level_has_no_order_to_break():
