@@ -6,6 +6,9 @@ lost the venue, fetches a long stretch), the ledger gets an ENDED at the newest 
 goes on where ingest's knowledge ends, and tells itself what it missed and what it fetched; so ingest then only says
 OBSERVED from there on, before what the feed has to say. All of it is journaled, and so holds over restarts.
 
+A venue that the configuration has no more, or has disabled, is not waited for: the bars that were forming get their
+last version, as those of a symbol that was removed do.
+
 Producers have venues of their own, and may be silent: what they say of the ledger is their word.
 """
 
@@ -13,7 +16,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -42,6 +45,7 @@ class Hearing:
         self._lane = lane
         self._heard: dict[int, float] = {}  # instrument -> when it was heard, monotonic s
         self._looked = 0.0
+        self.followed: Collection[str] = VENUES  # whose feeds the configuration wants
 
     # ---- heard --------------------------------------------------------------------------------
 
@@ -86,14 +90,26 @@ class Hearing:
 
     def _is_silent(self, state: InstrumentState, now: float) -> bool:
         instrument = state.instrument
-        if not state.observed.now or instrument.venue not in VENUES or instrument.venue == CONSOLIDATED_VENUE:
+        if instrument.venue not in VENUES or instrument.venue == CONSOLIDATED_VENUE:
+            return False
+        if not state.observed.now and not self._is_left(state):
             return False
         return now - self._heard.setdefault(instrument.id, now) > SILENT_SECONDS
 
+    def _is_left(self, state: InstrumentState) -> bool:
+        """Are bars forming that no feed will go on with?"""
+        return state.instrument.venue not in self.followed and state.fold.has_unflushed
+
     def _end(self, state: InstrumentState) -> None:
+        is_left = self._is_left(state)
         ends = self._ends_of(state)
+        if is_left:
+            ends.setdefault(TRADES, state.fold.heard_ns)
+        bars, reason = (
+            (Ended.BARS_CLOSED, "its venue is not followed") if is_left else (Ended.BARS_GO_ON, "nothing is heard")
+        )
         events = [
-            coverage_record(Coverage.ENDED, end, end, stream=stream, detail=Ended.BARS_GO_ON, reason="nothing is heard")
+            coverage_record(Coverage.ENDED, end, end, stream=stream, detail=bars, reason=reason)
             for stream, end in ends.items()
         ]
         self._tell(state, events)

@@ -137,6 +137,11 @@ class BarFold:
         """The forming bars, by timeframe and time."""
         return _candles(self._open.occupied())
 
+    @property
+    def has_unflushed(self) -> bool:
+        """Would `flush` give out a bar?"""
+        return any(self._open.trades_given(index, bar[TS]) != bar[COUNT] for index, bar in self._open.occupied())
+
     # ---- what happens ---------------------------------------------------------------------------
 
     def fold(self, trades: Records) -> Folded:

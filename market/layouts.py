@@ -141,7 +141,7 @@ class Coverage(IntEnum):
 class Ended(IntEnum):
     """What became of the bars that were forming when nobody listened to the trades any more."""
 
-    BARS_CLOSED = 0  # closed as they stood: an import's last file, a symbol that was removed
+    BARS_CLOSED = 0  # closed as they stood: an import's last file, a symbol that was removed, a venue left out
     BARS_GO_ON = 1  # the source may come back at any moment: its feed stopped, or is not heard
 
 

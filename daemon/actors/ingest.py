@@ -85,6 +85,7 @@ class IngestActor(PollActor):
             live_only=config.journal.when_full == "live_only",
             consolidator=self._consolidator() if config.book.consolidated else None,
         )
+        self._ingest.hearing.followed = frozenset(config.active_venues)
         self._acks = self._ingest.acks
         self._publisher.announce(self._registry.instruments)
         self._beat()
@@ -279,6 +280,7 @@ class IngestActor(PollActor):
         self._journal.set_budget(config.journal.budget)
         self._ingest.live_only = config.journal.when_full == "live_only"
         self._kernel.set_max_skew(config.validation.max_skew)
+        self._ingest.hearing.followed = frozenset(config.active_venues)
 
     def statistics(self) -> Mapping[str, Any]:
         if not hasattr(self, "_ingest"):

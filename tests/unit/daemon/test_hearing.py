@@ -139,6 +139,56 @@ def test_each_stream_ends_and_the_forming_bars_go_on(hearer: Hearer) -> None:
     assert len(hearer.daemon.ring("candle.1m.own")) == 0  # none was closed as it stood
 
 
+def closed_minutes(hearer: Hearer) -> list[tuple[int, int]]:
+    """(trades, flags) of the newest version of each."""
+    bars = hearer.daemon.ring("candle.1m.own")
+    return list(zip(bars["trade_count"].tolist(), bars["flags"].tolist(), strict=True))
+
+
+@pytest.mark.parametrize("is_told", [False, True])
+def test_a_venue_that_is_left_out_gets_the_last_version_of_its_forming_bars(hearer: Hearer, is_told: bool) -> None:
+    hearer.send((TRADE_KIND, trades([(500, 2, 100, 1)])))
+    if is_told:  # the feed was drained, and said so
+        hearer.send(
+            (
+                COVERAGE_KIND,
+                coverage_record(Coverage.ENDED, START + SECOND, START + SECOND, stream=TRADES, detail=Ended.BARS_GO_ON),
+            )
+        )
+    hearer.ingest.hearing.followed = {"KRAKEN"}
+    hearer.wait(4.0)
+    assert closed_minutes(hearer) == []
+    hearer.wait(2.0)
+    assert closed_minutes(hearer) == [(2, CandleFlag.PARTIAL)]
+    (ended,) = hearer.daemon.ring("coverage")[-1:]
+    assert (ended["state"], ended["stream"], ended["detail"]) == (Coverage.ENDED, TRADES, Ended.BARS_CLOSED)
+    told = len(hearer.ledger())
+    hearer.wait(10.0)
+    hearer.restart()
+    hearer.ingest.hearing.followed = {"KRAKEN"}
+    hearer.wait(10.0)
+    assert len(hearer.ledger()) == told, "once, whatever is started anew"
+
+
+def test_a_venue_that_was_left_out_while_the_daemon_was_down_gets_its_last_bars_at_the_next_start(
+    hearer: Hearer,
+) -> None:
+    hearer.restart()
+    hearer.ingest.hearing.followed = set()
+    hearer.wait(6.0)
+    assert closed_minutes(hearer) == [(1, CandleFlag.PARTIAL)]
+
+
+def test_a_venue_that_comes_back_goes_on_with_its_bars(hearer: Hearer) -> None:
+    hearer.ingest.hearing.followed = set()
+    hearer.wait(6.0)
+    hearer.ingest.hearing.followed = {"BINANCE"}
+    hearer.send((TRADE_KIND, trades([(8000, 2, 100, 1)])))
+    hearer.send((TRADE_KIND, trades([(61_000, 3, 100, 1)])))
+    assert closed_minutes(hearer) == [(2, CandleFlag.REVISED)]
+    assert hearer.line(9000) == [(Seen.OBSERVED, 0.0, 9.0)]
+
+
 def test_who_was_not_heard_for_a_while_goes_on_where_he_ended(hearer: Hearer) -> None:
     hearer.wait(10.0)
     hearer.send((TRADE_KIND, trades([(8000, 2, 100, 1), (9000, 3, 100, 1)])))
