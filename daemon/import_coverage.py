@@ -23,7 +23,9 @@ class RecordedCoverage:
         self._ticks: dict[int, int] = {}  # time of the newest TICK by instrument
 
     def before(self, state: InstrumentState, fresh: Parts) -> Parts:
-        """What the ledger says before new trades are told."""
+        """What the ledger says before new trades are told; only by those that will be kept. A refused one leaves the
+        ids as they were: its GAP would be told again with the next, and end at a time that may be the reason."""
+        fresh = [(kind, records) for kind, records in fresh if len(records)]
         if not fresh:
             return []
         return self._observed(state, int(fresh[0][1]["ts_event"][0])) + self._gap_before(state, fresh)

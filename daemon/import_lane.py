@@ -63,6 +63,7 @@ from marketd.market.errors import InvalidArgument, MarketdError
 from marketd.market.instruments import Instrument, global_instrument
 from marketd.market.records import Coverage, Kind, Records
 from marketd.market.times import NS_PER_SECOND, NS_PER_US, isoformat_ns
+from marketd.market.validation import DataValidator
 from marketd.sql.connections import DatabaseConnectionManager
 
 _log = logging.getLogger(__name__)
@@ -117,6 +118,7 @@ class CaptureImport:
             band_bps=config.book.band_bps,
             activity_bars=config.activity_bars,
         )
+        self._validator = DataValidator(config.kinds(), config.validation.max_skew)
         self._clock = RecordedClock()
         self._counts: Counter[str] = Counter()
         self._ignored: Counter[str] = Counter()
@@ -254,7 +256,8 @@ class CaptureImport:
                 instrument = self._instruments[event.symbol]
                 state = self._kernel.state(instrument)
                 fresh = self._fresh(state, event.records)
-                yield instrument, [*self._coverage.before(state, fresh), *fresh], []
+                kept = [(kind, self._keepable(kind, records, instrument, line.recv_ns)) for kind, records in fresh]
+                yield instrument, [*self._coverage.before(state, kept), *fresh], []
             elif isinstance(event, Candles):
                 yield self._instruments[event.symbol], [(CANDLE_KIND, event.records)], []
             elif isinstance(event, Series):
@@ -285,6 +288,11 @@ class CaptureImport:
             self._counts["known"] += int(repeated.sum())
             records = records[~repeated]
         return [(TRADE_KIND, records)] if len(records) else []
+
+    def _keepable(self, kind: Kind, records: Records, instrument: Instrument, received_ns: int) -> Records:
+        """Those that no rule will refuse."""
+        verdict = self._validator.validate(kind, records, instrument, max(received_ns, self._clock.last))
+        return records if verdict.good is None else records[verdict.good]
 
     def _accept(
         self, instrument: Instrument, parts: list[tuple[Kind, Records]], rejected: list[Rejection], received_ns: int

@@ -142,6 +142,25 @@ async def test_what_an_import_observed_ends_with_its_files_and_goes_on_with_the_
     assert await lane.fetch(LEDGER) == [*told, (Coverage.OBSERVED, 16), (Coverage.GAP, 16), (Coverage.ENDED, 20)]
 
 
+GAPS = f"""
+SELECT extract(epoch FROM ts_start)::bigint - {START // SECOND}, extract(epoch FROM ts_end)::bigint - {START // SECOND},
+       detail FROM coverage WHERE state = {int(Coverage.GAP)} ORDER BY seq
+"""
+
+
+async def test_a_gap_before_trades_that_are_refused_is_told_once_with_the_next_that_is_kept(lane: Lane) -> None:
+    refused = [trade(number, number + 500) for number in range(5, 9)]  # of a time that is still to come
+    report = await lane.run([trade(1, 1), trade(2, 2), *refused, trade(9, 9), trade(10, 10), trade(13, 13)])
+    assert (report.refused, report.rules) == (4, {"max_skew": 4})
+    assert await lane.fetch(GAPS) == [(2, 9, 6), (10, 13, 2)]
+
+
+async def test_an_import_of_refused_trades_alone_claims_nothing(lane: Lane) -> None:
+    report = await lane.run([trade(number, number + 500) for number in range(1, 4)])
+    assert report.refused == 3
+    assert [event for event in await lane.fetch(LEDGER) if event[0] == Coverage.OBSERVED and event[1] > 400] == []
+
+
 async def test_an_import_leaves_no_file_open(lane: Lane) -> None:
     def journal_files() -> list[str]:
         names = (os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if _is_open(fd))
