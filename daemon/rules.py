@@ -206,13 +206,26 @@ def _check_instrument_name(path: str, name: str, or_else: str = "") -> None:
 
 
 def _check_no_venue_is_meant(path: str, name: str) -> None:
-    """A producer's venue may have any name, `COINBASE_TEST` too, but no misspelt one of ours, which matches nothing."""
+    """A producer's venue may have any name, `COINBASE_TEST` too, but no misspelt or shortened one of ours: that matches
+    nothing."""
     symbol, _, venue = name.rpartition(".")
-    close = next(iter(get_close_matches(venue.upper(), _FEED_VENUES, n=1, cutoff=MEANT)), venue)
-    if not venue.startswith(close):
-        fail(path, f"{venue!r} is no venue, and too like {close} for a producer's own; write '{symbol}.{close}'")
     if venue == CONSOLIDATED_VENUE:
         fail(path, f"{venue} has no trades of its own to make bars of; write '{symbol}.' and one of its venues")
+    likely = get_close_matches(venue.upper(), _FEED_VENUES, n=1, cutoff=MEANT)
+    close = next(iter(likely or (known for known in _FEED_VENUES if _is_short_for(venue.upper(), known))), venue)
+    if not venue.startswith(close):
+        known = ", ".join(_FEED_VENUES)
+        fail(
+            path,
+            f"{venue!r} is no venue, and too like {close} for a producer's own; write '{symbol}.{close}'. Venues are "
+            f"{known}",
+        )
+
+
+def _is_short_for(name: str, venue: str) -> bool:
+    """Only letters of the venue's name, in their order: `KRK`, `COIN`, `BINANCEFUT`."""
+    letters = iter(venue)
+    return len(name) > 1 and all(letter in letters for letter in name)
 
 
 def _check_activity_bars(config: Config) -> None:

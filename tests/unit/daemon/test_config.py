@@ -11,8 +11,10 @@ from marketd.daemon.config import convert, find_file, load, to_plain
 from marketd.daemon.quantities import Bytes, Nanoseconds
 from marketd.daemon.settings import Config
 from marketd.market.errors import ConfigError
+from marketd.market.instruments import CONSOLIDATED_VENUE, VENUES
 from marketd.market.records import FIRST_SERIES_ID
 
+ALL_VENUES = ", ".join(venue for venue in VENUES if venue != CONSOLIDATED_VENUE)
 VENUE = '[venues.BINANCE]\nsymbols = ["BTC/USDT"]\n'
 
 
@@ -98,6 +100,10 @@ def test_what_to_plain_shows_converts_back_to_the_same(tmp_path: Path) -> None:
         ('[aliases]\nBTC = "XBT"\nXBT = "BTCUSDT.BINANCE"', "aliases.BTC", "an alias itself"),
         ('[aliases]\nBTC = "BTC"', "aliases.BTC", "an alias itself"),
         ('[activity_bars]\n"BTCUSDT.BINACE" = ["tick:5"]', "activity_bars.BTCUSDT.BINACE", "'BTCUSDT.BINANCE'"),
+        ('[activity_bars]\n"BTCUSDT.BINACE" = ["tick:5"]', "activity_bars.BTCUSDT.BINACE", ALL_VENUES),
+        ('[activity_bars]\n"BTCUSDT.KRK" = ["tick:5"]', "activity_bars.BTCUSDT.KRK", "'BTCUSDT.KRAKEN'"),
+        ('[activity_bars]\n"BTCUSDT.COIN" = ["tick:5"]', "activity_bars.BTCUSDT.COIN", "'BTCUSDT.COINBASE'"),
+        ('[activity_bars]\n"X.BNCFUT" = ["tick:5"]', "activity_bars.X.BNCFUT", "'X.BINANCE_FUTURES'. Venues are BIN"),
         ('[activity_bars]\n"BTCUSDT.okx" = ["tick:5"]', "activity_bars.BTCUSDT.okx", "'BTCUSDT.OKX'"),
         ('[activity_bars]\n"BTCUSDT.COB" = ["tick:5"]', "activity_bars.BTCUSDT.COB", "one of its venues"),
         ('[activity_bars]\n"*" = ["tick:5", "range:5"]', "activity_bars.*[1]", "none of tick"),
@@ -150,7 +156,7 @@ def test_an_error_names_the_file_the_setting_and_the_way_out(tmp_path: Path, tex
     assert words in str(error)
 
 
-@pytest.mark.parametrize("venue", ["DESK", "COINBASE_PRO", "BINANCE2", "BINANCE_DELIVERY"])
+@pytest.mark.parametrize("venue", ["DESK", "COINBASE_PRO", "BINANCE2", "BINANCE_DELIVERY", "BITMEX", "COINEX", "X"])
 def test_bars_of_a_producers_own_venue_may_be_wanted(tmp_path: Path, venue: str) -> None:
     file, name = tmp_path / "marketd.toml", f"BTCUSDT.{venue}"
     file.write_text(f'[activity_bars]\n"{name}" = ["tick:5"]')
