@@ -167,6 +167,8 @@ def _demand_same_feed(
     if len(later) and later["seq"][0] < next_feed["seq"]:
         return
     start, end = ts_ns + DISORDER_NS, _end(next_feed)
+    if next_feed["ts_end"] == ABSENT:  # a GAP that ingest told of a feed that is gone: it begins with the last event
+        end = int(next_feed["ts_start"]) + NS_PER_US
     between = None
     if start < end:
         between = yield from rows(catalogue, STREAM, instrument.name, start, end, 1)

@@ -7,6 +7,7 @@ by then.
 
 from __future__ import annotations
 
+import time
 from typing import Any, cast
 
 import msgspec
@@ -32,7 +33,7 @@ class Look:
         self._timeframe = timeframe
 
     def __call__(self) -> Worth:
-        """From the oldest of the records to the newest event of the instrument, or of its ledger."""
+        """From the oldest of the records until now: what is missing now is missing, however far the records reach."""
         span = span_of(self._kind.name, self._kind.time, self._records, self._timeframe)
         ring = self._arena.rings.get(_RING)
         if span is None or ring is None:
@@ -41,8 +42,7 @@ class Look:
             ledger, cut = self._arena.last(_RING, ring.capacity)
         except (MarketdError, ValueError):  # closed meanwhile, or replaced by an arena without it
             return UNKNOWN
-        ends = ledger["ts_end"][ledger["ts_end"] > ledger["ts_start"]]
-        end_ns = max(span[1], cut.ts_event, int(ends.max(initial=0)))
+        end_ns = max(span[1], cut.ts_event + 1, time.time_ns())
         return worth_of_newest(ledger, self._kind.name, span[0], end_ns)
 
 

@@ -25,7 +25,8 @@ class Require:
     max_stale: a duration (`"2s"`, a number of seconds, a timedelta). So lately the daemon has shown that it lives, and
     something was heard of the instrument (a feed says each second that it listens, also when nothing happens).
     book: a `BookState` by name: the newest record's book is in that state.
-    no_gaps: the ledger says of the whole stretch, up to the newest event, that it was observed or fetched afterwards.
+    no_gaps: the ledger says of the whole stretch, until now where no end was named, that it was observed or fetched
+    afterwards.
     """
 
     __slots__ = ("book", "max_stale_ns", "no_gaps")

@@ -27,10 +27,11 @@ from marketd.daemon.clock import LiveClock
 from marketd.daemon.consolidated import Consolidator
 from marketd.daemon.few_trades import TRADE_BYTES
 from marketd.daemon.hearing import Hearing
-from marketd.daemon.kernel import Kernel, Lot
+from marketd.daemon.kernel import COVERAGE_KIND, Kernel, Lot, coverage_record
 from marketd.daemon.late_rebuilds import LateRebuilds
 from marketd.daemon.left_books import stale_book, stale_figures
 from marketd.daemon.live_lane import LiveLane
+from marketd.daemon.observed_streams import BOOK
 from marketd.daemon.orphans import Orphans, lost_since
 from marketd.daemon.pieces import MAX_PIECES, too_scattered
 from marketd.daemon.producers import LIVE_ONLY, repeated_outcome
@@ -44,7 +45,7 @@ from marketd.ipc.journal_errors import JournalFailed
 from marketd.ipc.protocol import Alive, Declare, Declared, Failure, Follow, Outcome, Rejection
 from marketd.market.errors import Busy, InvalidArgument, JournalFull, MarketdError, ProtocolError, UnknownInstrument
 from marketd.market.instruments import CONSOLIDATED_VENUE, Instrument
-from marketd.market.records import Kind, Records
+from marketd.market.records import Coverage, Kind, Records
 from marketd.market.times import ABSENT
 
 _log = logging.getLogger(__name__)
@@ -355,11 +356,14 @@ class Ingest:
             )
 
     def _left(self, instrument: Instrument, ts_ns: int) -> list[tuple[Kind, Records]]:
-        """A book that nobody keeps in step any more, and the figures of it that are shown as LIVE."""
+        """A book that nobody keeps in step any more, its figures that are shown as LIVE, and what the ledger says."""
         kinds = self._kernel.kinds
         parts = [(kinds.by_name("book"), stale_book(kinds.by_name("book"), ts_ns))]
         for name, newest in self._publisher.live_figures_of(instrument):
             parts.append((kinds.by_name(name), stale_figures(ts_ns, name, newest)))
+        if BOOK in self._kernel.state(instrument).observed:
+            gap = coverage_record(Coverage.GAP, ts_ns, ABSENT, stream=BOOK, reason="its feed is gone")
+            parts.append((COVERAGE_KIND, gap))
         return parts
 
     def close(self) -> None:

@@ -105,6 +105,11 @@ class Tail:
         return self._stored_ns or None
 
     @property
+    def is_live(self) -> bool:
+        """Is the instrument followed, or was it, by this daemon's feeds and producers? An import's has no arena."""
+        return self._arena is not None
+
+    @property
     def newest_ns(self) -> int:
         """The newest event that the answer knows of, by the arena; 0: unknown."""
         if self._cut is None or (self._known_at is not None and self._cut.ts_known > self._known_at):

@@ -6,7 +6,8 @@
                 the jump, and whenever the state changes (then, but for LIVE, without levels)
     imbalance   each second, by `ImbalanceKernel`; buckets each second and minute, by `BucketKernel`
     book_delta  each changed level, if asked for; the whole book where it begins anew
-    coverage    OBSERVED when the book is first LIVE, a GAP for each stretch in which it was not
+    coverage    OBSERVED when the book is first LIVE; a GAP without an end when it leaves LIVE, and when it is LIVE
+                again the same GAP with its end, and OBSERVED
 
 Between two messages time goes on by `time`: it closes seconds, and sends the last state of an interval.
 """
@@ -118,9 +119,10 @@ class BookKeeper:
         """The instrument is no longer followed: its book is not LIVE, and the ledger is closed."""
         if self.newest_ns < 0:
             return []
-        parts, end_ns = self.disconnected(), self.newest_ns
-        if self._lost_ns != ABSENT and self._lost_ns < end_ns:
-            parts.append(CoverageEvent(Coverage.GAP, self._lost_ns, end_ns, "book", reason=self._lost_reason).part())
+        lost_ns, end_ns = self._lost_ns, self.newest_ns
+        parts = [part for part in self.disconnected() if part[0] != "coverage"]  # it ends, and is not lost
+        if lost_ns != ABSENT and lost_ns < end_ns:
+            parts.append(CoverageEvent(Coverage.GAP, lost_ns, end_ns, "book", reason=self._lost_reason).part())
         return [*parts, CoverageEvent(Coverage.ENDED, end_ns, end_ns, "book", reason=reason).part()]
 
     def silent(self) -> list[Part]:
@@ -210,15 +212,13 @@ class BookKeeper:
             if step.change is not None:
                 self._tell(ts_ns, self.sync.book, step.change)
             return []
-        if step.state is BookState.LIVE:
-            parts = self._began(ts_ns)
-        elif step.state is not step.before:
-            self._left(ts_ns, step)
-            parts = []
-        else:
-            return []
         # a change of state is told at once; all else with the next `time`
-        return [*parts, *self._records()]
+        if step.state is BookState.LIVE:
+            return [*self._began(ts_ns), *self._records()]
+        if step.state is not step.before:
+            lost = self._left(ts_ns, step)
+            return [*self._records(), *lost]  # the changes end before the ledger says so: `client.book_rebuild` asks
+        return []
 
     def _records(self) -> list[Part]:
         parts: list[Part] = []
@@ -249,17 +249,21 @@ class BookKeeper:
 
     def _coverage(self, ts_ns: int) -> list[Part]:
         parts: list[Part] = []
-        if self._lost_ns != ABSENT:
+        was_lost = self._lost_ns != ABSENT
+        if was_lost:
             parts.append(CoverageEvent(Coverage.GAP, self._lost_ns, ts_ns, "book", reason=self._lost_reason).part())
-        if not self._observed:
+        if was_lost or not self._observed:
             parts.append(CoverageEvent(Coverage.OBSERVED, ts_ns, ts_ns, "book", reason="in step").part())
         self._observed, self._lost_ns = True, ABSENT
         return parts
 
-    def _left(self, ts_ns: int, step: Step) -> None:
-        if step.left:
-            self._lost_ns, self._lost_reason = ts_ns, step.event.value
+    def _left(self, ts_ns: int, step: Step) -> list[Part]:
+        """What the ledger says of it: until it is LIVE again nobody knows where the gap will end."""
         self._leave_kernels(ts_ns)
+        if not step.left:
+            return []
+        self._lost_ns, self._lost_reason = ts_ns, step.event.value
+        return [CoverageEvent(Coverage.GAP, ts_ns, ABSENT, "book", reason=self._lost_reason).part()]
 
     def _leave_kernels(self, ts_ns: int) -> None:
         self._is_told = False

@@ -158,7 +158,8 @@ def tick(ts_ns: int) -> Part:
 
 
 class CoverageEvent(NamedTuple):
-    """One row of the ledger. `detail` counts records; `stream` is the kind that it speaks of."""
+    """One row of the ledger. `detail` counts records; `stream` is the kind that it speaks of. An end that is ABSENT is
+    not known yet; so may be a start, which is the end then."""
 
     state: Coverage
     start_ns: int
@@ -169,7 +170,8 @@ class CoverageEvent(NamedTuple):
 
     def part(self) -> Part:
         record = np.zeros(1, dtype=COVERAGE)
-        start = self.end_ns if self.start_ns == ABSENT else min(self.start_ns, self.end_ns)
+        start = self.start_ns if self.end_ns == ABSENT else min(self.start_ns, self.end_ns)
+        start = self.end_ns if self.start_ns == ABSENT else start
         record["ts_event"] = record["ts_start"] = start
         record["ts_end"] = self.end_ns
         record["detail"] = self.detail

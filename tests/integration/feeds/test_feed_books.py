@@ -19,7 +19,7 @@ from marketd.daemon.feeds.feed_model import BookSettings
 from marketd.daemon.feeds.rest import RestClient, RestFailed
 from marketd.market.book_deltas import BookReplay
 from marketd.market.fixed import format_fixed, parse_fixed
-from marketd.market.records import BookState, Coverage, Records
+from marketd.market.records import ABSENT, BookState, Coverage, Records
 from support import eventually_async
 
 SYMBOLS = ["BTCUSDT", "ETHUSDT"]
@@ -81,8 +81,12 @@ async def test_a_cut_connection_costs_a_gap_and_the_books_come_back_right() -> N
     for symbol in SYMBOLS:
         assert_right(sink, symbol)
         events = sink.book_events(symbol)
-        assert events["state"].tolist() == [Coverage.OBSERVED, *3 * [Coverage.GAP], Coverage.ENDED]
-        assert set(events["reason"][1:-1].tolist()) == {b"disconnected"}
+        lost = [Coverage.GAP, Coverage.GAP, Coverage.OBSERVED]
+        assert events["state"].tolist() == [Coverage.OBSERVED, *3 * lost, Coverage.ENDED]
+        gaps = events[events["state"] == Coverage.GAP]
+        assert set(gaps["reason"].tolist()) == {b"disconnected"}
+        assert (gaps["ts_end"] == ABSENT).tolist() == 3 * [True, False]
+        assert gaps["ts_start"][::2].tolist() == gaps["ts_start"][1::2].tolist()
         states = sink.records(symbol, "book")["state"]
         assert BookState.STALE in states
         assert BookState.SYNCING in states
@@ -259,7 +263,7 @@ async def test_fifty_cuts_at_random_moments_lose_no_trade_and_leave_every_book_r
         assert_right(sink, symbol)
         events = sink.book_events(symbol)
         assert events["state"][[0, -1]].tolist() == [Coverage.OBSERVED, Coverage.ENDED]
-        gaps = events[1:-1]
+        gaps = events[1:-1][events["ts_end"][1:-1] == ABSENT]
         assert (gaps["state"] == Coverage.GAP).all()
         lost = sink.records(symbol, "book")
         assert (

@@ -23,7 +23,7 @@ from marketd.market import book_deltas
 from marketd.market.book import Levels, OrderBook
 from marketd.market.book_deltas import DeltaRecorder
 from marketd.market.errors import InvalidArgument, NotStored, NotYetStored
-from marketd.market.records import BOOK_DELTA, BY_NAME, BookFlag, Coverage, Records, empty
+from marketd.market.records import ABSENT, BOOK_DELTA, BY_NAME, BookFlag, Coverage, Records, empty
 
 FUTURE = "2222-01-01T00:00:00+00:00"
 SECOND, MS = 1_000_000_000, 1_000_000
@@ -352,6 +352,43 @@ def test_a_killed_feeds_book_is_known_up_to_its_last_change_whatever_the_gap_is_
         with pytest.raises(NotStored, match="nothing is known of it"):
             rebuilt(daemon, ts)
     assert len(rebuilt(daemon, again_ns)) == 1
+
+
+@pytest.mark.parametrize("is_back", [False, True])
+def test_while_a_killed_feeds_gap_is_open_its_book_is_known_up_to_the_last_that_it_sent(
+    daemon: FakeDaemon, is_back: bool
+) -> None:
+    """Ingest told of it as soon as the feed was gone: from the newest event on."""
+    again_ns = killed_feed(daemon, 60)
+    newest = START + 9_900 * MS
+    gone = event(Coverage.GAP, newest, ABSENT, 900)
+    back = [event(Coverage.GAP, newest, again_ns, 1_000), event(Coverage.OBSERVED, again_ns, again_ns, 1_000)]
+    daemon.stored["coverage"] = np.concatenate([gone, *back]) if is_back else gone
+    if not is_back:
+        daemon.stored["book_delta"] = daemon.stored["book_delta"][:-10]
+    for ts in (START + SECOND, newest - 1):
+        assert len(rebuilt(daemon, ts)) == 1
+    for ts in (newest, newest + 2 * SECOND, START + 30 * SECOND, again_ns - 1):
+        with pytest.raises(NotStored, match="nothing is known of it"):
+            rebuilt(daemon, ts)
+
+
+def test_a_book_that_was_lost_and_came_back_is_known_before_and_after(daemon: FakeDaemon) -> None:
+    told = told_steps(50)
+    lost, back = START + 5 * SECOND, START + 60 * SECOND
+    told.recorder.leave(lost)
+    first = numbered(told.recorder.take())
+    told.begin(back)
+    daemon.store("book_delta", np.concatenate((first, numbered(told.recorder.take(), 1_001))))
+    daemon.store("coverage", event(Coverage.GAP, lost, ABSENT, 999))
+    for closed in (False, True):
+        if closed:
+            daemon.store("coverage", event(Coverage.GAP, lost, back, 1_000))
+            daemon.store("coverage", event(Coverage.OBSERVED, back, back, 1_000))
+        assert rebuilt(daemon, lost - 1)["time"].tolist() == [START + 4_900 * MS]
+        with pytest.raises(NotStored, match="not in step"):
+            rebuilt(daemon, lost + 20 * SECOND)
+        assert len(rebuilt(daemon, back)) == 1
 
 
 def test_what_else_a_killed_feed_sent_tells_that_it_still_followed_the_book(daemon: FakeDaemon) -> None:

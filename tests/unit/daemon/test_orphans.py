@@ -19,10 +19,12 @@ from lane import BTC, MS, START, trades
 from marketd.daemon import orphans, publisher
 from marketd.daemon.clock import LiveClock
 from marketd.daemon.ingest import Ingest
+from marketd.daemon.kernel import coverage_record
+from marketd.daemon.observed_streams import BOOK as BOOK_STREAM
 from marketd.daemon.orphans import Orphans, lost_since
 from marketd.ipc import protocol
 from marketd.ipc.presence import read_instruments
-from marketd.market.records import BOOK, BookFlag, BookState, ImbalanceReason, Records
+from marketd.market.records import BOOK, BookFlag, BookState, Coverage, ImbalanceReason, Records
 from marketd.market.times import ABSENT
 from small_daemon import SmallDaemon
 from support import eventually
@@ -137,6 +139,21 @@ def test_the_figures_of_a_killed_feed_are_stale_with_its_book(room: Room, proces
         assert (left["width"], left["base"], left["bid_size"].max()) == (50, ABSENT, ABSENT)
     room.ingest.leave_orphans()
     assert len(room.daemon.ring("imbalance")) == 2, "once is enough"
+
+
+def test_the_ledger_has_the_gap_of_a_book_whose_feed_is_gone_at_once(
+    room: Room, process: subprocess.Popen[bytes]
+) -> None:
+    room.alive(process.pid)
+    room.send("coverage", coverage_record(Coverage.OBSERVED, START, START, stream=BOOK_STREAM))
+    room.send("book", book(1000))
+    process.kill()
+    process.wait()
+    assert room.is_stale() and room.is_stale()
+    (gap,) = room.daemon.ring("coverage")[1:]
+    assert (gap["state"], gap["stream"]) == (Coverage.GAP, BOOK_STREAM)
+    assert (gap["ts_start"], gap["ts_end"]) == (START + 1000 * MS, ABSENT)
+    assert gap["ts_known"] == room.newest()["ts_known"][0]
 
 
 def test_figures_that_there_never_were_are_not_left(room: Room, process: subprocess.Popen[bytes]) -> None:

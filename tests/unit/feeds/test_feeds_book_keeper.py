@@ -17,10 +17,11 @@ from marketd.daemon.feeds.binance import BinanceAdapter
 from marketd.daemon.feeds.binance_markets import COIN_M, FUTURES_RULE, SPOT, SPOT_RULE, USD_M, Market
 from marketd.daemon.feeds.books import BookKeeper
 from marketd.daemon.feeds.feed_model import BookSettings
-from marketd.daemon.feeds.symbol_state import Part
+from marketd.daemon.feeds.symbol_state import CoverageEvent, Part
 from marketd.market.book_deltas import BookReplay
 from marketd.market.instruments import Instrument
 from marketd.market.records import ABSENT, TRADE, BookFlag, BookState, Coverage, Records
+from marketd.market.timeline import Seen, timeline
 
 SECOND = 10**9
 NOW = 1_723_161_600 * SECOND
@@ -72,17 +73,52 @@ def test_changes_within_an_interval_are_told_once_and_a_jump_at_once() -> None:
     assert of(parts + later, "book")["sequence"].tolist() == [17]
 
 
-def test_a_gap_leaves_live_asks_for_a_snapshot_and_is_in_the_ledger_once_it_is_over() -> None:
-    made, _ = live_keeper()
+def test_a_gap_leaves_live_asks_for_a_snapshot_and_is_in_the_ledger_at_once_and_with_its_end_when_it_is_over() -> None:
+    made, _ = live_keeper(deltas=True)
     parts = made.take(delta(12, 12, NOW + SECOND))
+    (gap,) = of(parts, "coverage")
+    assert (gap["state"], gap["stream"], gap["reason"]) == (Coverage.GAP, 3, b"gap")
+    assert (gap["ts_event"], gap["ts_start"], gap["ts_end"]) == (NOW + SECOND, NOW + SECOND, ABSENT)
+    assert [name for name, _ in parts].index("book_delta") < [name for name, _ in parts].index("coverage")
     (left,) = of(parts, "book")
     assert (left["state"], left["flags"], left["bid_count"]) == (BookState.SYNCING, BookFlag.STATE, 0)
     assert made.needs_snapshot
     parts = made.take(snapshot(12, NOW + 2 * SECOND))
     assert not made.needs_snapshot
-    (gap,) = of(parts, "coverage")
+    gap, observed = of(parts, "coverage")
     assert (gap["state"], gap["stream"], gap["reason"]) == (Coverage.GAP, 3, b"gap")
     assert (gap["ts_start"], gap["ts_end"]) == (NOW + SECOND, NOW + 2 * SECOND)
+    assert (observed["state"], observed["stream"], observed["ts_start"]) == (Coverage.OBSERVED, 3, NOW + 2 * SECOND)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from(["next", "gap", "cut", "snapshot", "silent", "stop"]), max_size=30))
+def test_at_every_moment_the_ledger_says_whether_the_book_is_live(script: list[str]) -> None:
+    made, number = live_keeper()[0], 10
+    ledger, now = [coverage_of(Coverage.OBSERVED, NOW)], NOW
+    for what in script:
+        now += SECOND
+        number += 2 if what == "gap" else 1
+        parts: list[Part] = []
+        if what in ("next", "gap"):
+            parts = made.take(delta(number, number, now, Levels([99], [number])))
+        elif what == "snapshot":
+            parts = made.take(snapshot(number, now))
+        elif what == "cut":
+            parts = made.disconnected() + made.subscribed()
+        elif what == "silent":
+            parts = made.silent()
+        parts += made.time(now)
+        ledger += [records for name, records in parts if name == "coverage"]
+        events = np.concatenate(ledger)
+        events["seq"] = np.arange(len(events))
+        is_live = made.sync.state is BookState.LIVE
+        (moment,) = timeline(events, 3, now, now + 1)
+        assert moment.state is (Seen.OBSERVED if is_live else Seen.GAP), script
+
+
+def coverage_of(state: Coverage, start: int) -> Records:
+    return CoverageEvent(state, start, start, "book").part()[1]
 
 
 def test_a_lost_connection_makes_the_book_stale_and_a_new_one_begins_it_anew() -> None:
