@@ -10,7 +10,7 @@ import pytest
 
 from acceptance.daemon_under_test import DaemonUnderTest, Exchange, Place
 from marketd.daemon import operator
-from marketd.market.records import BY_NAME, COVERAGE, Coverage, Records
+from marketd.market.records import BY_NAME, COVERAGE, CandleFlag, Coverage, Records
 from marketd.market.timeline import Seen, timeline
 from support import eventually
 
@@ -57,6 +57,19 @@ def now_of(place: Place) -> dict[int, Seen]:
     return {stream: timeline(found, stream, then, then + 1)[0].state for stream in (TRADES, BARS, BOOK)}
 
 
+def newest_minute(place: Place) -> tuple[int, int]:
+    """Start (s) and flags of the newest bar of a minute that is stored."""
+    rows = place.rows(
+        """
+        SELECT extract(epoch FROM ts)::bigint, flags FROM candles
+         WHERE timeframe = 60 AND source = 1
+           AND instrument_id IN (SELECT instrument_id FROM instruments WHERE symbol = $1) ORDER BY ts DESC LIMIT 1
+        """,
+        SYMBOL,
+    )
+    return (rows[0][0], rows[0][1]) if rows else (0, 0)
+
+
 def until_observed(place: Place) -> None:
     eventually(lambda: set(now_of(place).values()) == {Seen.OBSERVED}, timeout=60.0)
 
@@ -74,8 +87,10 @@ def test_a_venue_that_is_switched_off_and_on_is_observed_but_for_the_time_betwee
         place.configure(exchange.venue(candles=["1s"], enabled=False))
         operator.reload(place.runtime)
         until_ended(place)
-        (ended,) = (event for event in ledger(place) if event["state"] == Coverage.ENDED and event["stream"] == TRADES)
+        ended = next(e for e in ledger(place) if e["state"] == Coverage.ENDED and e["stream"] == TRADES)
         assert abs(int(ended["ts_start"]) - time.time_ns()) < 20 * SECOND
+        minute = int(ended["ts_start"]) // (60 * SECOND) * 60
+        eventually(lambda: newest_minute(place) == (minute, CandleFlag.PARTIAL), timeout=30.0)
         place.configure(exchange.venue(candles=["1s"]))
         operator.reload(place.runtime)
         until_observed(place)
