@@ -76,7 +76,10 @@ def test_the_last_minute_is_the_forming_bar(played: Played) -> None:
         expected = oracle.bars(dealt, 60_000)[-1]
         with UnifiedDataProvider(str(played.daemon.place.runtime)) as provider:
             frame = provider.get_latest_ohlcv(symbol, "1m", limit=1, forming=True)
-        assert bool(frame["is_forming"][-1])
+        with played.daemon.arena(symbol) as arena:
+            # the venue's time goes on behind the recording: on a slow machine the minute may be over
+            is_over = arena.cut().ts_event >= (expected.ts_ms + 60_000) * 1_000_000
+        assert bool(frame["is_forming"][-1]) or is_over
         assert int(frame["time"][-1]) == expected.ts_ms * 1_000_000
         names = ("open", "high", "low", "close", "volume", "quote_volume", "buy_volume", "trade_count")
         # a real number is the double nearest to the decimal text
