@@ -31,7 +31,7 @@ from marketd.daemon.feeds.adapter import (
     VenueAdapter,
     VenueTime,
 )
-from marketd.daemon.feeds.captures import CaptureLine, CaptureReader, read_captures
+from marketd.daemon.feeds.captures import CaptureLine, CaptureReader, in_order, read_captures
 from marketd.daemon.feeds.feed_model import book_settings
 from marketd.daemon.feeds.series import conform, wanted
 from marketd.daemon.feeds.survey import Survey, require_messages, survey
@@ -210,17 +210,17 @@ class CaptureImport:
     async def _take_in(
         self, readers: Sequence[CaptureReader], writer: Writer, progress: Callable[[ImportProgress], None]
     ) -> None:
-        for reader in readers:
-            for line in reader:
-                if line.kind != "ws":
-                    self._take_aside(line)
-                    continue
-                self._take_line(line)
-                self._counts["lines"] += 1
-                if self._counts["lines"] % LINES_PER_TURN == 0:
-                    await self._write_behind(writer)
-                    progress(self._progress(reader, writer))
-            progress(self._progress(reader, writer))
+        for reader, line in in_order(readers, self._venue.name):
+            self._books.reads(reader, line.conn)
+            if line.kind != "ws":
+                self._take_aside(line)
+                continue
+            self._take_line(line)
+            self._counts["lines"] += 1
+            if self._counts["lines"] % LINES_PER_TURN == 0:
+                await self._write_behind(writer)
+                progress(self._progress(reader, writer))
+        progress(self._progress(readers[-1], writer))
 
     async def _write_behind(self, writer: Writer) -> None:
         """Let the writer keep up: at most one batch of the journal is ahead of the database."""
@@ -234,18 +234,29 @@ class CaptureImport:
                 self._accept(instrument, parts, rejected, line.recv_ns)
 
     def _take_aside(self, line: CaptureLine) -> None:
-        """Connections and REST answers: books begin with them. All else that they say the stream has said."""
+        """Connections and REST answers."""
         told: list[Told] = []
         if line.kind == "connect":
             told = self._books.connected(line.url, line.recv_ns)
         elif line.kind == "rest":
-            events = self._adapter.decode_rest(line.url, line.payload)
-            told = self._books.take([event for event in events if isinstance(event, BookSnapshot)], line.recv_ns)
-            told += [(i, p) for e in events if isinstance(e, Series) for i, p in self._told(e, line.recv_ns)]
-        if not told:
+            told = self._answer(line)
+        if line.kind != "rest" and not told:
             self._ignored[f"{line.kind} line"] += 1
         for instrument, parts in told:
             self._accept(instrument, parts, [], line.recv_ns)
+
+    def _answer(self, line: CaptureLine) -> list[Told]:
+        """Books begin with answers, and some series come by them. All else that they say the stream has said."""
+        events = self._adapter.decode_rest(line.url, line.payload)
+        wanted = [event for event in events if isinstance(event, (BookSnapshot, Series, Rejected))]
+        if not wanted or len(wanted) < len(events):
+            self._ignored["rest line"] += 1
+            return []
+        for event in wanted:
+            if isinstance(event, Rejected):
+                self._accept(*self._refused(event), line.recv_ns)
+        told = self._books.take([event for event in wanted if isinstance(event, BookSnapshot)], line.recv_ns)
+        return told + [told for each in wanted if isinstance(each, Series) for told in self._told(each, line.recv_ns)]
 
     def _parts_of(self, line: CaptureLine) -> Iterator[tuple[Instrument, list[tuple[Kind, Records]], list[Rejection]]]:
         """What one message brings, by instrument; ticks for the quiet ones."""
@@ -267,12 +278,15 @@ class CaptureImport:
                 for instrument in self._instruments.values():
                     yield instrument, self._coverage.at(self._kernel.state(instrument), event.ts_ns), []
             elif isinstance(event, Rejected):
-                instrument = self._instruments.get(event.symbol or "", global_instrument(self._config.daemon_no))
-                yield instrument, [], [Rejection("message", event.rule, event.detail, event.payload)]
+                yield self._refused(event)
             elif not isinstance(event, (BookSnapshot, BookDelta, Subscribed)):  # the last is told by its name, too
                 self._ignored[event.name if isinstance(event, Ignored) else type(event).__name__] += 1
         for instrument, parts in self._books.take(events, line.recv_ns):
             yield instrument, parts, []
+
+    def _refused(self, event: Rejected) -> tuple[Instrument, list[tuple[Kind, Records]], list[Rejection]]:
+        instrument = self._instruments.get(event.symbol or "", global_instrument(self._config.daemon_no))
+        return instrument, [], [Rejection("message", event.rule, event.detail, event.payload)]
 
     def _told(self, event: Series, received_ns: int) -> list[Told]:
         """Records of a declared series; none of what was imported before, of which only the time tells."""
@@ -395,6 +409,8 @@ class CaptureImport:
 
     def _report(self, readers: Sequence[CaptureReader]) -> ImportReport:
         counts = self._counts
+        if self._books.others:
+            self._ignored["book of another connection"] = self._books.others
         for reader in readers:
             self._ignored.update({f"line: {reason}": count for reason, count in reader.skipped.items()})
         return ImportReport(

@@ -6,6 +6,7 @@
     cryptofeed  `<time>: <JSON>`, `wss://… <-> <time>` (connected), `wss://… <- <time>: <text>` (sent),
                 `https://… -> <time>: <body>` (REST; ` header: <JSON>` may follow). What was received as bytes stands
                 there as Python writes it, `b'…'`, packed or not.
+    json        cryptofeed's newer one, a JSON object a line (`capture_json`).
 
 Times are s, ms, µs or ns since 1970, told apart by their magnitude; s and ms may have decimals. Files may be packed
 (`capture_files`). A torn tail, as a killed writer leaves it, is read up to the damage; `damage` says so afterwards.
@@ -14,51 +15,36 @@ Lines that are none of these are counted in `skipped`, by reason, never dropped 
 
 from __future__ import annotations
 
-import ast
 import re
-import zlib
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import msgspec
 
 from marketd.daemon.feeds.capture_files import TORN, CaptureUnreadable, open_capture
+from marketd.daemon.feeds.capture_json import JSON_LINE, read_json
+from marketd.daemon.feeds.capture_lines import MAX_LINE_BYTES, CaptureLine, Kind, as_received, time_ns, time_to_ns
+from marketd.daemon.feeds.capture_order import merged
+from marketd.daemon.feeds.venue_signs import is_of
 from marketd.market.errors import InvalidArgument
-from marketd.market.times import NS_PER_MS, NS_PER_SECOND, NS_PER_US
 
-Kind = Literal["ws", "rest", "sent", "connect"]
-Format = Literal["raw", "marketd", "cryptofeed"]
+Format = Literal["raw", "marketd", "cryptofeed", "json"]
 
 HEADER = b"#marketd-capture 1 "
-MAX_LINE_BYTES = 64 << 20
+LOOKED_AT = 2_000  # lines of a file, for what stands nowhere in it
 MAX_FIRST_LINES = 100  # of no known format, before one is: a file may begin in the middle of a line, or with remarks
 _MARK = b"\xef\xbb\xbf"  # with which some editors begin a text
 _RAW_LINE = re.compile(rb"(\d{9,20}(?:\.\d+)?)[ \t]+(.*)", re.DOTALL)
+_STREAM_OF = re.compile(rb'\{"stream": ?"([^"@]+)@')
 _HEADER_OF_ANSWER = b" header: {"
-_TIME = re.compile(r"(\d+)(?:\.(\d+))?")
-_UNITS = (
-    # (times below this, ns of one): s until 5138, ms until 5138, µs until 5138; ns since 1973
-    (10**11, NS_PER_SECOND),
-    (10**14, NS_PER_MS),
-    (10**17, NS_PER_US),
-)
-_LAST_NS = 2**63 - 1
 _CRYPTOFEED = re.compile(rb"(\w+://\S+) (<->|<-|->) (\d+(?:\.\d+)?)(?:: (.*))?", re.DOTALL)
 _CRYPTOFEED_LINE = re.compile(rb"(\d+(?:\.\d+)?): (.*)", re.DOTALL)
 _CRYPTOFEED_KINDS: dict[bytes, Kind] = {b"<->": "connect", b"<-": "sent", b"->": "rest"}
 _MARKETD_KINDS: dict[bytes, Kind] = {b"#connect": "connect", b"#sent": "sent", b"#rest": "rest"}
-
-
-class CaptureLine(NamedTuple):
-    """One recorded event. `url` is the connection's or the REST request's; "" where the file does not say."""
-
-    recv_ns: int
-    kind: Kind
-    url: str
-    payload: bytes
 
 
 class CaptureReader:
@@ -70,6 +56,7 @@ class CaptureReader:
         self.skipped: Counter[str] = Counter()
         self.url = ""  # of the newest connection
         self.venue = ""
+        self.is_over = False  # all of it was read
         self.format = self._find_format()
 
     def _find_format(self) -> Format:
@@ -78,6 +65,8 @@ class CaptureReader:
             if line.startswith(HEADER):
                 self._read_header(line)
                 return "marketd"
+            if JSON_LINE.match(line):
+                return "json"
             if _CRYPTOFEED.fullmatch(line) or _CRYPTOFEED_LINE.fullmatch(line):
                 return "cryptofeed"
             if _RAW_LINE.fullmatch(line):
@@ -96,6 +85,14 @@ class CaptureReader:
     def __iter__(self) -> Iterator[CaptureLine]:
         self.damage = None
         self.skipped.clear()
+        self.is_over = False
+        if self.format == "json":
+            yield from read_json(self._lines, self.skipped)
+        else:
+            yield from self._read_lines()
+        self.is_over = True
+
+    def _read_lines(self) -> Iterator[CaptureLine]:
         read = self._read_cryptofeed if self.format == "cryptofeed" else self._read_raw
         for line in self._lines():
             parsed = read(line)
@@ -126,13 +123,19 @@ class CaptureReader:
         if line.startswith(b"#"):
             return self._read_remark(line)
         match = _RAW_LINE.fullmatch(line)
-        recv_ns = _time_ns(match[1]) if match else None
+        recv_ns = time_ns(match[1]) if match else None
         if match is None or recv_ns is None:
             return self._skip("blank" if not line.strip() else "unreadable")
         payload = match[2]
-        is_snapshot = payload.startswith(b'{"lastUpdateId"') and self.format == "raw"
-        kind: Kind = "rest" if is_snapshot else "ws"
-        return CaptureLine(recv_ns, kind, "depth" if is_snapshot else self.url, payload)
+        if payload.startswith(b'{"lastUpdateId"') and self.format == "raw":
+            return CaptureLine(recv_ns, "rest", self._snapshot_url, payload)
+        return CaptureLine(recv_ns, "ws", self.url, payload)
+
+    @cached_property
+    def _snapshot_url(self) -> str:
+        """A bare snapshot does not say of which symbol it is; it is the file's, if that is of one alone."""
+        found = {match[1] for line in islice(self._lines(), LOOKED_AT) if (match := _STREAM_OF.search(line))}
+        return f"depth?symbol={found.pop().decode('ascii', 'replace').upper()}" if len(found) == 1 else "depth"
 
     def _read_remark(self, line: bytes) -> CaptureLine | None:
         if line.startswith(HEADER):
@@ -160,12 +163,12 @@ class CaptureReader:
     def _read_cryptofeed(self, line: bytes) -> CaptureLine | None:
         match = _CRYPTOFEED_LINE.fullmatch(line)
         if match is not None:
-            recv_ns, payload = _time_ns(match[1]), _as_received(match[2])
+            recv_ns, payload = time_ns(match[1]), as_received(match[2])
             if recv_ns is None or payload is None:
                 return self._skip("unreadable")
             return CaptureLine(recv_ns, "ws", self.url, payload)
         match = _CRYPTOFEED.fullmatch(line)
-        recv_ns = _time_ns(match[3]) if match else None
+        recv_ns = time_ns(match[3]) if match else None
         if match is None or recv_ns is None:
             return self._skip(
                 "blank" if not line.strip() else "configuration" if line.startswith(b"configuration") else "unreadable"
@@ -182,40 +185,22 @@ class CaptureReader:
         return None
 
 
+def in_order(readers: Sequence[CaptureReader], venue: str = "") -> Iterator[tuple[CaptureReader, CaptureLine]]:
+    """The lines of a recording's files, in the order in which they were received. Those of another venue than this
+    one, which a file may have, too, are left out, and counted in its `skipped`.
+    """
+    for number, line in merged([reader.__iter__ for reader in readers]):
+        if not venue or is_of(venue, line.url):
+            yield readers[number], line
+        else:
+            readers[number].skipped["of another venue"] += 1
+
+
 def read_captures(paths: list[Path]) -> list[CaptureReader]:
-    """Readers of files that are one recording, in the order they are given."""
+    """Readers of files that are one recording."""
     if not paths:
         raise InvalidArgument("capture: name at least one file", field="capture")
     return [CaptureReader(path) for path in paths]
-
-
-def time_to_ns(text: str) -> int:
-    """Decimal s, ms, µs or ns since 1970 to ns, exactly (a float would be off by up to 200 ns)."""
-    match = _TIME.fullmatch(text)
-    if match is None:
-        raise InvalidArgument(f"{text!r} is no time")
-    whole = int(match[1])
-    unit = next((ns for below, ns in _UNITS if whole < below), 1)
-    return whole * unit + int((match[2] or "0")[:9].ljust(9, "0")) * unit // NS_PER_SECOND
-
-
-def _time_ns(text: bytes) -> int | None:
-    """None for a time that no clock shows."""
-    ns = time_to_ns(text.decode()) if len(text) < 40 else _LAST_NS
-    return ns if ns < _LAST_NS else None
-
-
-def _as_received(text: bytes) -> bytes | None:
-    """A message that was received as bytes, which Python writes as `b'…'`; None when it cannot be read."""
-    if text[:2] not in (b"b'", b'b"'):
-        return text
-    with suppress(ValueError, SyntaxError, UnicodeDecodeError, MemoryError, RecursionError, zlib.error):
-        found = ast.literal_eval(text.decode())
-        if isinstance(found, bytes):
-            if found[:1] in (b"{", b"[", b"p"):  # as messages begin; what is packed is raw deflate
-                return found
-            return zlib.decompressobj(-zlib.MAX_WBITS).decompress(found, MAX_LINE_BYTES)
-    return None
 
 
 def _is_whole(line: bytes) -> bool:
@@ -238,6 +223,7 @@ __all__ = [
     "CaptureUnreadable",
     "Format",
     "Kind",
+    "in_order",
     "read_captures",
     "time_to_ns",
 ]

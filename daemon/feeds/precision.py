@@ -97,6 +97,10 @@ class Texts:
         self.price_places = max(self.price_places, places(price))
         self.size_places = max(self.size_places, places(size))
 
+    def add(self, other: Texts) -> None:
+        self.price_places = max(self.price_places, other.price_places)
+        self.size_places = max(self.size_places, other.size_places)
+
 
 def step_text(decimals: int) -> str:
     """The smallest step of so many places as a venue writes it: 2 is `"0.01000000"`."""

@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 import msgspec
 
 from marketd.daemon.feeds.adapter import Rejected, Venue, VenueAdapter
-from marketd.daemon.feeds.captures import CaptureLine, CaptureReader, CaptureUnreadable
+from marketd.daemon.feeds.captures import CaptureLine, CaptureReader, CaptureUnreadable, in_order
 from marketd.daemon.feeds.precision import MAX_QUOTE_SCALE, Texts, quote_scale, split_pair
 from marketd.daemon.feeds.venue_signs import told_by_message
 from marketd.daemon.feeds.venues import venue_of
@@ -69,9 +69,8 @@ class Survey(NamedTuple):
 def survey(paths: Iterable[Path | str], venue: str = "BINANCE") -> Survey:
     """Read a recording once, for its symbols, scales and streams."""
     found = _Finding(venue)
-    for path in paths:
-        for line in CaptureReader(path):
-            found.read(line)
+    for _, line in in_order([CaptureReader(path) for path in paths], venue):
+        found.read(line)
     return found.survey()
 
 
@@ -91,7 +90,7 @@ def require_messages(found: Survey, paths: Iterable[Path | str]) -> Survey:
         return found
     paths, adapter, balance = list(paths), found.adapter(book=True), 0
     for path in paths:
-        for line in islice(CaptureReader(path), LOOKED_AT):
+        for _, line in islice(in_order([CaptureReader(path)], found.venue.name), LOOKED_AT):
             if line.kind == "ws":
                 balance += -1 if any(type(event) is Rejected for event in adapter.decode_many([line.payload])) else 1
     return found if balance > 0 else require_instruments(found, paths)
@@ -105,6 +104,7 @@ class _Finding:
         self._venue = venue_of(venue)
         self._adapter: VenueAdapter = self._venue.adapter(candles=())
         self._texts: dict[str, Texts] = {}
+        self._answers: dict[str, Texts] = {}  # by address: whose they are is known once the streams were read
         self._streams: set[tuple[bytes, bytes | None]] = set()
         self._trades: set[bytes] = set()
         self._first_ns = 0
@@ -133,14 +133,14 @@ class _Finding:
 
     def _read_answer(self, line: CaptureLine) -> None:
         """A snapshot of a book may have finer numbers than the stream."""
-        symbol = self._symbol_of(line.url)
         try:
             answer = _answer(line.payload)
         except _UNREADABLE:
             return
-        for row in answer.bids + answer.asks if symbol is not None else ():
+        texts = self._answers.setdefault(line.url, Texts())
+        for row in answer.bids + answer.asks:
             if len(row) >= 2 and isinstance(row[0], str) and isinstance(row[1], str):
-                self._texts_of(symbol or "").see(row[0], row[1])
+                texts.see(row[0], row[1])
 
     def _symbol_of(self, url: str) -> str | None:
         parts = urlsplit(url)
@@ -160,6 +160,9 @@ class _Finding:
         return texts
 
     def survey(self) -> Survey:
+        for url, texts in self._answers.items():
+            if (symbol := self._symbol_of(url)) is not None:
+                self._texts_of(symbol).add(texts)
         instruments = [
             self._instrument(symbol, texts)
             for symbol, texts in self._texts.items()

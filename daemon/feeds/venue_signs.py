@@ -7,6 +7,7 @@ venues of their own, with messages that look alike.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -43,8 +44,8 @@ _ADDRESSES: tuple[tuple[re.Pattern[str], Told], ...] = tuple(
         (r"[\w-]+\.(bybit|bytick)[\w-]*\.\w+/(v5/public/linear|contract/usdt/)", Told("BYBIT_LINEAR")),
         (r"[\w-]+\.(bybit|bytick)[\w-]*\.\w+/(v5/public/inverse|contract/inverse/)", Told("BYBIT_INVERSE")),
         # until 2023: contracts in USDT, and those in coins
-        (r"[\w-]+\.(bybit|bytick)[\w-]*\.\w+/realtime_public", Told("BYBIT_LINEAR", BYBITS)),
-        (r"[\w-]+\.(bybit|bytick)[\w-]*\.\w+/realtime", Told("BYBIT_INVERSE", BYBITS)),
+        (r"[\w-]+\.(bybit|bytick)[\w-]*\.\w+/realtime_public", Told("BYBIT_LINEAR", ("BYBIT",))),
+        (r"[\w-]+\.(bybit|bytick)[\w-]*\.\w+/realtime", Told("BYBIT_INVERSE", ("BYBIT",))),
         (r"[\w-]+\.(bybit|bytick)[\w-]*\.\w+/(?!v5/public/)", Told(None, BYBITS)),
     )
 )
@@ -58,6 +59,13 @@ def told_by_address(url: str) -> Told | None:
     except ValueError:
         return None
     return next((told for pattern, told in _ADDRESSES if pattern.match(place)), None)
+
+
+@lru_cache(maxsize=1024)
+def is_of(venue: str, url: str) -> bool:
+    """Whether what an address sent may be this venue's: nothing tells that it is another's."""
+    told = told_by_address(url) if "://" in url else None
+    return told is None or told.venue is None or venue in (told.venue, *told.others)
 
 
 # ---- messages -------------------------------------------------------------------------------------

@@ -111,7 +111,7 @@ def _market(args: argparse.Namespace) -> CaptureSource | SyntheticMarket:
         kind = SyntheticMarket if args.venue == DEFAULT_VENUE else SyntheticFutures
         return kind(args.seed, [symbol for symbol in symbols if symbol], args.rate)
     print(f"reading {words.plural(len(args.captures), 'file')} …", file=sys.stderr)
-    capture = CaptureSource(args.captures, speed=args.speed)
+    capture = CaptureSource(args.captures, args.venue, speed=args.speed)
     for damage in capture.damage:
         print(f"! {damage}", file=sys.stderr)
     return capture

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from marketd.daemon.feeds import binance_messages as messages
-from marketd.daemon.feeds.captures import CaptureLine, CaptureUnreadable, read_captures
+from marketd.daemon.feeds.captures import CaptureLine, CaptureUnreadable, in_order, read_captures
 from marketd.daemon.feeds.emulator.book import RecordedBook
 from marketd.daemon.feeds.emulator.pace import in_pace, speed_of
 from marketd.daemon.feeds.emulator.source import (
@@ -68,7 +68,9 @@ class _Symbol:
 
 
 class CaptureSource:
-    def __init__(self, paths: Sequence[Path | str], *, speed: str = "max") -> None:
+    """`venue`: whose lines of the files count; all of them where there is none."""
+
+    def __init__(self, paths: Sequence[Path | str], venue: str = "", *, speed: str = "max") -> None:
         self._speed = speed_of(speed)
         self.realtime = self._speed is not None
         self._messages: list[Message] = []
@@ -79,20 +81,20 @@ class CaptureSource:
         self.damage: list[str] = []
         self._position = 0
         self.rules: dict[str, Rules] = {}
-        self._load(paths)
+        self._load(paths, venue)
 
     # ---- loading ------------------------------------------------------------------------------
 
-    def _load(self, paths: Sequence[Path | str]) -> None:
-        recording = Recording()
-        for reader in read_captures([Path(path) for path in paths]):
-            for line in reader:
-                read = recording.read(line)
-                if isinstance(read, Recorded):
-                    self._add_message(line, read)
-                elif read is not None:
-                    self._entry(read.symbol).book.add_snapshot(read.snapshot)
-                    self.skipped["depth snapshot"] += 1
+    def _load(self, paths: Sequence[Path | str], venue: str) -> None:
+        recording, readers = Recording(), read_captures([Path(path) for path in paths])
+        for _, line in in_order(readers, venue):
+            read = recording.read(line)
+            if isinstance(read, Recorded):
+                self._add_message(line, read)
+            elif read is not None:
+                self._entry(read.symbol).book.add_snapshot(read.snapshot)
+                self.skipped["depth snapshot"] += 1
+        for reader in readers:
             self.skipped.update(reader.skipped)
             if reader.damage:
                 self.damage.append(reader.damage)

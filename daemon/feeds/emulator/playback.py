@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Request, Response
 
-from marketd.daemon.feeds.captures import CaptureUnreadable, read_captures
+from marketd.daemon.feeds.captures import CaptureUnreadable, in_order, read_captures
 from marketd.daemon.feeds.emulator import venue_answers
 from marketd.daemon.feeds.emulator.base import Client, EmulatorBase, response_of
 from marketd.daemon.feeds.emulator.pace import in_pace, speed_of
@@ -42,19 +42,20 @@ class Playback:
         self.skipped: Counter[str] = Counter()
         self.damage: list[str] = []
         self._position = 0
-        self._load([Path(path) for path in paths])
+        self._load([Path(path) for path in paths], venue)
         self.instruments = require_instruments(survey(paths, venue), paths).instruments
 
-    def _load(self, paths: list[Path]) -> None:
-        for reader in read_captures(paths):
-            for line in reader:
-                if line.kind == "ws":
-                    self._frames.append(line.payload)
-                    self._recv_ns.append(line.recv_ns)
-                elif line.kind == "rest":
-                    self._answers.setdefault(_path(line.url), line.payload)
-                elif line.kind == "connect":
-                    self.ws_host = urlsplit(line.url).hostname or ""
+    def _load(self, paths: list[Path], venue: str) -> None:
+        readers = read_captures(paths)
+        for _, line in in_order(readers, venue):
+            if line.kind == "ws":
+                self._frames.append(line.payload)
+                self._recv_ns.append(line.recv_ns)
+            elif line.kind == "rest":
+                self._answers.setdefault(_path(line.url), line.payload)
+            elif line.kind == "connect":
+                self.ws_host = urlsplit(line.url).hostname or ""
+        for reader in readers:
             self.skipped.update(reader.skipped)
             if reader.damage:
                 self.damage.append(reader.damage)
