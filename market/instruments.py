@@ -48,7 +48,7 @@ class Instrument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     quote_scale: int
     base: str = ""
     quote: str = ""
-    market: str = "spot"  # spot | swap | future | global
+    market: str = "spot"  # spot | swap | future | option | global
     tick_size: int = 1  # in units of the price scale
     step_size: int = 1  # in units of the size scale
     flags: int = 0
@@ -99,8 +99,8 @@ def global_instrument(daemon_no: int) -> Instrument:
 def symbol_spellings(instrument: Instrument) -> set[str]:
     """What a caller may write for an instrument: its name, the venue's symbol, ccxt's unified one."""
     spellings = {instrument.name, instrument.symbol}
-    # a dated future has a unified name too, but not from base and quote alone; a bare pair means spot
-    if instrument.base and instrument.quote and instrument.market != "future":
+    # what ends has a unified name too, but not from base and quote alone; a bare pair means spot
+    if instrument.base and instrument.quote and instrument.market not in ("future", "option"):
         unified = f"{instrument.base}/{instrument.quote}"
         if instrument.market == "swap":
             # ccxt: a linear swap settles in the quote currency, an inverse one in the base currency. Contracts in plain

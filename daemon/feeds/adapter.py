@@ -237,6 +237,9 @@ class VenueAdapter(Protocol):
         "" (nothing said). Never raises.
         """
 
+    def surveyed_pair(self, symbol: str) -> tuple[str, str]:
+        """Base and quote of a symbol that `survey_texts` gave; ("", "") where the venue's messages do not part them."""
+
 
 def _spot(symbol: str) -> str:
     return "spot"

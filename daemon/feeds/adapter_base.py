@@ -149,6 +149,9 @@ class AdapterBase:
         except (*UNREADABLE, IndexError):
             return []
 
+    def surveyed_pair(self, symbol: str) -> tuple[str, str]:
+        return "", ""
+
     def _texts(self, frame: bytes) -> list[tuple[str, str, str]]:
         raise NotImplementedError
 

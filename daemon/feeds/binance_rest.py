@@ -202,6 +202,9 @@ class BinanceRest:
         records = series.rows("open_interest", [(venue_ns(told.time), (size,))])
         return Series(symbol, "open_interest", records)
 
+    def surveyed_pair(self, symbol: str) -> tuple[str, str]:
+        return "", ""
+
     # ---- recorded answers ---------------------------------------------------------------------
 
     def decode_rest(self, url: str, body: bytes) -> list[Event]:

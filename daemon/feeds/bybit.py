@@ -249,6 +249,13 @@ class BybitAdapter(BybitV2):
         elif name == "orderbook":
             book = _book(envelope.data)
             rows = [*book.bids, *book.asks]
+        elif name == "kline":
+            bars = _klines.decode(envelope.data)
+            rows = [(price, bar.volume) for bar in bars for price in (bar.open, bar.high, bar.low, bar.close)]
+        elif name == "tickers" and not self._market.is_spot:
+            rows = [("", _ticker(envelope.data).open_interest or "")]
+        elif name == "allLiquidation":
+            rows = [(row.price, row.size) for row in _liquidations.decode(envelope.data)]
         elif name in OLD_DEPTHS:
             rows = [(level.price, level.size) for level in old_levels(envelope)]
         return [(wire.replace("-", ""), str(price), str(size)) for price, size in rows]

@@ -46,9 +46,7 @@ def _begin_of(source: Source[Line]) -> int | None:
     return None if first is None else first.recv_ns
 
 
-def _push(
-    heads: list[tuple[int, int, Line, Iterator[Line]]], at_ns: int, number: int, lines: Iterator[Line]
-) -> None:
+def _push(heads: list[tuple[int, int, Line, Iterator[Line]]], at_ns: int, number: int, lines: Iterator[Line]) -> None:
     line = next(lines, None)
     if line is not None:
         heapq.heappush(heads, (max(at_ns, line.recv_ns), number, line, lines))

@@ -90,6 +90,9 @@ class CoinbaseRest(AdapterBase):
     def _wire(self, symbol: str) -> str:
         return self._names.pair(symbol)
 
+    def surveyed_pair(self, symbol: str) -> tuple[str, str]:
+        return self._names.read_pair(symbol)
+
     def _symbol(self, batch: Batch, wire: str) -> str | None:
         symbol = self._symbols.get(wire) or self._names.find(wire, self._instruments)
         if symbol is None:

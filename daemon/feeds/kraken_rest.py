@@ -110,6 +110,9 @@ class KrakenRest(AdapterBase):
         """The symbol of a pair, if it was adopted."""
         return self._symbols.get(wire) or self._names.find(wire, self._instruments)
 
+    def surveyed_pair(self, symbol: str) -> tuple[str, str]:
+        return self._names.read_pair(symbol)
+
     def _symbol(self, batch: Batch, wire: str) -> str | None:
         symbol = self._adopted(wire)
         if symbol is None:

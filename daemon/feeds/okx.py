@@ -21,7 +21,7 @@ from marketd.daemon.feeds import okx_messages as messages
 from marketd.daemon.feeds.adapter import BookDelta, BookSnapshot
 from marketd.daemon.feeds.adapter_base import rows_of
 from marketd.daemon.feeds.okx_book import DEPTH, DEPTHS, RULE, is_shortest
-from marketd.daemon.feeds.okx_names import kind_of, symbol_of
+from marketd.daemon.feeds.okx_names import kind_of
 from marketd.daemon.feeds.okx_rest import BARS, SIDES, OkxRest
 from marketd.daemon.feeds.venue_batch import Batch
 from marketd.daemon.feeds.venue_books import DepthChannels, other_depth
@@ -319,10 +319,15 @@ class OkxAdapter(OkxRest):
         envelope = _envelope(frame)
         if envelope.arg is None or envelope.event is not None:
             return []
-        symbol, channel = symbol_of(envelope.arg.inst_id), envelope.arg.channel
+        symbol, channel = self._read_name(envelope.arg.inst_id), envelope.arg.channel
         if channel in ("trades", ALL_TRADES):
             return [(symbol, trade.price, trade.size) for trade in _trades.decode(envelope.data)]
         if channel in DEPTHS:
             books = _books(envelope.data)
             return [(symbol, level[0], level[1]) for book in books for level in book.bids + book.asks]
+        if channel.removeprefix("candle") in BARS:
+            bars = [bar for bar in _candles.decode(envelope.data) if len(bar) >= 9]
+            return [(symbol, price, bar[5]) for bar in bars for price in bar[1:5]]
+        if channel == CHANNELS["open_interest"]:
+            return [(symbol, "", row.contracts) for row in _interests.decode(envelope.data)]
         return []

@@ -22,7 +22,7 @@ from marketd.daemon.feeds.adapter import (
     clip_name,
 )
 from marketd.daemon.feeds.adapter_base import AdapterBase, RestRows
-from marketd.daemon.feeds.okx_names import VENUE, inst_id_of, inst_id_of_instrument, kind_of, symbol_of
+from marketd.daemon.feeds.okx_names import VENUE, family_of, inst_id_of, inst_id_of_instrument, kind_of, symbol_of
 from marketd.daemon.feeds.precision import grid_of, quote_scale
 from marketd.daemon.feeds.venue_batch import Batch
 from marketd.daemon.feeds.venue_records import answer, candle_records, candle_row, rejected
@@ -52,7 +52,7 @@ PAGE_ROWS = 100  # of history-trades and history-candles
 NO_SUCH_INSTRUMENT = 51001
 SIDES = {"buy": 1, "sell": -1}
 SETTLED_AFTER_NS = NS_PER_SECOND  # a bar is asked for only so long after its end
-_MARKETS = {"SPOT": "spot", "SWAP": "swap", "FUTURES": "future"}
+_MARKETS = {"SPOT": "spot", "SWAP": "swap", "FUTURES": "future", "OPTION": "option"}
 
 _trade = msgspec.json.Decoder(messages.Trade, strict=False).decode
 _trade_number = msgspec.json.Decoder(messages.TradeNumber, strict=False).decode
@@ -96,6 +96,16 @@ class OkxRest(AdapterBase):
             return joined
         return super()._symbol(batch, wire)
 
+    def _read_name(self, inst_id: str) -> str:
+        """The symbol of a name in a recording, which is remembered as it was written."""
+        symbol = symbol_of(inst_id)
+        self._asked.setdefault(symbol, inst_id)
+        return symbol
+
+    def surveyed_pair(self, symbol: str) -> tuple[str, str]:
+        base, _, quote = family_of(self._asked.get(symbol, "")).partition("-")
+        return base, quote
+
     def _inst_id(self, symbol: str) -> str:
         return self._wire_names.get(symbol) or self._asked.get(symbol) or inst_id_of(symbol)
 
@@ -108,6 +118,8 @@ class OkxRest(AdapterBase):
         """Of the first symbol's type. The feed asks again for symbols that the answer does not have."""
         inst_id = self._inst_id(symbols[0])
         query = {"instType": kind_of(inst_id)} | ({"instId": inst_id} if len(symbols) == 1 else {})
+        if query["instType"] == "OPTION":  # which the venue lists of one pair at a time
+            query["instFamily"] = family_of(inst_id)
         return self._request("public/instruments", **query)
 
     def decode_instruments(self, body: bytes, symbols: Sequence[str]) -> list[Instrument]:

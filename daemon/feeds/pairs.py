@@ -34,6 +34,7 @@ class PairNames:
         self._aliases = dict(aliases or {})
         self._words = dict(words or {})
         self._pairs: dict[str, str] = {}  # symbol -> the venue's text
+        self._read: dict[str, tuple[str, str]] = {}  # symbol -> base and quote, as messages had them
 
     def symbol_of(self, text: str) -> str:
         """`BTC/USD`, `BTC-USD`, `XBT/USD`, `BTCUSD`, `BTCUSD.VENUE` -> `BTCUSD`; InvalidArgument for anything else."""
@@ -74,11 +75,19 @@ class PairNames:
         return symbol if symbol in symbols else None
 
     def read(self, text: str) -> str:
-        """The symbol of a text in a message; msgspec.ValidationError for what is none."""
+        """The symbol of a text in a message, whose pair is remembered; msgspec.ValidationError for what is none."""
         try:
-            return self.symbol_of(text)
+            symbol = self.symbol_of(text)
         except InvalidArgument as error:
             raise msgspec.ValidationError(str(error)) from None
+        if symbol not in self._read:
+            base, quote = (*map(self.currency, _SEPARATORS.split(text.upper())), "")[:2]
+            self._read[symbol] = (base, quote) if quote else ("", "")
+        return symbol
+
+    def read_pair(self, symbol: str) -> tuple[str, str]:
+        """Base and quote of a symbol that was read in a message; ("", "") for one that was not, or in one word."""
+        return self._read.get(symbol, ("", ""))
 
     def learn(self, symbol: str, base: str, quote: str) -> None:
         """The pair of a symbol, by the common names of its currencies."""

@@ -18,8 +18,9 @@ _QUOTE_NAMES = """
     USDT BUSD USDC FDUSD TUSD USDP USD1 PAX USDS BTC ETH BNB TRX XRP DOGE SOL DAI EUR GBP AUD BRL TRY RUB UAH
     NGN ZAR PLN RON ARS JPY IDR VND MXN CZK COP IDRT BIDR BVND BKRW CHF CAD EURC PYUSD RLUSD USD
 """
-# how other venues write what a contract is, and when it ends: BTCUSDTSWAP, BTCUSD240927, BTCUSDT26DEC25, BTCUSDM25
-_ENDING = re.compile(r"(.+?)(?:SWAP|[0-9]{6}|[0-9]{1,2}[A-Z]{3}[0-9]{2}|[FGHJKMNQUVXZ][0-9]{2})")
+# how other venues write what a contract is, and when it ends: BTCUSDTSWAP, BTCUSD240927, BTCUSD24092760000C,
+# BTCUSDT26DEC25, BTCUSDM25
+_ENDING = re.compile(r"(.+?)(?:SWAP|[0-9]{6}(?:[0-9.]+[CP])?|[0-9]{1,2}[A-Z]{3}[0-9]{2}|[FGHJKMNQUVXZ][0-9]{2})")
 _OF_BINANCE = frozenset(("BUSD", "TUSD"))  # currencies of its spot market; other venues have none in these
 _QUOTES = tuple(sorted(_QUOTE_NAMES.split(), key=len, reverse=True))
 

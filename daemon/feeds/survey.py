@@ -172,7 +172,9 @@ class _Finding:
         return Survey(self._venue, instruments, trades, self._candles(), self._first_ns)
 
     def _instrument(self, symbol: str, texts: Texts) -> Instrument:
-        base, quote = split_pair(symbol, self._venue.name)
+        base, quote = self._adapter.surveyed_pair(symbol)
+        if not base or len(base.encode()) > MAX_CURRENCY or len(quote.encode()) > MAX_CURRENCY:
+            base, quote = split_pair(symbol, self._venue.name)
         price, size = min(texts.price_places, MAX_SCALE), min(texts.size_places, MAX_SCALE)
         return Instrument(
             id=0,

@@ -59,8 +59,13 @@ def _bybit_contract(symbol: str) -> str:
     return "future" if symbol[-2:].isdigit() else "swap"
 
 
+_OKX_OPTION = re.compile(r".+[0-9]{6}[0-9.]+[CP]")
+
+
 def _okx_market(symbol: str) -> str:
-    """BTCUSDT, BTCUSDTSWAP, BTCUSDT240927"""
+    """BTCUSDT, BTCUSDTSWAP, BTCUSDT240927, BTCUSD24092760000C"""
+    if _OKX_OPTION.fullmatch(symbol):
+        return "option"
     return "swap" if symbol.endswith("SWAP") else "future" if symbol[-6:].isdigit() else "spot"
 
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import msgspec
 
+from marketd.daemon.feeds.bybit_markets import wire_name
+from marketd.daemon.feeds.okx_names import inst_id_of_instrument, kind_of
 from marketd.daemon.feeds.precision import step_text
 from marketd.market.instruments import Instrument
 from marketd.market.times import NS_PER_MS, NS_PER_SECOND, isoformat_ns
@@ -35,17 +37,24 @@ def _bitstamp(instruments: Sequence[Instrument], now_ns: int) -> Any:
 def _bybit(instruments: Sequence[Instrument], now_ns: int) -> Any:
     rows = [
         {
-            "symbol": each.symbol,
+            "symbol": wire_name(each.symbol),
             "baseCoin": each.base,
             "quoteCoin": each.quote,
             "status": "Trading",
-            "contractType": "" if each.market == "spot" else "LinearPerpetual",
+            "contractType": _contract_of_bybit(each),
             "priceFilter": {"tickSize": step_text(each.price_scale)},
             "lotSizeFilter": {"basePrecision": step_text(each.size_scale), "qtyStep": step_text(each.size_scale)},
         }
         for each in instruments
     ]
     return {"retCode": 0, "retMsg": "OK", "result": {"list": rows}, "time": now_ns // NS_PER_MS}
+
+
+def _contract_of_bybit(instrument: Instrument) -> str:
+    if instrument.market == "spot":
+        return ""
+    side = "Inverse" if instrument.venue == "BYBIT_INVERSE" else "Linear"
+    return f"{side}Perpetual" if instrument.market == "swap" else f"{side}Futures"
 
 
 def _bybit_time(instruments: Sequence[Instrument], now_ns: int) -> Any:
@@ -90,8 +99,8 @@ def _kraken_time(instruments: Sequence[Instrument], now_ns: int) -> Any:
 def _okx(instruments: Sequence[Instrument], now_ns: int) -> Any:
     rows = [
         {
-            "instId": f"{each.base}-{each.quote}{'' if each.market == 'spot' else '-SWAP'}",
-            "instType": "SPOT" if each.market == "spot" else "SWAP",
+            "instId": inst_id_of_instrument(each),
+            "instType": kind_of(inst_id_of_instrument(each)),
             "baseCcy": each.base,
             "quoteCcy": each.quote,
             "tickSz": step_text(each.price_scale),

@@ -51,7 +51,7 @@ def test_the_raw_format_is_read(tmp_path: Path, compressed: bool) -> None:
     assert reader.format == "raw"
     assert list(reader) == [
         CaptureLine(1723161253937085768, "ws", "", b'{"stream":"a@trade","data":{}}'),
-        CaptureLine(1723161254036059768, "rest", "depth", b'{"lastUpdateId":1,"bids":[],"asks":[]}'),
+        CaptureLine(1723161254036059768, "rest", "depth?symbol=A", b'{"lastUpdateId":1,"bids":[],"asks":[]}'),
     ]
     assert reader.damage is None
 
