@@ -52,6 +52,8 @@ class ImportedBooks:
         self._source = Source(None, "")  # of the line that is being read
         self._sources: dict[str, Source] = {}  # by symbol: which its book is from
         self._connected: set[tuple[Source, str]] = set()
+        self._begun: set[str] = set()  # symbols of which a snapshot came
+        self._changed: set[str] = set()  # and changes
         self.others = 0  # messages of another connection's book
 
     def add(self, instrument: Instrument, known_ns: int) -> None:
@@ -60,6 +62,11 @@ class ImportedBooks:
             keeper = self._keepers[instrument.symbol] = BookKeeper(self._rule, instrument, self._settings)
             self._known_ns[instrument.symbol] = known_ns
             keeper.subscribed()
+
+    @property
+    def without_snapshot(self) -> list[str]:
+        """Symbols whose books changed and never began."""
+        return sorted(self._changed - self._begun)
 
     def reads(self, file: File, conn: str) -> None:
         """Of which file, and of which of its connections where it names them, the next line is."""
@@ -89,6 +96,7 @@ class ImportedBooks:
                 if self._is_of_another(event):
                     self.others += 1
                     continue
+                (self._begun if isinstance(event, BookSnapshot) else self._changed).add(event.symbol)
                 found += self._told(event.symbol, received_ns, partial(BookKeeper.take, event=event))
             elif isinstance(event, VenueTime):
                 found += self._told(event.symbol, received_ns, partial(BookKeeper.time, ts_ns=event.ts_ns))

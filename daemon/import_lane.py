@@ -96,6 +96,7 @@ class ImportReport(NamedTuple):
     forming: int  # bars that are still open
     instruments: list[Instrument]
     others: dict[str, int]  # records of other streams that were taken in, such as book
+    without_snapshot: list[str]  # symbols whose books changed, and of which the files have no snapshot
 
 
 class CaptureImport:
@@ -426,4 +427,5 @@ class CaptureImport:
             forming=0 if self._close else sum(map(self._forming, self._instruments.values())),
             instruments=list(self._instruments.values()),
             others=dict(self._others),
+            without_snapshot=self._books.without_snapshot,
         )

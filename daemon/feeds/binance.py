@@ -43,6 +43,7 @@ from marketd.daemon.feeds.binance_records import (
     Message,
     candle_records,
     candle_row,
+    is_partial,
     trade_records,
     venue_ns,
 )
@@ -54,7 +55,6 @@ from marketd.market.times import NS_PER_SECOND
 URL_STREAMS = 200  # in the address of a connection: some 5 kB; proxies refuse longer ones
 COMMAND_STREAMS = 200  # in one SUBSCRIBE message
 DEPTH_SPEEDS = ("depth", *(f"depth@{speed}ms" for speed in (0, 100, 250, 500, 1000)))
-PARTIAL_LEVELS = frozenset((5, 10, 20))  # of the streams that send the best levels anew, whatever changed
 _SIDES = {"BUY": 1, "SELL": -1}
 
 _array = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -286,7 +286,7 @@ class BinanceAdapter(BinanceRest):
         if self._is_unknown(batch, symbol):
             return
         batch.see(symbol, depth.event_time)
-        if data is frame and _is_partial(depth):
+        if data is frame and is_partial(depth):
             batch.ignored["partial depth"] += 1
             return
         reader = self._levels[symbol]
@@ -384,16 +384,6 @@ def _event_of(data: msgspec.Raw | bytes) -> str:
         return _head(data).event
     except UNREADABLE:
         return ""
-
-
-def _is_partial(depth: messages.DepthMessage) -> bool:
-    """Whether a futures market's message without a stream's name is of one that sends the best levels anew.
-
-    It looks like changes, but what is gone is not in it. Changes that look like the best levels are rare, and cost
-    the book a new snapshot.
-    """
-    levels = depth.bids + depth.asks
-    return len(depth.bids) == len(depth.asks) in PARTIAL_LEVELS and not any(not s.strip("0.") for _, s in levels)
 
 
 UsdMarginedAdapter = partial(BinanceAdapter, market=USD_M)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from marketd.daemon.feeds.adapter import MAX_PAYLOAD_BYTES, Rejected
-from marketd.daemon.feeds.binance_messages import AnyTrade, Kline, SymbolInfo
+from marketd.daemon.feeds.binance_messages import AnyTrade, DepthMessage, Kline, SymbolInfo
 from marketd.daemon.feeds.precision import floor_places, grid_of, quote_scale
 from marketd.market.errors import RuleViolation
 from marketd.market.fixed import parse_fixed, parse_fixed_array
@@ -35,6 +35,7 @@ INTERVALS = {
 """Binance's kline intervals that are aligned to the epoch (3d, 1w and 1M are no bars of a fixed length from there)."""
 INTERVAL_NAMES = {seconds: name for name, seconds in INTERVALS.items()}
 
+PARTIAL_LEVELS = frozenset((5, 10, 20))  # of the streams that send the best levels anew, whatever changed
 _MARKET = "MARKET"
 _US_FROM = 10**14  # as ms it is the year 5138, as µs 1973: every later number is µs
 _FEW = 40  # trades; below, packing rows one by one is quicker than numpy
@@ -166,3 +167,13 @@ def instrument_of(info: SymbolInfo, venue: str) -> Instrument:
         tick_size=tick.units,
         step_size=step.units,
     )
+
+
+def is_partial(depth: DepthMessage) -> bool:
+    """Whether a futures market's message without a stream's name is of one that sends the best levels anew.
+
+    It looks like changes, but what is gone is not in it. Changes that look like the best levels are rare, and cost
+    the book a new snapshot.
+    """
+    levels = depth.bids + depth.asks
+    return len(depth.bids) == len(depth.asks) in PARTIAL_LEVELS and not any(not s.strip("0.") for _, s in levels)

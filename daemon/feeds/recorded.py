@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 import msgspec
 
 from marketd.daemon.feeds import binance_messages as messages
+from marketd.daemon.feeds.binance_records import is_partial
 from marketd.daemon.feeds.captures import CaptureLine
 from marketd.daemon.feeds.precision import Rules, Texts, split_pair, step_text
 
@@ -20,7 +21,13 @@ _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 _envelope = msgspec.json.Decoder(messages.Envelope).decode
 _head = msgspec.json.Decoder(messages.Head)
+_force_order = msgspec.json.Decoder(messages.ForceOrderMessage).decode
 _snapshot = msgspec.json.Decoder(messages.Depth).decode
+_EVENTS = {  # of messages that came without their streams' names
+    **{name: name for name in ("trade", "aggTrade", "bookTicker", "kline", "forceOrder")},
+    "depthUpdate": "depth",
+    "markPriceUpdate": "markPrice",
+}
 _BY_NAME: dict[str, msgspec.json.Decoder[Any]] = {
     "trade": msgspec.json.Decoder(messages.TradeMessage),
     "aggTrade": msgspec.json.Decoder(messages.AggTradeMessage),
@@ -37,6 +44,7 @@ class Recorded(NamedTuple):
     name: str
     message: Any
     data: bytes
+    frame: bytes  # of a combined connection, whatever kind was recorded
 
 
 class RecordedSnapshot(NamedTuple):
@@ -66,18 +74,21 @@ class Recording:
 
     def _message(self, payload: bytes) -> Recorded | None:
         envelope = _envelope(payload)
-        if envelope.stream is None:
+        stream, data, frame = envelope.stream, bytes(envelope.data), payload
+        if stream is None:
+            stream, data = _stream_of(payload, envelope.event), payload
+            frame = b'{"stream":"%b","data":%b}' % (stream.encode(), data)
+        suffix = stream.partition("@")[2]
+        name = suffix.partition("@")[0].partition("_")[0]
+        if not suffix:
             self.skipped["no stream's message"] += 1
             return None
-        data = bytes(envelope.data)
-        suffix = envelope.stream.partition("@")[2]
-        name = suffix.partition("@")[0].partition("_")[0]
         decoder = _BY_NAME.get(name)
         if decoder is None:
-            return Recorded(envelope.stream, "other", _head.decode(data), data)
+            return Recorded(stream, "other", _head.decode(data), data, frame)
         message = decoder.decode(data)
         self._see(name, message)
-        return Recorded(envelope.stream, name, message, data)
+        return Recorded(stream, name, message, data, frame)
 
     def _see(self, name: str, message: Any) -> None:
         texts = self._texts_of(message.symbol)
@@ -117,6 +128,19 @@ class Recording:
     def rules(self) -> dict[str, Rules]:
         """Of each symbol seen so far."""
         return {symbol: _rules(symbol, texts) for symbol, texts in self._texts.items()}
+
+
+def _stream_of(payload: bytes, event: Any) -> str:
+    """The stream that a message without its name is of; "" where it is of none that can be told."""
+    name = _EVENTS.get(event, "") if isinstance(event, str) else ""
+    if not name:
+        return ""
+    symbol = _force_order(payload).order.symbol if name == "forceOrder" else _head.decode(payload).symbol
+    if name == "kline":
+        name = f"kline_{_BY_NAME['kline'].decode(payload).kline.interval}"
+    elif name == "depth" and is_partial(_BY_NAME["depth"].decode(payload)):
+        return ""  # it looks like changes, and is none
+    return f"{symbol.lower()}@{name}"
 
 
 def _rules(symbol: str, texts: Texts) -> Rules:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections import Counter
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
@@ -55,6 +56,8 @@ class Survey(NamedTuple):
     trades: str  # "trade", or "aggTrade" when there are only those
     candles: tuple[str, ...]  # timeframes of the venue's bars that the recording has, or may have
     first_ns: int  # receive time of the first line
+    messages: int  # that came over a WebSocket
+    answers: int  # of REST
 
     def adapter(self, *, book: bool = False, series: Iterable[str] = ()) -> VenueAdapter:
         """One that knows the instruments."""
@@ -76,9 +79,15 @@ def survey(paths: Iterable[Path | str], venue: str = "BINANCE") -> Survey:
 
 def require_instruments(found: Survey, paths: Iterable[Path | str]) -> Survey:
     """The survey, when anything of the venue's could be read; else CaptureUnreadable."""
+    names = ", ".join(map(str, paths))
+    if not found.messages:
+        raise CaptureUnreadable(
+            f"{names}: no message of a WebSocket is in there, only {found.answers} REST answers; name the file that "
+            "has the messages, too"
+        )
     if not found.instruments:
         raise CaptureUnreadable(
-            f"{', '.join(map(str, paths))}: no trade, bar or book of {found.venue.name} is in there; if it is the "
+            f"{names}: no trade, bar or book of {found.venue.name} is in there; if it is the "
             "traffic of another venue, say whose with --venue"
         )
     return found
@@ -86,8 +95,8 @@ def require_instruments(found: Survey, paths: Iterable[Path | str]) -> Survey:
 
 def require_messages(found: Survey, paths: Iterable[Path | str]) -> Survey:
     """The survey, when there is something of the venue's in it, though it be tickers alone; else CaptureUnreadable."""
-    if found.instruments:
-        return found
+    if found.instruments or not found.messages:
+        return require_instruments(found, paths)
     paths, adapter, balance = list(paths), found.adapter(book=True), 0
     for path in paths:
         for _, line in islice(in_order([CaptureReader(path)], found.venue.name), LOOKED_AT):
@@ -108,9 +117,11 @@ class _Finding:
         self._streams: set[tuple[bytes, bytes | None]] = set()
         self._trades: set[bytes] = set()
         self._first_ns = 0
+        self._kinds: Counter[str] = Counter()
 
     def read(self, line: CaptureLine) -> None:
         self._first_ns = self._first_ns or line.recv_ns
+        self._kinds[line.kind] += 1
         if line.kind == "connect":
             self._speak(line.url)
         elif line.kind == "ws":
@@ -169,7 +180,8 @@ class _Finding:
             if symbol.isprintable() and 0 < len(symbol.encode()) <= MAX_SYMBOL
         ]
         trades = "aggTrade" if self._trades & _SUMMED and not self._trades & _EACH else "trade"
-        return Survey(self._venue, instruments, trades, self._candles(), self._first_ns)
+        kinds = self._kinds
+        return Survey(self._venue, instruments, trades, self._candles(), self._first_ns, kinds["ws"], kinds["rest"])
 
     def _instrument(self, symbol: str, texts: Texts) -> Instrument:
         base, quote = self._adapter.surveyed_pair(symbol)

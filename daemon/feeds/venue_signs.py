@@ -70,7 +70,9 @@ def is_of(venue: str, url: str) -> bool:
 
 # ---- messages -------------------------------------------------------------------------------------
 
-_COIN_M = re.compile(rb'"(?:s|ps|pair)":"[A-Z0-9]+USD(?:_|")|usd_(?:perp|\d{6})@')
+_BINANCES_OWN = re.compile(rb'"stream":"[^"]*@|"stream":"!|^\[?\{"(?:e":"|lastUpdateId":)')
+# spot has pairs in BUSD, TUSD and FDUSD; what ends in plain USD there has no "_"
+_COIN_M = re.compile(rb'"s":"[A-Z0-9]+USD_(?:PERP|\d{6})"|"(?:ps|pair)":"[A-Z0-9]+USD"|usd_(?:perp|\d{6})@')
 _USD_M = re.compile(rb'"pu":|"X":"|"e":"(?:markPriceUpdate|forceOrder|bookTicker)"|"e":"aggTrade"(?!.*"M":)')
 _SPOT = re.compile(rb'"e":"(?:depthUpdate|trade)"|"M":(?:true|false)|"data":\{"(?:u|lastUpdateId)":')
 _TOPIC = re.compile(rb'"topic":"(\w+)\.(?:[\w.-]*\.)?([A-Z0-9-]+)"')
@@ -81,13 +83,15 @@ _IN_COINS = re.compile(rb"USD([HMUZ]\d\d)?")
 _SIGNS: tuple[tuple[re.Pattern[bytes], Told], ...] = tuple(
     (re.compile(pattern), told)
     for pattern, told in (
-        (rb'"arg":\{[^}]*"channel":"', Told("OKX")),
+        # others write their names in one word, or their types otherwise
+        (rb'"arg":\{[^}]*"instId":"[A-Z0-9]+-[A-Z]', Told("OKX")),
+        (rb'"arg":\{[^}]*"instType":"(?:SPOT|MARGIN|SWAP|FUTURES|OPTION|ANY)"(?![^}]*"instId")', Told("OKX")),
         (rb'"sequence_num":\d', Told("COINBASE")),
         (
             rb'"type":"(?:l2update|last_match|match|snapshot|ticker|heartbeat|received|open|done)",.*"product_id":',
             Told("COINBASE", url=COINBASE_EXCHANGE),
         ),
-        (rb'"type":"subscriptions","channels"', Told("COINBASE", url=COINBASE_EXCHANGE)),
+        (rb'"type":"subscriptions","channels".*"product_ids"', Told("COINBASE", url=COINBASE_EXCHANGE)),
         (rb'"event":"bts:|"channel":"(?:live_trades|live_orders|(?:diff_|detail_)?order_book)_', Told("BITSTAMP")),
         (rb'^\[.*"(?:trade|spread|ticker|book-\d+|ohlc-\d+)","[\w.]+/[\w.]+"\]$', Told("KRAKEN", url=KRAKEN_V1)),
         (rb'"event":"(?:systemStatus|subscriptionStatus)"', Told("KRAKEN", url=KRAKEN_V1)),
@@ -102,7 +106,7 @@ def told_by_message(payload: bytes) -> Told | None:
     text = payload.replace(b'": ', b'":').replace(b', "', b',"').strip()  # as Python writes it, too
     if (topic := _TOPIC.search(text)) is not None and topic[1] in _TOPICS:
         return _of_bybit(topic[1], topic[2], text)
-    if b'"stream":"' in text or b'"e":"' in text or b'"lastUpdateId"' in text:
+    if _BINANCES_OWN.search(text):
         return _of_binance(text)
     return next((told for pattern, told in _SIGNS if pattern.search(text)), None)
 

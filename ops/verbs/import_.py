@@ -100,6 +100,12 @@ def _print(report: ImportReport) -> None:
     print(f"imported {report.trades} trades and {report.candles} candles of {names} from {report.lines} messages")
     for name, count in sorted(report.others.items()):
         print(f"  {count} records of {name}")
+    if report.without_snapshot:
+        names = ", ".join(report.without_snapshot)
+        print(
+            f"  no snapshot of the books of {names} was recorded, so they were never LIVE; if a file with the REST "
+            "answers has it, import both together"
+        )
     if report.known:
         print(f"  {report.known} trades were there already")
     if report.refused:

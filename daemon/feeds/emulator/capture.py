@@ -116,7 +116,7 @@ class CaptureSource:
         elif read.name == "kline":
             klines = self._entry(message.symbol).klines
             klines.setdefault(message.kline.interval, []).append((position, message.kline))
-        self._messages.append(Message(canonical(read.stream), line.payload))
+        self._messages.append(Message(canonical(read.stream), read.frame))
         self._recv_ns.append(line.recv_ns)
         self._times_ms.append(max(message.event_time, self._times_ms[-1] if self._times_ms else 0))
 
