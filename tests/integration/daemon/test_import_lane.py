@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
 
+from integration.daemon.lanes import Frame, Lane
 from lane import SECOND, START
-from marketd.daemon.feeds.capture_writer import CaptureWriter
-from marketd.daemon.import_ids import OwnIds
-from marketd.daemon.import_lane import CaptureImport, ImportReport
-from marketd.daemon.quantities import Bytes
-from marketd.daemon.registry import REGISTRY_NAME, Registry
-from marketd.daemon.settings import Config, Journal, Stream
+from marketd.daemon.import_lane import CaptureImport
+from marketd.daemon.settings import Stream
 from marketd.ipc import journal_settings
 from marketd.market.records import CandleFlag, Coverage
 from marketd.sql.connections import DatabaseConnectionManager
@@ -27,9 +23,6 @@ from marketd.sql.series import ensure_series_table
 # what differs between the profiles is below the statements, which test_sql_store.py tries on both
 pytestmark = pytest.mark.parametrize("server", [Profile.POSTGRES], indirect=True, ids=str)
 
-SEGMENT_BYTES = 1 << 20  # the smallest that a configuration may name
-Frame = tuple[int, bytes]  # when it was received (ns), and what
-
 
 def trade(number: int, second: float, size: str = "1") -> Frame:
     """One of Binance's messages; it arrives as the id says, whatever its time."""
@@ -38,38 +31,6 @@ def trade(number: int, second: float, size: str = "1") -> Frame:
         "T": START // 10**6 + round(second * 1000), "m": False, "M": True,
     }  # fmt: skip
     return START + number * SECOND, json.dumps({"stream": "btcusdt@trade", "data": data}).encode()
-
-
-class Lane:
-    def __init__(self, directory: Path, database: DatabaseConnectionManager) -> None:
-        self.directory, self.database = directory, database
-        self.config = Config(
-            instance="test",
-            state_dir=str(directory / "state"),
-            timeframes=("1s", "1m"),
-            journal=Journal(segment=Bytes(SEGMENT_BYTES), budget=Bytes(64 * SEGMENT_BYTES)),
-        )
-        self.config.state_path.mkdir(parents=True, exist_ok=True)
-        self._files = 0
-        self.venue = "BINANCE"
-
-    async def run(self, frames: Iterable[Frame], **options: Any) -> ImportReport:
-        self._files += 1
-        captures = self.directory / f"capture{self._files}"
-        writer = CaptureWriter(captures, self.venue)
-        for received_ns, payload in frames:
-            writer.frames(received_ns, [payload])
-        writer.close()
-        registry = Registry(self.config.state_path / REGISTRY_NAME, self.config.daemon_no)
-        try:
-            lane = CaptureImport(self.config, self.database, OwnIds(registry), venue=self.venue, **options)
-            return await lane.run(sorted(captures.glob("*.gz")))
-        finally:
-            registry.close()
-
-    async def fetch(self, statement: str) -> list[tuple[Any, ...]]:
-        async with self.database.acquire() as conn:
-            return [tuple(row) for row in await conn.fetch(statement)]
 
 
 @pytest.fixture

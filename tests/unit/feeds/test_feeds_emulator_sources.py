@@ -78,6 +78,33 @@ async def test_a_capture_sends_every_message_as_it_was_received(shared_data: Pat
     assert source.progress().ended
 
 
+async def test_messages_without_their_streams_names_are_sent_with_them(tmp_path: Path) -> None:
+    """As connections to single streams have them."""
+    levels = [[f"{price}.0", "1"] for price in range(5)]
+    best = {"e": "depthUpdate", "E": 5, "s": "BTCUSDT", "U": 1, "u": 2, "pu": 0, "b": levels, "a": levels}
+    bar = {"t": 0, "T": 59999, "s": "BTCUSDT", "i": "5m", "o": "1", "c": "1", "h": "1", "l": "1", "v": "1", "n": 1}
+    order = {"s": "BTCUSDT", "S": "SELL", "q": "1", "p": "9", "ap": "9", "T": 5}
+    came = [
+        {"e": "trade", "E": 5, "s": "BTCUSDT", "t": 7, "p": "61837.6", "q": "0.02", "T": 5, "m": True},
+        {**best, "a": []},
+        {"e": "kline", "E": 5, "s": "BTCUSDT", "k": {**bar, "x": False, "q": "1", "V": "1"}},
+        {"e": "markPriceUpdate", "E": 5, "s": "BTCUSDT", "p": "1", "i": "1", "r": "0", "T": 9},
+        {"e": "forceOrder", "E": 5, "o": order},
+    ]
+    others = [best, {"e": "ORDER_TRADE_UPDATE", "E": 5}, {"result": None, "id": 1}]  # the best levels are no changes
+    path = tmp_path / "capture"
+    path.write_text("".join(f"1723161258000000000 {json.dumps(each)}\n" for each in [*came, *others]))
+    source = CaptureSource([path])
+    sent = await play(source)
+    names = ("trade", "depth", "kline_5m", "markPrice", "forceOrder")
+    assert [message.stream for message in sent] == [f"btcusdt@{name}" for name in names]
+    frames = [json.loads(message.frame) for message in sent]
+    assert [frame["data"] for frame in frames] == came
+    assert [frame["stream"] for frame in frames] == [message.stream for message in sent]
+    assert source.skipped == {"no stream's message": 3}
+    assert source.rules["BTCUSDT"].price_places == 1
+
+
 async def test_rest_knows_only_what_has_happened(shared_data: Path) -> None:
     source = CaptureSource([shared_data / "ws_binance_raw" / "spot_btcusdt_20240808.gz"])
     assert ask(source, "/api/v3/trades?symbol=BTCUSDT") == []

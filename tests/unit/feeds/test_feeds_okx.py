@@ -367,6 +367,9 @@ def test_errors_and_notices_are_shown_as_they_came() -> None:
         ("BTCUSDTSWAP", "BTC-USDT-SWAP", "SWAP"),
         ("BTC/USD:BTC-250328", "BTC-USD-250328", "FUTURES"),
         ("BTCUSD250328", "BTC-USD-250328", "FUTURES"),
+        ("BTC/USD:BTC-250328-60000-C", "BTC-USD-250328-60000-C", "OPTION"),
+        ("XRP-USD-250328-0.5-P", "XRP-USD-250328-0.5-P", "OPTION"),
+        ("ETHUSD2503283000C", "ETH-USD-250328-3000-C", "OPTION"),
     ],
 )
 def test_names_go_both_ways(written: str, inst_id: str, kind: str) -> None:
@@ -386,6 +389,16 @@ def test_names_go_both_ways(written: str, inst_id: str, kind: str) -> None:
 def test_what_names_nothing_is_refused(wrong: str) -> None:
     with pytest.raises(InvalidArgument):
         OkxAdapter().venue_symbol(wrong)
+
+
+def test_options_are_asked_for_by_their_pair() -> None:
+    decoder = OkxAdapter()
+    symbols = [decoder.venue_symbol(name) for name in ("BTC-USD-250328-60000-C", "BTC-USD-250328-60000-P")]
+    assert decoder.instruments_request(symbols).target.endswith("instType=OPTION&instFamily=BTC-USD")
+    row = {"instId": "BTC-USD-250328-60000-C", "instType": "OPTION", "uly": "BTC-USD", "tickSz": "0.0005", "lotSz": "1"}
+    (found,) = decoder.decode_instruments(answer([row]), symbols[:1])
+    assert (found.symbol, found.market, found.base, found.quote) == ("BTCUSD25032860000C", "option", "BTC", "USD")
+    assert (found.price_scale, found.size_scale) == (4, 0)
 
 
 def test_a_pair_of_rare_currencies_is_remembered_as_it_was_written() -> None:

@@ -96,10 +96,82 @@ def test_the_address_of_an_answer_tells_the_venue_too(tmp_path: Path, url: str, 
         ('{"topic":"publicTrade.BTCUSDT","data":[{"i":"20f43950-d8dd-5b31-9112-a178eb6023af"}]}', "BYBIT_LINEAR"),
         ('{"topic":"publicTrade.BTCUSDT","data":[{"i":"2290000000067683805"}]}', "BYBIT"),
         ('{"topic":"orderbook.50.BTCUSD","data":{}}', "BYBIT_INVERSE"),
+        ('{"stream":"btcfdusd@trade","data":{"e":"trade","s":"BTCFDUSD"}}', "BINANCE"),
+        ('{"stream":"omgbusd@depth","data":{"e":"depthUpdate","s":"OMGBUSD"}}', "BINANCE"),
+        ('{"stream":"btcusd_perp@kline_1m","data":{"e":"kline","s":"BTCUSD_PERP"}}', "BINANCE_DELIVERY"),
+        ('{"e":"bookTicker","u":1,"s":"X","ps":"DOTUSD"}', "BINANCE_DELIVERY"),
+        ('{"arg":{"channel":"liquidation-orders","instType":"SWAP"},"data":[]}', "OKX"),
+        ('{"type":"subscriptions","channels":[{"name":"matches","product_ids":["BTC-USD"]}]}', "COINBASE"),
     ],
 )
 def test_without_an_address_the_messages_tell(tmp_path: Path, payload: str, venue: str) -> None:
     assert recorded_venue([recording(tmp_path, f"1618678132000000000 {payload}")], None) == venue
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        '{"action":"snapshot","arg":{"instType":"sp","channel":"books","instId":"BTCUSDT"},"data":[]}',
+        '{"arg":{"instType":"USDT-FUTURES","channel":"trade","instId":"BTCUSDT"},"data":[]}',
+        '{"channel":"spot.order_book_update","result":{"e":"depthUpdate","s":"BTC_USDT","U":1,"u":2}}',
+        '{"type":"subscriptions","channels":[{"name":"v2/ticker","symbols":["BTCUSD"]}]}',
+        '{"jsonrpc":"2.0","method":"subscription","params":{"channel":"book.BTC-PERPETUAL.raw","data":{}}}',
+        '{"feed":"book","product_id":"PI_XBTUSD","side":"sell","seq":3,"price":34981,"qty":0}',
+        '{"channel":"trades","data":[{"coin":"BTC","side":"A","px":"1","sz":"2","tid":3}]}',
+    ],
+)
+def test_messages_that_look_like_a_venues_and_are_not_are_taken_for_none(tmp_path: Path, payload: str) -> None:
+    path = recording(tmp_path, f"1618678132000000000 {payload}")
+    with pytest.raises(CaptureUnreadable, match=r"nothing in it is of a venue .* BITSTAMP"):
+        recorded_venue([path], None)
+
+
+SPOT, LINEAR, US = (
+    f"wss://{address} <-> 1618677785.48"
+    for address in (
+        "stream.bybit.com/v5/public/spot",
+        "stream.bybit.com/v5/public/linear",
+        "stream.binance.us:9443/stream",
+    )
+)
+
+
+def test_files_of_two_venues_are_no_recording(tmp_path: Path) -> None:
+    """Whose symbols are the same: taken together, one market's book would be the other's."""
+    (tmp_path / "2").mkdir()
+    first, second = recording(tmp_path, LINEAR), recording(tmp_path / "2", SPOT)
+    with pytest.raises(CaptureUnreadable, match=f"{first} is a recording of BYBIT_LINEAR, and {second} one of BYBIT;"):
+        recorded_venue([first, second], None)
+    with pytest.raises(InvalidArgument, match=f"{second} is a recording of BYBIT, not of BYBIT_LINEAR"):
+        recorded_venue([first, second], "BYBIT_LINEAR")
+
+
+def test_a_file_of_a_venue_without_an_adapter_is_not_taken_for_its_neighbours(tmp_path: Path) -> None:
+    (tmp_path / "2").mkdir()
+    first = recording(tmp_path, "wss://stream.binance.com:9443/stream <-> 1618677785.48")
+    second = recording(tmp_path / "2", US)
+    with pytest.raises(CaptureUnreadable, match=f"{second}: wss://stream.binance.us:9443/stream is of no venue"):
+        recorded_venue([first, second], None)
+    assert recorded_venue([first, second], "BINANCE") == "BINANCE"
+
+
+def test_a_file_with_connections_to_two_venues_is_of_the_one_that_is_meant(tmp_path: Path) -> None:
+    path = recording(tmp_path, LINEAR, SPOT)
+    with pytest.raises(CaptureUnreadable, match="a recording of BYBIT_LINEAR and BYBIT; say with --venue"):
+        recorded_venue([path], None)
+    assert [recorded_venue([path], venue) for venue in ("BYBIT", "BYBIT_LINEAR")] == ["BYBIT", "BYBIT_LINEAR"]
+    with pytest.raises(InvalidArgument, match="not of OKX"):
+        recorded_venue([path], "OKX")
+
+
+def test_a_recording_of_answers_alone_says_what_is_missing(tmp_path: Path) -> None:
+    url = "https://api.binance.com/api/v3/depth?symbol=BTCUSDT&limit=1000"
+    path = recording(tmp_path, f'{url} -> 1633998512.32: {{"lastUpdateId":1,"bids":[["1","1"]],"asks":[["2","1"]]}}')
+    found = survey([path])
+    assert [each.symbol for each in found.instruments] == ["BTCUSDT"]
+    for require in (require_instruments, require_messages):
+        with pytest.raises(CaptureUnreadable, match="only 1 REST answers; name the file that has the messages, too"):
+            require(found, [path])
 
 
 def test_a_raw_recording_of_an_older_protocol_is_read_by_its_adapter(tmp_path: Path) -> None:
