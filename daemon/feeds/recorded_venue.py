@@ -73,10 +73,10 @@ def _agreed(files: Sequence[_File]) -> str:
         for file in files:
             if file.url and not file.found:
                 raise CaptureUnreadable(f"{file.path}: {_reason(file)}")
-            if not file.may_be(venue):
+            if file.venues not in ([], [venue]) or not file.may_be(venue):
                 raise CaptureUnreadable(
                     f"{sure.path} is a recording of {venue}, and {file.path} one of {file.words}; files that are read "
-                    "together are of one venue"
+                    "together are of one venue, and if these are, say of which with --venue"
                 )
         return venue
     told = next((file for file in files if file.found), files[0])

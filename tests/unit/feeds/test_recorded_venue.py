@@ -146,6 +146,20 @@ def test_files_of_two_venues_are_no_recording(tmp_path: Path) -> None:
         recorded_venue([first, second], "BYBIT_LINEAR")
 
 
+def test_raw_files_of_two_markets_are_no_recording(tmp_path: Path) -> None:
+    """Binance's markets speak alike; what a message says for sure counts, unless somebody knows better."""
+    (tmp_path / "2").mkdir()
+    coins = '1618678132000000000 {"stream":"btcusd_perp@trade","data":{"e":"trade","s":"BTCUSD_PERP"}}'
+    spot = '1618678132000000000 {"stream":"ethusdt@depth","data":{"e":"depthUpdate","s":"ETHUSDT"}}'
+    open_bar = '1618678132000000000 {"stream":"x@kline_1m","data":{"e":"kline","s":"ETHUSDT"}}'
+    first, second = recording(tmp_path, coins), recording(tmp_path / "2", spot)
+    for files in ([first, second], [second, first]):
+        with pytest.raises(CaptureUnreadable, match="files that are read together are of one venue"):
+            recorded_venue(files, None)
+    second = recording(tmp_path / "2", open_bar)
+    assert recorded_venue([first, second], None) == "BINANCE_DELIVERY"
+
+
 def test_a_file_of_a_venue_without_an_adapter_is_not_taken_for_its_neighbours(tmp_path: Path) -> None:
     (tmp_path / "2").mkdir()
     first = recording(tmp_path, "wss://stream.binance.com:9443/stream <-> 1618677785.48")
