@@ -22,7 +22,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from marketd.market.errors import InvalidArgument, MarketdError
 from marketd.ops import words
@@ -71,13 +71,19 @@ def run(args: argparse.Namespace) -> int:
         venue_of(args.venue)
     if not 0 <= args.port <= 65_535:
         raise InvalidArgument(f"--port: {args.port} is none; write 0 (any) to 65535", field="port")
-    emulator, symbols = _emulator(args)
-    asyncio.run(_serve(emulator, args.venue, symbols, args.json))
+    asyncio.run(_serve(_market_of(args), args.venue, args.json))
     return 0
 
 
-def _emulator(args: argparse.Namespace) -> tuple[EmulatorBase, list[str]]:
-    """And the symbols of its market."""
+class _Market(NamedTuple):
+    """What is emulated, and what a feed of it must ask for."""
+
+    emulator: EmulatorBase
+    symbols: list[str]
+    trades: str = "trade"
+
+
+def _market_of(args: argparse.Namespace) -> _Market:
     from marketd.daemon.feeds.emulator import Emulator, Playback, PlaybackEmulator
     from marketd.daemon.feeds.recorded_venue import recorded_venue
 
@@ -90,26 +96,33 @@ def _emulator(args: argparse.Namespace) -> tuple[EmulatorBase, list[str]]:
     args.venue = recorded_venue(args.captures, args.venue) if args.captures else args.venue or DEFAULT_VENUE
     where = {"host": args.host, "port": args.port, "expose": args.expose}
     if args.venue.startswith("BINANCE"):
-        market = _market(args)
-        return Emulator(market, **where), sorted(market.rules)
+        if args.synthetic:
+            synthetic = _synthetic(args)
+            return _Market(Emulator(synthetic, **where), sorted(synthetic.rules))
+        recorded = _recorded(args)
+        return _Market(Emulator(recorded, **where), sorted(recorded.rules), recorded.recorded_trades)
     if args.synthetic:
         raise InvalidArgument(f"--synthetic: there is none of {args.venue}, only of {DEFAULT_VENUE}", field="venue")
     print(f"reading {words.plural(len(args.captures), 'file')} …", file=sys.stderr)
     playback = Playback(args.captures, args.venue, speed=args.speed)
     for damage in playback.damage:
         print(f"! {damage}", file=sys.stderr)
-    return PlaybackEmulator(playback, **where), playback.symbols
+    return _Market(PlaybackEmulator(playback, **where), playback.symbols, playback.recorded_trades)
 
 
-def _market(args: argparse.Namespace) -> CaptureSource | SyntheticMarket:
-    from marketd.daemon.feeds.emulator import CaptureSource, SyntheticFutures, SyntheticMarket
+def _synthetic(args: argparse.Namespace) -> SyntheticMarket:
+    from marketd.daemon.feeds.emulator import SyntheticFutures, SyntheticMarket
 
-    if args.synthetic:
-        if args.rate <= 0:
-            raise InvalidArgument("--rate: trades a second, more than 0", field="rate")
-        symbols = [symbol.strip().upper().replace("/", "") for symbol in (args.symbols or DEFAULT_SYMBOLS).split(",")]
-        kind = SyntheticMarket if args.venue == DEFAULT_VENUE else SyntheticFutures
-        return kind(args.seed, [symbol for symbol in symbols if symbol], args.rate)
+    if args.rate <= 0:
+        raise InvalidArgument("--rate: trades a second, more than 0", field="rate")
+    symbols = [symbol.strip().upper().replace("/", "") for symbol in (args.symbols or DEFAULT_SYMBOLS).split(",")]
+    kind = SyntheticMarket if args.venue == DEFAULT_VENUE else SyntheticFutures
+    return kind(args.seed, [symbol for symbol in symbols if symbol], args.rate)
+
+
+def _recorded(args: argparse.Namespace) -> CaptureSource:
+    from marketd.daemon.feeds.emulator import CaptureSource
+
     print(f"reading {words.plural(len(args.captures), 'file')} …", file=sys.stderr)
     capture = CaptureSource(args.captures, args.venue, speed=args.speed)
     for damage in capture.damage:
@@ -117,7 +130,8 @@ def _market(args: argparse.Namespace) -> CaptureSource | SyntheticMarket:
     return capture
 
 
-async def _serve(emulator: EmulatorBase, venue: str, symbols: Sequence[str], as_json: bool) -> None:
+async def _serve(market: _Market, venue: str, as_json: bool) -> None:
+    emulator = market.emulator
     over = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -127,25 +141,31 @@ async def _serve(emulator: EmulatorBase, venue: str, symbols: Sequence[str], as_
     except OSError as error:
         raise MarketdError(f"the emulator cannot listen: {error.strerror or error}; choose another --port") from None
     try:
-        _introduce(emulator, venue, symbols, as_json)
+        _introduce(market, venue, as_json)
         await _show_progress(emulator, over, as_json)
     finally:
         await emulator.stop()
 
 
-def _introduce(emulator: EmulatorBase, venue: str, symbols: Sequence[str], as_json: bool) -> None:
+def _introduce(market: _Market, venue: str, as_json: bool) -> None:
+    emulator, symbols, trades = market
     if as_json:
         addresses = {"ws_url": emulator.ws_url, "rest_url": emulator.rest_url}
-        print(json.dumps({**addresses, "symbols": list(symbols), "venue": venue}), flush=True)
+        print(json.dumps({**addresses, "symbols": symbols, "venue": venue, "trades": trades}), flush=True)
         return
     print(f"{venue} is emulated at {emulator.url} and {emulator.rest_url}; in the configuration of a daemon:\n")
-    print(config_lines(emulator.ws_url, emulator.rest_url, symbols, venue) + series_lines(venue))
+    print(config_lines(emulator.ws_url, emulator.rest_url, symbols, venue, trades) + series_lines(venue))
     print("Ctrl-C ends it.", flush=True)
 
 
-def config_lines(ws_url: str, rest_url: str, symbols: Sequence[str], venue: str = DEFAULT_VENUE) -> str:
+def config_lines(
+    ws_url: str, rest_url: str, symbols: Sequence[str], venue: str = DEFAULT_VENUE, trades: str = "trade"
+) -> str:
     """What points a daemon to an emulator, as TOML."""
-    return f'[venues.{venue}]\nsymbols = {json.dumps(list(symbols))}\nws_url = "{ws_url}"\nrest_url = "{rest_url}"\n'
+    values = {"symbols": list(symbols), "ws_url": ws_url, "rest_url": rest_url}
+    if trades != "trade":
+        values["trades"] = trades
+    return "".join([f"[venues.{venue}]\n", *(f"{name} = {json.dumps(value)}\n" for name, value in values.items())])
 
 
 def series_lines(venue: str) -> str:

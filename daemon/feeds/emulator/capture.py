@@ -126,6 +126,12 @@ class CaptureSource:
             entry = self._symbols[symbol] = _Symbol()
         return entry
 
+    @property
+    def recorded_trades(self) -> str:
+        """What a feed must ask for: "aggTrade" when there are only those."""
+        kinds = [(entry.trades.ids, entry.agg_trades.ids) for entry in self._symbols.values()]
+        return "aggTrade" if any(summed for _, summed in kinds) and not any(each for each, _ in kinds) else "trade"
+
     # ---- time ---------------------------------------------------------------------------------
 
     async def play(self, crowd: Crowd, send: Send) -> None:

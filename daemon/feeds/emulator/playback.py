@@ -18,12 +18,15 @@ from urllib.parse import urlsplit
 from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Request, Response
 
+from marketd.daemon.feeds.adapter import VenueAdapter
 from marketd.daemon.feeds.captures import CaptureUnreadable, in_order, read_captures
 from marketd.daemon.feeds.emulator import venue_answers
 from marketd.daemon.feeds.emulator.base import Client, EmulatorBase, response_of
 from marketd.daemon.feeds.emulator.pace import in_pace, speed_of
 from marketd.daemon.feeds.emulator.source import Crowd, Message, Progress, Send
 from marketd.daemon.feeds.survey import require_instruments, survey
+from marketd.market.errors import InvalidArgument
+from marketd.market.instruments import Instrument
 from marketd.market.times import NS_PER_MS
 
 EVERYTHING = ""  # the one stream
@@ -43,7 +46,10 @@ class Playback:
         self.damage: list[str] = []
         self._position = 0
         self._load([Path(path) for path in paths], venue)
-        self.instruments = require_instruments(survey(paths, venue), paths).instruments
+        found = require_instruments(survey(paths, venue), paths)
+        self.instruments = found.instruments
+        self._adapter: VenueAdapter = found.venue.adapter()
+        self.recorded_trades = found.trades
 
     def _load(self, paths: list[Path], venue: str) -> None:
         readers = read_captures(paths)
@@ -64,7 +70,14 @@ class Playback:
 
     @property
     def symbols(self) -> list[str]:
-        return sorted(instrument.symbol for instrument in self.instruments)
+        """As a configuration can name them."""
+        return sorted(map(self._written, self.instruments))
+
+    def _written(self, instrument: Instrument) -> str:
+        try:
+            return self._adapter.venue_symbol(instrument.symbol)
+        except InvalidArgument:  # a pair of rare currencies, in one word
+            return f"{instrument.base}/{instrument.quote}"
 
     # ---- time ---------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
@@ -69,6 +70,13 @@ async def test_what_a_reconnect_may_have_lost_is_a_gap_when_the_venue_cannot_be_
         await eventually_async(lambda: len(sink.ids("BTCUSD")) > before)
         assert feed.statistics().gaps == 1
     assert sink.states("BTCUSD") == [Coverage.OBSERVED, Coverage.GAP, Coverage.ENDED]
+
+
+def test_a_recording_tells_what_a_feed_must_ask_for(tmp_path: Path) -> None:
+    row = {"instId": "BTC-AED", "tradeId": "7", "px": "30.5", "sz": "3", "side": "buy", "ts": "1652459236119"}
+    message = json.dumps({"arg": {"channel": "trades", "instId": "BTC-AED"}, "data": [row]})
+    playback = Playback([capture(tmp_path, [f"1652459236.1: {message}"])], "OKX")
+    assert (playback.symbols, playback.recorded_trades) == (["BTC/AED"], "aggTrade")
 
 
 def test_a_file_without_a_message_is_refused(tmp_path: Path) -> None:

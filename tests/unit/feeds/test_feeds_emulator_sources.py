@@ -103,6 +103,16 @@ async def test_messages_without_their_streams_names_are_sent_with_them(tmp_path:
     assert [frame["stream"] for frame in frames] == [message.stream for message in sent]
     assert source.skipped == {"no stream's message": 3}
     assert source.rules["BTCUSDT"].price_places == 1
+    assert source.recorded_trades == "trade"
+
+
+def test_a_capture_tells_which_trades_a_feed_must_ask_for(tmp_path: Path) -> None:
+    dealt = {"E": 5, "s": "BTCUSDT", "p": "1", "q": "1", "T": 5, "m": True}
+    summed, single = {"e": "aggTrade", "a": 7, **dealt}, {"e": "trade", "t": 7, **dealt}
+    path = tmp_path / "capture"
+    for came, wanted in (([summed], "aggTrade"), ([summed, single], "trade")):
+        path.write_text("".join(f"1723161258000000000 {json.dumps(each)}\n" for each in came))
+        assert CaptureSource([path]).recorded_trades == wanted
 
 
 async def test_rest_knows_only_what_has_happened(shared_data: Path) -> None:

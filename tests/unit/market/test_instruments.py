@@ -23,7 +23,8 @@ SWAP = instrument(3, "BTCUSDT", "BINANCE_FUTURES", "swap")
 INVERSE = instrument(4, "BTCUSD_PERP", "BINANCE_DELIVERY", "swap", quote="USD")
 FUTURE = instrument(5, "BTCUSDT_240927", "BINANCE_FUTURES", "future")
 GONE = instrument(6, "BTCUSDT", "OKX", flags=int(InstrumentFlag.REMOVED))
-ALL = [SPOT, KRAKEN, SWAP, INVERSE, FUTURE, GONE]
+OPTION = instrument(7, "BTCUSDT24092760000C", "OKX", "option")
+ALL = [SPOT, KRAKEN, SWAP, INVERSE, FUTURE, GONE, OPTION]
 
 
 @pytest.mark.parametrize("one", [*ALL, global_instrument(3)])
@@ -41,6 +42,7 @@ def test_an_instrument_survives_its_record(one):
         ("BTC/USDT:USDT", SWAP),
         ("BTC/USD:BTC", INVERSE),
         ("BTCUSDT_240927", FUTURE),
+        ("BTCUSDT24092760000C", OPTION),
         ("mine", SWAP),
     ],
 )

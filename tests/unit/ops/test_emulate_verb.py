@@ -21,7 +21,9 @@ def test_the_lines_are_a_configuration() -> None:
     lines = emulate.config_lines("ws://127.0.0.1:9500", "http://127.0.0.1:9500", ["BTCUSDT"])
     venue = convert(tomllib.loads(lines)).venues["BINANCE"]
     assert (venue.ws_url, venue.rest_url) == ("ws://127.0.0.1:9500", "http://127.0.0.1:9500")
-    assert venue.symbols == ("BTCUSDT",)
+    assert (venue.symbols, venue.trades) == (("BTCUSDT",), "trade")
+    summed = emulate.config_lines("ws://127.0.0.1:9500", "http://127.0.0.1:9500", ["BTC/AED"], "OKX", "aggTrade")
+    assert convert(tomllib.loads(summed)).venues["OKX"].trades == "aggTrade"
 
 
 def test_progress_tells_how_long_it_will_take() -> None:
