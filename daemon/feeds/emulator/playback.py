@@ -1,8 +1,8 @@
 """A recording of any venue, played back: to whoever says something on a WebSocket, each frame as it was recorded.
 
 What a client subscribes to is not read: it gets all that was recorded, the venue's replies too, and its adapter leaves
-out what it did not ask for. REST is answered with what was recorded at that path, and with the recording's instruments
-and time. What else was there, nobody knows any more: 404.
+out what it did not ask for. REST is answered with the recording's instruments and time, as its messages tell them, and
+with what was recorded at that path. What else was there, nobody knows any more: 404.
 
 The frames of a recording are one run of events: after a broken connection a client gets what comes next, and no second
 snapshot of a book that came on the stream.
@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Request, Response
@@ -30,6 +30,7 @@ from marketd.market.instruments import Instrument
 from marketd.market.times import NS_PER_MS
 
 EVERYTHING = ""  # the one stream
+Words = frozenset[tuple[str, str]]
 
 
 class Playback:
@@ -40,7 +41,7 @@ class Playback:
         self.realtime = self._speed is not None
         self._frames: list[bytes] = []
         self._recv_ns: list[int] = []
-        self._answers: dict[str, bytes] = {}
+        self._answers: dict[tuple[str, Words], bytes] = {}
         self.ws_host = ""  # of the recorded address
         self.skipped: Counter[str] = Counter()
         self.damage: list[str] = []
@@ -58,7 +59,7 @@ class Playback:
                 self._frames.append(line.payload)
                 self._recv_ns.append(line.recv_ns)
             elif line.kind == "rest":
-                self._answers.setdefault(_path(line.url), line.payload)
+                self._answers.setdefault((_path(line.url), _words(line.url)), line.payload)
             elif line.kind == "connect":
                 self.ws_host = urlsplit(line.url).hostname or ""
         for reader in readers:
@@ -96,8 +97,8 @@ class Playback:
     # ---- answers ------------------------------------------------------------------------------
 
     def answer(self, target: str) -> bytes | None:
-        path = _path(target)
-        return self._answers.get(path) or venue_answers.answer(path, self.instruments, self.now_ns())
+        made = venue_answers.answer(_path(target), self.instruments, self.now_ns())
+        return made or self._answers.get((_path(target), _words(target)))
 
 
 class PlaybackEmulator(EmulatorBase):
@@ -128,3 +129,8 @@ class PlaybackEmulator(EmulatorBase):
 
 def _path(url: str) -> str:
     return urlsplit(url).path.rstrip("/")
+
+
+def _words(url: str) -> Words:
+    """Of what was asked: the pair, say. Numbers are how many and from when on: a recording has what it has."""
+    return frozenset((name, value) for name, value in parse_qsl(urlsplit(url).query) if not value.isdecimal())

@@ -79,6 +79,26 @@ def test_a_recording_tells_what_a_feed_must_ask_for(tmp_path: Path) -> None:
     assert (playback.symbols, playback.recorded_trades) == (["BTC/AED"], "aggTrade")
 
 
+def test_answers_are_told_apart_by_what_was_asked(tmp_path: Path) -> None:
+    """A venue has all its lists of instruments at one path, and the trades of all its pairs at another."""
+    api = "https://api.kraken.com/0/public"
+    lines = [
+        f'{api}/AssetPairs -> 1618678130.1: {{"error":[],"result":{{}}}}',
+        f"{api}/Trades?pair=XBTUSD -> 1618678130.2: of BTC",
+        f"{api}/Trades?pair=ETHUSD&since=5 -> 1618678130.3: of ETH",
+        f"{api}/Depth?pair=XBTUSD -> 1618678130.4: of its book",
+        "wss://ws.kraken.com <-> 1618678131.0",
+        kraken_trade(2, "60000.1"),
+    ]
+    playback = Playback([capture(tmp_path, lines)], "KRAKEN")
+    asked = [
+        f"/0/public/{target}" for target in ("Trades?since=5&pair=ETHUSD", "Trades?pair=XBTEUR", "Depth?pair=XBTUSD")
+    ]
+    assert [playback.answer(target) for target in asked] == [b"of ETH", None, b"of its book"]
+    assert playback.answer("/0/public/Trades?pair=ETHUSD&since=99") == b"of ETH"
+    assert b"BTC/USD" in (playback.answer("/0/public/AssetPairs") or b"")
+
+
 def test_a_file_without_a_message_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="no message of a WebSocket"):
         Playback([capture(tmp_path, [CONNECTED])], "KRAKEN")
