@@ -1,7 +1,8 @@
 """A recording of any venue, played back: to whoever says something on a WebSocket, each frame as it was recorded.
 
 What a client subscribes to is not read: it gets all that was recorded, the venue's replies too, and its adapter leaves
-out what it did not ask for. REST is answered with the recording's instruments and time, as its messages tell them, and
+out what it did not ask for. Where a venue has several addresses, each gets its own: a book that came over both would be
+none. REST is answered with the recording's instruments and time, as its messages tell them, and
 with what was recorded at that path. What else was there, nobody knows any more: 404.
 
 The frames of a recording are one run of events: after a broken connection a client gets what comes next, and no second
@@ -10,6 +11,8 @@ snapshot of a book that came on the stream.
 
 from __future__ import annotations
 
+import asyncio
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +33,8 @@ from marketd.market.instruments import Instrument
 from marketd.market.times import NS_PER_MS
 
 EVERYTHING = ""  # the one stream
+_CHANNEL = re.compile(rb'"channel": ?"([\w-]+)"')
+PATIENCE, LOOK_SECONDS = 500, 0.01  # how often, and how far apart: for a client's connection to another address
 Words = frozenset[tuple[str, str]]
 
 
@@ -46,10 +51,12 @@ class Playback:
         self.skipped: Counter[str] = Counter()
         self.damage: list[str] = []
         self._position = 0
+        self._awaited: set[str] = set()
         self._load([Path(path) for path in paths], venue)
         found = require_instruments(survey(paths, venue), paths)
         self.instruments = found.instruments
         self._adapter: VenueAdapter = found.venue.adapter()
+        self._endpoint_of = found.venue.endpoint_of
         self.recorded_trades = found.trades
 
     def _load(self, paths: list[Path], venue: str) -> None:
@@ -85,7 +92,29 @@ class Playback:
     async def play(self, crowd: Crowd, send: Send) -> None:
         async for at in in_pace(self._recv_ns, self._speed, crowd):
             self._position = at + 1  # it has happened, whoever hears of it
-            await send(Message(EVERYTHING, self._frames[at]))
+            endpoint = self._endpoint(self._frames[at])
+            if endpoint not in self._awaited:
+                await self._someone_at(endpoint, crowd)
+            await send(Message(endpoint, self._frames[at]))
+
+    async def _someone_at(self, endpoint: str, crowd: Crowd) -> None:
+        """A client has its connections made one after the other; one that it does not make is not waited for."""
+        self._awaited.add(endpoint)
+        for _ in range(PATIENCE):
+            if crowd.wants(endpoint):
+                return
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def _endpoint(self, frame: bytes) -> str:
+        """Of a venue with several addresses: at which a feed asks for such a frame, wherever it was recorded."""
+        if self._endpoint_of is None:
+            return EVERYTHING
+        channel = _CHANNEL.search(frame)
+        return self._endpoint_of(channel[1].decode() if channel else "")
+
+    def endpoint_at(self, path: str) -> str:
+        """What a client gets that is connected there."""
+        return EVERYTHING if self._endpoint_of is None else path[max(0, path.find("/ws/")) :]
 
     def now_ns(self) -> int:
         return self._recv_ns[max(0, self._position - 1)]
@@ -123,8 +152,10 @@ class PlaybackEmulator(EmulatorBase):
         return response_of(200, body)
 
     async def _listen(self, client: Client) -> None:
+        request = client.socket.request
+        wanted = self.playback.endpoint_at(_path(request.path if request else ""))
         async for _ in client.socket:
-            self._subscribe(client, [EVERYTHING])
+            self._subscribe(client, [wanted])
 
 
 def _path(url: str) -> str:

@@ -7,6 +7,7 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -77,6 +78,34 @@ def test_a_recording_tells_what_a_feed_must_ask_for(tmp_path: Path) -> None:
     message = json.dumps({"arg": {"channel": "trades", "instId": "BTC-AED"}, "data": [row]})
     playback = Playback([capture(tmp_path, [f"1652459236.1: {message}"])], "OKX")
     assert (playback.symbols, playback.recorded_trades) == (["BTC/AED"], "aggTrade")
+
+
+async def test_each_of_a_venues_addresses_has_its_own_frames(tmp_path: Path) -> None:
+    """A feed of OKX is connected to two of them: a book that came over both would change twice."""
+
+    def row(channel: str, data: Any, **more: Any) -> str:
+        arg = {"channel": channel, "instId": "BTC-USDT"}
+        return f"1652459236.1: {json.dumps({'arg': arg, 'data': [data], **more})}"
+
+    levels = {"bids": [["9.5", "1", "0", "1"]], "asks": [["99.5", "1", "0", "1"]], "ts": "1652459236119"}
+    changes = [{**levels, "checksum": 0, "bids": [["9.5", str(size), "0", "1"]]} for size in range(1, 200)]
+    bar = ["1652459160000", "30", "30", "30", "30", "7", "210", "210", "1"]
+    lines = [
+        "wss://ws.okx.com:8443/ws/v5/public <-> 1652459224.5",  # where it had its bars, too, until 2023
+        row("trades", {"instId": "BTC-USDT", "tradeId": "7", "px": "30", "sz": "3", "side": "buy", "ts": "5"}),
+        row("books", changes[0], action="snapshot"),
+        *(row("books", change, action="update") for change in changes[1:]),
+        row("candle1m", bar),
+    ]
+    path = capture(tmp_path, lines)
+    async with played([path], "OKX") as emulator:
+        sink, paths = RecordingSink(), ("/ws/v5/public", "/ws/v5/business")
+        assert [emulator.playback.endpoint_at(f"/ws.okx.com{each}") for each in paths] == list(paths)
+        async with running(feed_of(emulator, sink, ["BTCUSDT"], venue="OKX", trades="aggTrade", book=True)) as feed:
+            await eventually_async(lambda: len(sink.records("BTCUSDT", "candle")) == 1)
+            await eventually_async(lambda: feed.statistics().books_live == 1)
+            assert feed.statistics().book_events == {"subscribed": 1, "joined": 1}
+            assert feed.statistics().messages == len(lines) - 1
 
 
 def test_answers_are_told_apart_by_what_was_asked(tmp_path: Path) -> None:
