@@ -105,6 +105,10 @@ class ImportedBooks:
                     found += self._told(symbol, received_ns, BookKeeper.damaged)
         return found
 
+    def finish(self, received_ns: int) -> list[Told]:
+        """The last line was read."""
+        return [told for symbol in self._keepers for told in self._told(symbol, received_ns, BookKeeper.finish)]
+
     def _is_of_another(self, event: BookSnapshot | BookDelta) -> bool:
         """Whether that symbol's book comes over another connection, which goes on."""
         held, is_snapshot = self._sources.get(event.symbol), isinstance(event, BookSnapshot)

@@ -211,7 +211,9 @@ class CaptureImport:
     async def _take_in(
         self, readers: Sequence[CaptureReader], writer: Writer, progress: Callable[[ImportProgress], None]
     ) -> None:
+        received_ns = 0
         for reader, line in in_order(readers, self._venue.name):
+            received_ns = max(received_ns, line.recv_ns)
             self._books.reads(reader, line.conn)
             if line.kind != "ws":
                 self._take_aside(line)
@@ -221,6 +223,8 @@ class CaptureImport:
             if self._counts["lines"] % LINES_PER_TURN == 0:
                 await self._write_behind(writer)
                 progress(self._progress(reader, writer))
+        for instrument, parts in self._books.finish(received_ns):
+            self._accept(instrument, parts, [], received_ns)
         progress(self._progress(readers[-1], writer))
 
     async def _write_behind(self, writer: Writer) -> None:

@@ -93,6 +93,11 @@ class BookRecorder:
         self._state = state
         self._rows.append(self._packer.pack(ts_ns, 0, state, _NO_LEVELS, BookFlag.STATE))
 
+    def finish(self) -> None:
+        """Nothing more comes: what was known last does not wait for its interval."""
+        if self._waiting:
+            self._tell(*self._waiting, 0)
+
     def advance(self, newest_ns: int) -> Records:
         """Records since the last call."""
         if self._waiting and newest_ns - self._told_ns >= self._interval_ns:

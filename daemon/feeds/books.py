@@ -199,6 +199,11 @@ class BookKeeper:
         if ts_ns != ABSENT and not 0 <= self.newest_ns - ts_ns <= MAX_LEAP_NS:
             self.newest_ns = ts_ns
 
+    def finish(self) -> list[Part]:
+        """A recording is over: its last state, though nothing says when the next one came."""
+        self._recorder.finish()
+        return self._records()
+
     # ---- a step of the book -------------------------------------------------------------------
 
     def _after(self, step: Step, event_ns: int = ABSENT) -> list[Part]:

@@ -81,6 +81,17 @@ async def test_a_snapshot_in_a_file_of_its_own_joins_the_changes_when_it_came(
     assert await lane.fetch(f"{known} WHERE state = {LIVE} AND sequence > 12 ORDER BY seq") == [(13, 3), (14, 5)]
 
 
+async def test_the_last_state_of_a_book_is_told_when_its_recording_is_over(lane: Lane, tmp_path: Path) -> None:
+    """Though its interval is not; a recording that is imported again tells nothing."""
+    snapshot = {"lastUpdateId": 10, "bids": [["5.0", "1"]], "asks": [["99.0", "1"]]}
+    quick = [depth(1 + n / 100, 11 + n).replace(f'"{11 + n}.0","1"', f'"5.0","{n + 2}"') for n in range(5)]
+    files = [written(tmp_path / "http", [answer(0.5, snapshot)]), written(tmp_path / "ws", quick)]
+    last = "SELECT sequence, bid_size[1] FROM book_snapshots ORDER BY seq"
+    for _ in range(2):
+        await lane.run_files(*files)
+        assert await lane.fetch(last) == [(11, 2), (15, 6)]
+
+
 async def test_changes_without_a_snapshot_are_told_by_their_symbol(lane: Lane, tmp_path: Path) -> None:
     report = await lane.run_files(written(tmp_path / "ws", STREAM))
     assert report.without_snapshot == ["BTCUSDT"]

@@ -95,6 +95,16 @@ def test_a_jump_of_the_best_price_goes_out_at_once(bids, asks, is_jump):
     assert flags == [BookFlag.STATE, *([BookFlag.JUMP] if is_jump else [])]
 
 
+def test_what_was_known_last_is_told_when_nothing_more_comes():
+    told = recorder()
+    told.book(START, 1, book_of({10: 1}, {11: 1}))
+    told.book(START + MS, 2, book_of({10: 2}, {11: 1}))
+    assert told.advance(START + MS)["sequence"].tolist() == [1]
+    told.finish()
+    told.finish()
+    assert told.advance(START + MS)["sequence"].tolist() == [2]
+
+
 def test_a_change_of_state_goes_out_at_once_after_what_was_known_last():
     told = recorder()
     told.leave(START, BookState.SYNCING)
