@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,12 @@ from marketd.market.records import BY_NAME, CANDLE, Records
 from marketd.market.rows import codec
 from marketd.market.times import NS_PER_SECOND
 from marketd.sql.copy import copy_out
+from marketd.sql.levels import SECONDS_TABLE
+from marketd.sql.packed_tables import newest_packed, to_ns
 from marketd.sql.read import SECOND, Span, columns_of, read_bars
 from marketd.sql.statements import statements
 from marketd.sql.store import Connection
-from marketd.sql.windows import windows
+from marketd.sql.windows import newest_in_windows, windows
 
 _LATEST = statements("latest")
 _CANDLE = BY_NAME["candle"]
@@ -27,7 +30,8 @@ async def read_latest_bars(
 ) -> dict[int, Records]:
     """The newest closed bar (shape (1,)) of each instrument that has one.
 
-    Each is looked for in the last days first, all in one statement, and only those that have none there further back.
+    Each is looked for in the last days first, all in one statement, and only those that have none there further back,
+    or whose newest one may be packed.
     """
     found: dict[int, Records] = {}
     for window in windows(Span(), _REACH_BARS * timeframe * NS_PER_SECOND):
@@ -38,6 +42,11 @@ async def read_latest_bars(
             found |= await _one_by_one(connection, missing, timeframe, bar_source)
         else:
             found |= await _in_window(connection, missing, timeframe, window, bar_source)
+    if timeframe == SECOND:
+        packed_ns = to_ns(newest_packed())
+        silent = [number for number in instruments if number not in found or found[number]["ts"][0] < packed_ns]
+        packed = await connection.fetch(_LATEST["have_blocks"], SECONDS_TABLE, silent) if silent else []
+        found |= await _one_by_one(connection, [row["id"] for row in packed], timeframe, bar_source)
     return found
 
 
@@ -60,11 +69,11 @@ async def _in_window(
 async def _one_by_one(
     connection: Connection, instruments: Sequence[int], timeframe: int, bar_source: str
 ) -> dict[int, Records]:
-    """Those that were silent for years, or never spoke."""
+    """Those that were silent for long, or never spoke."""
     found = {}
     for number in instruments:
-        copied = await read_bars(connection, number, timeframe, Span(), limit=1, bar_source=bar_source)
-        bars = codec(copied.table, copied.kind).decode(copied.data)[1]
+        read = partial(read_bars, connection, number, timeframe, limit=1, bar_source=bar_source)
+        bars = (await newest_in_windows(read, Span(), 1)).records()
         if len(bars):
             found[number] = finish_bars(bars, bar_source, 1)
     return found
