@@ -23,7 +23,7 @@ async def oldest_due(connection: Connection, span: Span) -> int | None:
 
 
 async def newest_second(connection: Connection, instrument_id: int, span: Span) -> int | None:
-    """The newest own bar of a second that is stored of a span, ns."""
+    """The newest own bar of a second that is stored of a span, ns; or where those end that were dropped, if later."""
     return _ns(await connection.fetchval(_LEVELS["newest_second"], instrument_id, *span.bounds()))
 
 

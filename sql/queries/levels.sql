@@ -31,9 +31,12 @@ CALL public.refresh_continuous_aggregate('marketd.{level}', $1::timestamptz, $2:
 SELECT min(greatest(ts_start, $1)) FROM refresh_due WHERE ts_start < $2 AND ts_end > $1;
 
 -- name: newest_second
-SELECT ts FROM candles_1s
-WHERE instrument_id = $1 AND ts >= $2 AND ts < $3 AND source = 1
-ORDER BY ts DESC LIMIT 1;
+-- Of what was dropped nothing forms any more.
+SELECT greatest(
+    (SELECT ts FROM candles_1s
+     WHERE instrument_id = $1 AND ts >= $2 AND ts < $3 AND source = 1
+     ORDER BY ts DESC LIMIT 1),
+    (SELECT max(ts_end) FROM levels_kept WHERE ts_start < $3 AND ts_end > $2));
 
 -- name: has_foreign
 SELECT EXISTS (SELECT FROM candles_1s WHERE instrument_id = $1 AND ts >= $2 AND ts < $3 AND source <> 1);
