@@ -29,6 +29,15 @@ from marketd.sql.read_packed import WholeBlocks
 _AS_THEY_CAME = ("copy", "packed")
 
 
+class MadeOf(NamedTuple):
+    """Of bars that are not stored: those of `timeframe` (s) that they are made of when they are asked for, from `since`
+    (ns) on; what is older the database has made before.
+    """
+
+    timeframe: int
+    since: int
+
+
 class Result(NamedTuple):
     """Records of one part of an answer: as the database copied them out, or decoded (oldest first)."""
 
@@ -38,6 +47,7 @@ class Result(NamedTuple):
     records: Records | None
     bar_source: str = ""
     limit: int | None = None
+    made_of: MadeOf | None = None
 
 
 class Rendered(NamedTuple):

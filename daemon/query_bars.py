@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from marketd.daemon.answers import Result
+from marketd.daemon.answers import MadeOf, Result
 from marketd.daemon.query_facts import Facts
 from marketd.daemon.query_levels import Older, older_bars
 from marketd.daemon.query_tail import CANDLE_EMPTY, CANDLE_KIND, Tail, candle_rings
@@ -21,7 +21,7 @@ from marketd.market.instruments import Instrument
 from marketd.market.records import Records
 from marketd.market.times import NS_PER_SECOND, timeframe_name
 from marketd.sql.levels import has_levels
-from marketd.sql.read import SECOND, CopiedRows, Span, read_bars, read_timeframes
+from marketd.sql.read import MIN_TIME_NS, SECOND, CopiedRows, Span, read_bars, read_timeframes
 from marketd.sql.store import Connection
 from marketd.sql.windows import newest_in_windows
 
@@ -70,8 +70,8 @@ class BarReader:
         name = f"candle.{timeframe_name(timeframe)}"
         base = self._base_timeframe(timeframe)
         if base != timeframe:
-            bars = await self._generated(connection, instrument, timeframe, base, request, await facts.tail())
-            return Result(name, CANDLE_KIND, None, bars)
+            bars, since = await self._generated(connection, instrument, timeframe, base, request, await facts.tail())
+            return Result(name, CANDLE_KIND, None, bars, made_of=MadeOf(base, since))
         span = Span(request.start, request.end)
         if copied is None:
             copied = await _stored_bars(connection, instrument, timeframe, span, request, request.limit)
@@ -88,9 +88,9 @@ class BarReader:
         base: int,
         request: Bars,
         tail: Tail,
-    ) -> Records:
-        """Closed bars of a timeframe that is not stored. A bar needs all its parts: the first one too, and those after
-        `end` of a bar that begins before it.
+    ) -> tuple[Records, int]:
+        """Closed bars of a timeframe that is not stored, and from when on (ns) they are made of `base`. A bar needs all
+        its parts: the first one too, and those after `end` of a bar that begins before it.
         """
         delta_ns = timeframe * NS_PER_SECOND
         span = Span(_ceiled(request.start, delta_ns), _ceiled(request.end, delta_ns))
@@ -109,13 +109,19 @@ class BarReader:
             )
         copied = await _stored_bars(connection, instrument, base, older.span, request, limit)
         parts = _merged(copied, beyond, request.bar_source, limit)
+        since = MIN_TIME_NS if older.span == span or older.span.start is None else older.span.start
         if not len(parts):
-            return finish_bars(older.bars, BEST, request.limit)
+            return finish_bars(older.bars, BEST, request.limit), since
         # the newest may still be forming: its parts come one by one
         until_ns = max(int(parts["ts"][-1]) + base * NS_PER_SECOND, tail.newest_ns - self._grace)
         bars = aggregate(parts, timeframe)
+        if span.end is not None and bars["ts"][-1] + delta_ns > until_ns:
+            after = Span(span.end)  # where there are parts, what ends before them is closed
+            copied = await _stored_bars(connection, instrument, base, after, request, 1)
+            if len(copied.records()) or len(tail.bars(base, after, request.bar_source)):
+                until_ns = span.end
         bars = np.concatenate([older.bars, bars[bars["ts"] + delta_ns <= until_ns]])
-        return finish_bars(bars, BEST, request.limit)
+        return finish_bars(bars, BEST, request.limit), since
 
     async def _has_longer_bars(self, connection: Connection) -> bool:
         if self._has_levels is None:

@@ -40,7 +40,8 @@ _ARRAY_COUNT = struct.Struct(">12xi")  # the number of elements, in such a head
 INSTRUMENT_COLUMN = "instrument_id"
 BOOK_TABLE = "book_snapshots"
 ONE_SECOND_BARS = "candles_1s"
-_BAR_TABLES = ("candles", ONE_SECOND_BARS, "candle_versions")
+BAR_VERSIONS = "candle_versions"
+_BAR_TABLES = ("candles", ONE_SECOND_BARS, BAR_VERSIONS)
 _BAR_COLUMNS = (
     *("timeframe", "ts", "ts_known", "seq", "source", "open", "high", "low", "close"),
     *("volume", "quote_volume", "buy_volume", "trade_count", "flags"),

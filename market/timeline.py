@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from marketd.market.records import Coverage, Records
-from marketd.market.rows import ONE_SECOND_BARS
+from marketd.market.rows import BAR_VERSIONS, ONE_SECOND_BARS
 from marketd.market.times import ABSENT
 
 _BEGIN, _END = -(2**63), 2**63 - 1
@@ -91,8 +91,8 @@ def timeline(coverage: Records, stream: int, start_ns: int, end_ns: int) -> list
         if last == ABSENT or (record["state"] in _OPEN and last <= first):
             last = _END
         reason = bytes(record["reason"]).decode(errors="replace")
-        if state is Seen.EXPIRED and reason == ONE_SECOND_BARS:
-            continue  # the longer ones, a venue's too, stand in a table of their own
+        if state is Seen.EXPIRED and reason in (ONE_SECOND_BARS, BAR_VERSIONS):
+            continue  # the longer ones, a venue's too, and the newest of all stand in tables of their own
         line.lay(Stretch(first, last, state, int(record["detail"]), reason))
     return line.cut(start_ns, end_ns)
 

@@ -45,6 +45,11 @@ def stream_of(kind: str) -> int:
     return _STREAMS.get(kind, 0)
 
 
+def table_of(kind: str, timeframe: int | None) -> str:
+    """The table that has such records."""
+    return ONE_SECOND_BARS if kind == "candle" and timeframe == 1 else BY_NAME[kind].table or ""
+
+
 def span_of(kind: str, time: str, records: Records, timeframe: int | None) -> tuple[int, int] | None:
     """The stretch of event time that records speak of; None when there are none."""
     times = records[time] if len(records) and kind in _STREAMS else None
@@ -55,7 +60,7 @@ def stretch_of(kind: str, bounds: tuple[int, int] | None, timeframe: int | None)
     """The same by the oldest and the newest time of the records."""
     if bounds is None or kind not in _STREAMS:
         return None
-    length = (timeframe or 0) * NS_PER_SECOND if kind in ("candle", "buckets") else 1
+    length = 1 if timeframe is None else timeframe * NS_PER_SECOND
     return bounds[0], bounds[1] + length
 
 
@@ -92,7 +97,7 @@ def worse(one: str | None, other: str | None) -> str | None:
 
 def _of_table(coverage: Records, kind: str, stream: int, timeframe: int | None) -> Records:
     """With what was dropped of the kind's own table in place of what was dropped of the stream that it is made of."""
-    table = ONE_SECOND_BARS if kind == "candle" and timeframe == 1 else BY_NAME[kind].table or ""
+    table = table_of(kind, timeframe)
     is_dropped = coverage["state"] == Coverage.EXPIRED
     found: Records = coverage[~is_dropped | (coverage["reason"] == table.encode())]
     dropped = found["state"] == Coverage.EXPIRED

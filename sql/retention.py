@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import asyncpg
 
 from marketd.market.records import BY_NAME, KINDS
-from marketd.market.rows import ONE_SECOND_BARS
+from marketd.market.rows import BAR_VERSIONS, ONE_SECOND_BARS
 from marketd.sql.levels import SECONDS_TABLE, Window, has_levels, is_due, keep_levels, refresh_all_of
 from marketd.sql.partitions import MADE, Partitioning, read_partitioning
 from marketd.sql.policies import refreshes_reach
@@ -26,7 +26,11 @@ from marketd.sql.statements import statements
 LOCK_TIMEOUT = "2s"  # while it waits for a reader, whoever comes later waits behind it
 _WAITED_TOO_LONG = asyncpg.LockNotAvailableError
 # by table, the number that the ledger has for what it holds
-_STREAMS = {kind.table: kind.id for kind in KINDS if kind.table} | {ONE_SECOND_BARS: BY_NAME["candle"].id}
+_STREAMS = {kind.table: kind.id for kind in KINDS if kind.table} | dict.fromkeys(
+    (ONE_SECOND_BARS, BAR_VERSIONS), BY_NAME["candle"].id
+)
+# by table, which replaced versions are those of its bars
+_BAR_TIMEFRAMES = {SECONDS_TABLE: "timeframe = 1", "candles": "timeframe > 1"}
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -105,6 +109,11 @@ async def _drop(conn: asyncpg.Connection[Any], table: str, piece: Piece) -> None
                 table,
                 piece.end,
                 piece.start,
+            )
+        if table in _BAR_TIMEFRAMES:
+            # the newest of them would count in place of the bar that is gone
+            await conn.execute(
+                f"DELETE FROM marketd.candle_versions WHERE {_BAR_TIMEFRAMES[table]} AND ts >= $1 AND ts < $2", *window
             )
         if has_longer:
             # asked under the lock of the drop: whoever stored a late bar meanwhile has committed its note, too
