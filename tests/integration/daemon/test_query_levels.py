@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from lane import BTC, CANDLES, KINDS, SECOND, START, bars, observed, trades
 from marketd.daemon import query_bars
@@ -24,19 +20,15 @@ from marketd.daemon.writer import Writer
 from marketd.ipc.journal_reader import JournalReader
 from marketd.ipc.protocol import Bars
 from marketd.market.aggregate import aggregate
-from marketd.market.records import CandleFlag, Records, Source
+from marketd.market.records import Records, Source
 from marketd.market.rows import codec
 from marketd.sql.connections import DatabaseConnectionManager
-from marketd.sql.partitions import PartitionKeeper
 from marketd.sql.profiles import Profile
-from marketd.sql.store import Commit, commit, split_rows
 from small_daemon import SmallDaemon
 
 pytestmark = pytest.mark.parametrize("server", [Profile.TIMESCALE], indirect=True, ids=str)
 
 CONFIG = Config(instance="test", timeframes=("1s",), default_venue="BINANCE")
-REVISED = int(CandleFlag.REVISED)
-_numbers = itertools.count(1)
 
 
 class Desk:
@@ -175,43 +167,3 @@ async def test_as_known_then_is_computed_from_the_versions_of_then(desk: Desk) -
     await desk.keeper.round()
     assert 777 in (await desk.bars(60, bar_source="own"))["high"]
     assert 777 not in (await desk.bars(60, bar_source="own", known_at=before))["high"]
-
-
-batches = st.lists(st.tuples(st.integers(0, 3000), st.integers(90, 110)), min_size=1, max_size=8)
-steps = st.lists(st.one_of(batches, st.just("refresh")), min_size=2, max_size=8)
-
-
-@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(steps, st.sampled_from([60, 120, 300, 900]), st.integers(1, 12))
-async def test_any_order_of_late_bars_and_refreshes_gives_what_the_seconds_make(
-    database: DatabaseConnectionManager, runtime_dir: Path, steps: list[Any], timeframe: int, limit: int
-) -> None:
-    instrument = msgspec.structs.replace(BTC, id=next(_numbers), symbol=f"A{next(_numbers)}")
-    service, keeper = QueryService(database, CONFIG, KINDS, runtime_dir), LevelKeeper(database)
-    seqs = itertools.count(1)
-    newest: dict[int, Any] = {}
-
-    async def store(conn: Any, batch: list[tuple[int, int]], declared: Records | None = None) -> None:
-        records = np.concatenate(
-            [bars([at], price, timeframe=1, source=Source.OWN, flags=REVISED, seq=next(seqs)) for at, price in batch]
-        )
-        for bar in records:
-            if int(bar["ts"]) not in newest or newest[int(bar["ts"])]["open"] != bar["open"]:
-                newest[int(bar["ts"])] = bar  # else it says nothing new, and is no version
-        rows = split_rows(CANDLES, np.full(len(records), instrument.id, np.int32), records)
-        await commit(
-            conn, Commit(uuid4(), "live", 8, START, rows, declared, [], []), PartitionKeeper(Profile.TIMESCALE)
-        )
-
-    async with database.acquire() as conn:
-        await store(conn, [(0, 100), (3601, 100)], instrument.to_record())
-        for step in steps:
-            await (keeper.round() if step == "refresh" else store(conn, step))
-            expected = aggregate(np.array([newest[ts] for ts in sorted(newest)], CANDLES.dtype), timeframe)
-            expected = expected[expected["ts"] < expected["ts"][-1]]  # the newest one forms
-            for most in (None, limit):
-                request = Bars(symbol=instrument.name, timeframes=[timeframe], bar_source="own", limit=most)
-                answer, frames = await service.answer(request)
-                assert answer.parts[0].encoding == "records"
-                found = np.frombuffer(frames[0], dtype=CANDLES.dtype)
-                assert found.tobytes() == expected[-(most or 0) :].tobytes()

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from book_lane import book_rows, books, buckets, imbalances, stamped
+from book_lane import books, buckets, imbalances, stamped
 from lane import BTC, MS, SECOND, START
-from marketd.market.book_means import book_means, means_kind
+from marketd.market.book_means import means_kind
 from marketd.market.book_rows import refit
 from marketd.market.records import BOOK_DELTA, BY_NAME, BookState, Kind, Records, book_kind
 from marketd.market.rows import codec
@@ -141,82 +141,7 @@ async def test_a_book_that_is_there_already_is_not_there_twice(db: Database) -> 
     assert await db.conn.fetchval("SELECT count(*) FROM book_buckets") == 2
 
 
-# ---- versions ---------------------------------------------------------------------------------------
-
-
-@_same_database
-@given(
-    st.lists(st.tuples(st.integers(0, 4), st.integers(0, 5)), min_size=1, max_size=12),
-    st.one_of(st.none(), st.integers(0, 6)),
-    st.one_of(st.none(), st.integers(1, 4)),
-    st.booleans(),
-    st.sampled_from([None, 1, 60]),
-)
-async def test_of_versions_the_newest_known_counts(
-    db: Database,
-    rows: list[tuple[int, int]],
-    known: int | None,
-    limit: int | None,
-    newest: bool,
-    timeframe: int | None,
-) -> None:
-    instrument = next(_ids)
-    numbered = [(at, number) for number, (at, _) in enumerate(rows)]
-    kind = IMBALANCE if timeframe is None else BUCKETS
-    records = stamped(imbalances(numbered) if timeframe is None else buckets(numbered, timeframe))
-    records["ts_known"] = [KNOWN + moment * 1000 for _, moment in rows]
-    other = [] if timeframe is None else [(BUCKETS, stamped(buckets(numbered, 61 - timeframe), 100))]
-    await db.put((kind, records), *other, instrument=instrument)
-    known_at = None if known is None else KNOWN + known * 1000
-    found = decoded(
-        await read_versions(
-            db.conn, instrument, kind, Span(), timeframe=timeframe, limit=limit, newest=newest, known_at=known_at
-        )
-    )
-    expected: dict[int, int] = {}
-    for record in records:
-        if known_at is None or record["ts_known"] <= known_at:
-            expected[int(record[kind.time])] = int(record["seq"])
-    listed = sorted(expected.items(), reverse=newest)[:limit]
-    assert list(zip(found[kind.time].tolist(), found["seq"].tolist(), strict=True)) == listed
-
-
 # ---- by the second ----------------------------------------------------------------------------------
-
-
-@_same_database
-@given(
-    st.lists(st.tuples(book_rows, st.integers(0, 3)), max_size=25),
-    st.sampled_from([1, 2, 60]),
-    st.tuples(st.integers(0, 10), st.integers(0, 10)).map(sorted),
-    st.one_of(st.none(), st.integers(1, 5)),
-    st.booleans(),
-    st.one_of(st.none(), st.integers(0, 4)),
-)
-async def test_intervals_of_the_database_are_those_of_the_arithmetic(
-    db: Database,
-    rows: list[Any],
-    timeframe: int,
-    span: list[int],
-    limit: int | None,
-    newest: bool,
-    known: int | None,
-) -> None:
-    instrument = next(_ids)
-    records = stamped(books([row for row, _ in rows]))
-    records["ts_known"] = [KNOWN + moment * 1000 for _, moment in rows]
-    if len(records):
-        await db.put((BOOK, records), instrument=instrument)
-    known_at = None if known is None else KNOWN + known * 1000
-    start, end = (START + at * timeframe * SECOND for at in span)
-    found = await db.means(timeframe, Span(start, end), instrument, limit=limit, newest=newest, known_at=known_at)
-    fitting = records[(records["ts_event"] >= start) & (records["ts_event"] < end)]
-    if known_at is not None:
-        fitting = fitting[fitting["ts_known"] <= known_at]
-    expected = book_means(fitting, timeframe, price_scale=BTC.price_scale, size_scale=BTC.size_scale)
-    if limit is not None:
-        expected = expected[-limit:] if newest else expected[:limit]
-    assert found.tobytes() == expected.tobytes()
 
 
 async def test_a_limit_finds_intervals_that_lie_far_apart(db: Database) -> None:

@@ -1,8 +1,7 @@
-"""What comes out of the database, beside a model that keeps every version in a list."""
+"""What comes out of the database; test_conformance.py has the rest, beside a model of lists."""
 
 from __future__ import annotations
 
-import itertools
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
@@ -13,9 +12,8 @@ from hypothesis import strategies as st
 
 from lane import BTC, CANDLES, FUNDING, MS, SECOND, START, bars, observed, rates, trades
 from marketd.daemon.kernel import TRADE_KIND, coverage_record
-from marketd.market.bars import BAR_SOURCES, finish_bars
 from marketd.market.errors import InvalidArgument
-from marketd.market.records import CandleFlag, Coverage, Records, Source
+from marketd.market.records import Coverage, Records
 from marketd.market.rows import codec
 from marketd.market.times import ABSENT
 from marketd.sql.connections import type_connection
@@ -38,7 +36,6 @@ from marketd.sql.statements import statements
 from marketd.sql.store import Commit, commit, split_rows
 
 KNOWN = START + 3600 * SECOND
-_ids = itertools.count(1000)
 _same_database = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -134,155 +131,7 @@ async def test_fields_that_bear_words_of_sql_are_read_as_fields(db: Database) ->
     assert found.tobytes() == records.tobytes()
 
 
-@_same_database
-@given(
-    st.lists(st.tuples(st.integers(0, 9), st.integers(0, 5)), min_size=1, max_size=12),
-    st.integers(-1, 10),
-    st.integers(-1, 10),
-    st.integers(1, 6),
-    st.booleans(),
-    st.one_of(st.none(), st.integers(0, 6)),
-)
-async def test_rows_are_those_of_a_list(
-    db: Database,
-    rows: list[tuple[int, int]],
-    start: int,
-    end: int,
-    limit: int,
-    newest: bool,
-    known: int | None,
-) -> None:
-    instrument = next(_ids)
-    records = stamped(trades([(ms, number, 100, 1) for number, (ms, _) in enumerate(rows)]))
-    records["ts_known"] = [KNOWN + moment * 1000 for _, moment in rows]
-    await db.put((TRADE_KIND, records), instrument=instrument)
-    span = Span(START + start * MS, START + end * MS)
-    known_at = None if known is None else KNOWN + known * 1000
-    found = decoded(
-        await read_rows(db.conn, instrument, TRADE_KIND, span, limit=limit, newest=newest, known_at=known_at)
-    )
-    fitting = [
-        r for r in records if span.start <= r["ts_event"] < span.end and (known is None or r["ts_known"] <= known_at)
-    ]
-    fitting.sort(key=lambda r: (r["ts_event"], r["seq"]), reverse=newest)
-    assert found["trade_id"].tolist() == [int(r["trade_id"]) for r in fitting[:limit]]
-
-
-# ---- bars, as known at t ----------------------------------------------------------------------------
-
-NUMBERS = ("ts", "source", "open", "close", "volume")
-Key = tuple[int, int]
-
-
-class Version(NamedTuple):
-    seq: int
-    known: int
-    price: int
-    partial: bool
-
-
-class Model:
-    """Every version that ever came, in lists."""
-
-    def __init__(self) -> None:
-        self.versions: dict[Key, list[Version]] = {}
-
-    def put(self, minute: int, source: int, version: Version) -> None:
-        self.versions.setdefault((minute, source), []).append(version)
-
-    def bars(self, source: str, known_at: int | None) -> list[tuple[int, int, int, bool]]:
-        """(minute, source, price, partial) of each bar, oldest first."""
-        found: dict[Key, Version] = {}
-        for key, versions in self.versions.items():
-            known = [v for v in versions if known_at is None or v.known <= known_at]
-            if known:
-                found[key] = max(known)
-        if source != "best":
-            return [
-                (minute, s, v.price, v.partial) for (minute, s), v in sorted(found.items()) if s == BAR_SOURCES[source]
-            ]
-        best: list[tuple[int, int, int, bool]] = []
-        for minute in sorted({minute for minute, _ in found}):
-            candidates = [(s, v) for (m, s), v in found.items() if m == minute]
-            s, v = min(candidates, key=lambda c: 9 if c[0] == Source.OWN and c[1].partial else c[0])
-            best.append((minute, s, v.price, v.partial))
-        return best
-
-
-async def ask(db: Database, instrument: int, timeframe: int, **options: Any) -> list[tuple[int, int, int, bool]]:
-    source, limit = options.get("bar_source", "best"), options.get("limit")
-    span = options.pop("span", Span())
-    copied = await read_bars(db.conn, instrument, timeframe, span, **options)
-    found = finish_bars(decoded(copied), source, limit)
-    assert (found["timeframe"] == timeframe).all()
-    return [
-        (
-            (int(b["ts"]) - START) // (timeframe * SECOND),
-            int(b["source"]),
-            int(b["open"]),
-            bool(b["flags"] & CandleFlag.PARTIAL),
-        )
-        for b in found
-    ]
-
-
-writes = st.lists(  # of one commit: (minute, source, price, partial)
-    st.lists(
-        st.tuples(st.integers(0, 3), st.sampled_from([1, 2, 3]), st.sampled_from([100, 200]), st.booleans()),
-        min_size=1,
-        max_size=4,
-    ),
-    min_size=1,
-    max_size=7,
-)
-lanes = st.lists(st.booleans(), min_size=7, max_size=7)
-
-
-@pytest.mark.parametrize("timeframe", [1, 60])
-@_same_database
-@given(writes, lanes, st.sampled_from(["best", *BAR_SOURCES]), st.integers(0, 4), st.integers(0, 4), st.integers(1, 4))
-async def test_bars_as_known_at_any_moment_are_those_of_the_model(
-    db: Database,
-    timeframe: int,
-    commits: list[list[tuple[int, int, int, bool]]],
-    imported: list[bool],
-    source: str,
-    start: int,
-    end: int,
-    limit: int,
-) -> None:
-    """Live batches and imports in any order; the imports bear earlier moments, and numbers below the live lane's."""
-    instrument, model = next(_ids), Model()
-    live_seq, import_seq, moment = 1, -(2**62), 0
-    seen: set[Key] = set()
-    for rows, is_import in zip(commits, imported, strict=False):
-        moment += 1
-        known = KNOWN + (moment - (1_000 if is_import else 0)) * 1000
-        batch = []
-        for minute, own, price, partial in rows:
-            seq = import_seq if is_import else live_seq
-            flags = CandleFlag.PARTIAL * partial | (CandleFlag.REVISED if (minute, own) in seen else 0)
-            batch.append(
-                bars([minute], price, timeframe=timeframe, source=own, flags=int(flags), seq=seq, ts_known=known)
-            )
-            model.put(minute, own, Version(seq, known, price, partial))
-            seen.add((minute, own))
-            import_seq, live_seq = import_seq + is_import, live_seq + (not is_import)
-        await db.put((CANDLES, np.concatenate(batch)), instrument=instrument)
-        assert await ask(db, instrument, timeframe, bar_source=source) == model.bars(source, None)
-    for back in (0, 1_000):
-        for at in range(moment + 1):
-            known_at = KNOWN + (at - back) * 1000
-            expected = model.bars(source, known_at)
-            assert await ask(db, instrument, timeframe, bar_source=source, known_at=known_at) == expected
-            assert (
-                await ask(db, instrument, timeframe, bar_source=source, known_at=known_at, limit=limit)
-                == expected[-limit:]
-            )
-    delta = timeframe * SECOND
-    span = Span(START + start * delta, START + end * delta)
-    within = [bar for bar in model.bars(source, None) if start <= bar[0] < end]
-    assert await ask(db, instrument, timeframe, bar_source=source, span=span) == within
+# ---- bars --------------------------------------------------------------------------------------------
 
 
 async def test_a_source_that_is_unknown_is_refused_by_name(db: Database) -> None:
@@ -292,7 +141,7 @@ async def test_a_source_that_is_unknown_is_refused_by_name(db: Database) -> None
 
 async def test_timeframes_do_not_mix(db: Database) -> None:
     await db.put((CANDLES, bars([0, 1], 7, timeframe=60, seq=1)), (CANDLES, bars([0], 9, timeframe=300, seq=3)))
-    assert [price for _, _, price, _ in await ask(db, BTC.id, 60)] == [7, 7]
+    assert decoded(await read_bars(db.conn, BTC.id, 60, Span()))["open"].tolist() == [7, 7]
     assert len(decoded(await read_bars(db.conn, BTC.id, 300, Span()))) == 1
     assert len(decoded(await read_bars(db.conn, BTC.id, 1, Span()))) == 0
 
