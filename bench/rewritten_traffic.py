@@ -97,7 +97,7 @@ def _bybit(name: str) -> Write:
             return {"topic": f"publicTrade.{name}", "type": "snapshot", "ts": message.ts_ms, "data": [row]}
         book = {"s": name, "b": message.bids, "a": message.asks, "u": message.number + 1, "seq": message.number}
         kind = "snapshot" if message.is_snapshot else "delta"
-        topic = f"orderbook.200.{name}"
+        topic = f"orderbook.1000.{name}"
         return {"topic": topic, "type": kind, "ts": message.ts_ms, "data": book, "cts": message.ts_ms - 2}
 
     return write

@@ -16,7 +16,7 @@ from marketd.daemon.feeds.adapter import BookDelta, BookRule, Fit
 from marketd.daemon.feeds.adapter_base import pair_of
 from marketd.market.errors import InvalidArgument
 
-BOOK_DEPTH = 200  # what is subscribed: every 100 ms, the thousand every 200
+BOOK_DEPTH = 1000  # what is subscribed, every 200 ms: 200 levels, every 100, often end within the band of the imbalance
 # What is read where a recording has it, by the word in the topic. `orderbook.1` is all snapshots, and no book.
 BOOK_DEPTHS = {word: int(word) for word in ("25", "40", "50", "100", "200", "500", "1000")}
 

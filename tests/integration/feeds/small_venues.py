@@ -223,7 +223,7 @@ class SmallBybit(SmallVenue):
         return {"topic": topic, "type": kind, "ts": self.ms(self.steps), "data": data}
 
     def change(self, bids: Side, asks: Side) -> tuple[str, Any]:
-        return "orderbook.200.BTCUSDT", self._book("delta", bids, asks)
+        return "orderbook.1000.BTCUSDT", self._book("delta", bids, asks)
 
     def _book(self, kind: str, bids: Side, asks: Side) -> Any:
         data = {
@@ -233,7 +233,7 @@ class SmallBybit(SmallVenue):
             "u": self.number(self.steps),
             "seq": 1,
         }
-        return self._topic("orderbook.200.BTCUSDT", kind, data)
+        return self._topic("orderbook.1000.BTCUSDT", kind, data)
 
     def on_command(self, command: dict[str, Any], streams: set[str]) -> list[Any]:
         if command["op"] == "ping":
@@ -244,7 +244,7 @@ class SmallBybit(SmallVenue):
             streams -= set(command["args"])
         else:
             streams |= set(command["args"])
-            if "orderbook.200.BTCUSDT" in command["args"]:
+            if "orderbook.1000.BTCUSDT" in command["args"]:
                 answers.append(self._book("snapshot", self.bids, self.asks))
         return answers
 

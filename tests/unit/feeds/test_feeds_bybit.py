@@ -66,7 +66,7 @@ def trade_row(**changes: Any) -> dict[str, Any]:
     return {**row, "BT": False, **changes}
 
 
-def book(number: int, kind: str = "delta", bids: Any = (), asks: Any = (), depth: int = 200) -> bytes:
+def book(number: int, kind: str = "delta", bids: Any = (), asks: Any = (), depth: int = 1000) -> bytes:
     data = {"s": "BTCUSDT", "b": list(bids), "a": list(asks), "u": number, "seq": 7961638724}
     return topic(f"orderbook.{depth}", data, kind, cts=MS - 2)
 
@@ -161,7 +161,7 @@ def test_update_1_is_a_snapshot_after_a_restart_whatever_it_is_called() -> None:
 
 def test_books_that_were_not_asked_for_are_ignored_by_name() -> None:
     assert only(linear(book=True), book(7, depth=1)) == Ignored("orderbook.1")
-    assert only(linear(), book(7)) == Ignored("orderbook.200")
+    assert only(linear(), book(7)) == Ignored("orderbook.1000")
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_books_that_were_not_asked_for_are_ignored_by_name() -> None:
         (book(7, bids=[["1.001", "1"]]), "precision"),
         (book(7, bids=[["1.00"]]), "undecodable"),
         (book(7, asks=[["0", "1"]]), "positive_price"),
-        (topic("orderbook.200", {"s": "BTCUSDT"}), "undecodable"),
+        (topic("orderbook.1000", {"s": "BTCUSDT"}), "undecodable"),
     ],
 )
 def test_a_message_of_a_book_that_breaks_a_rule_is_rejected_as_one(message: bytes, rule: str) -> None:
@@ -382,9 +382,9 @@ def test_streams_are_those_that_were_asked_for() -> None:
         "kline.60.BTCUSDT",
         "tickers.BTCUSDT",
         "allLiquidation.BTCUSDT",
-        "orderbook.200.BTCUSDT",
+        "orderbook.1000.BTCUSDT",
     ]
-    assert adapter.book_streams("BTCUSDT") == ["orderbook.200.BTCUSDT"]
+    assert adapter.book_streams("BTCUSDT") == ["orderbook.1000.BTCUSDT"]
     assert adapter.timeframes == (60, 3600)
     assert spot(candles=(), series=ALL_SERIES).streams("BTCUSDT") == ["publicTrade.BTCUSDT"]
     for options in ({"trades": "aggTrade"}, {"candles": ("1s",)}):

@@ -90,7 +90,7 @@ class Bybit:
 
     def _message(self, kind: str, bids: Side, asks: Side) -> bytes:
         data = {"s": "BTCUSDT", "b": _rows(bids), "a": _rows(asks), "u": self.number, "seq": 1}
-        return json.dumps({"topic": "orderbook.200.BTCUSDT", "type": kind, "ts": 1700000000000, "data": data}).encode()
+        return json.dumps({"topic": "orderbook.1000.BTCUSDT", "type": kind, "ts": 1700000000000, "data": data}).encode()
 
 
 # bids below 1000, asks above: no book of the venue is crossed
