@@ -14,6 +14,7 @@ RUNBOOK = Path(__file__).resolve().parents[1] / "docs" / "operations.md"
 _LOUD = {"WARNING", "ERROR", "CRITICAL"}
 _POSTGRES = re.compile(r"\b(WARNING|ERROR|FATAL|PANIC): +(.*)")
 _NAMED = re.compile(r"`([a-z_]+)`")
+_QUOTED = re.compile(r"`([a-z]+ [a-z ]+)`")  # what PostgreSQL says
 
 
 class Spoken(NamedTuple):
@@ -54,4 +55,6 @@ def _of_daemon(log: Path) -> list[str]:
 
 def _of_postgres(directory: Path) -> list[str]:
     lines = [line for path in sorted(directory.glob("*.log")) for line in path.read_text(errors="replace").splitlines()]
-    return [f"postgres {match[1]}: {match[2][:100]}" for line in lines if (match := _POSTGRES.search(line))]
+    said = [match for line in lines if (match := _POSTGRES.search(line))]
+    harmless = _QUOTED.findall(RUNBOOK.read_text())
+    return [f"postgres {m[1]}: {m[2][:100]}" for m in said if not any(words in m[2] for words in harmless)]

@@ -341,3 +341,31 @@ def test_every_message_of_the_wire_is_told_with_its_fields(message: Any) -> None
     text = page("wire")
     assert is_named(message.__name__.lower(), text)
     assert [field for field in message.__struct_fields__ if not is_named(field, text)] == []
+
+
+# ---- the runbook ------------------------------------------------------------------------------------
+
+LOUD = ("warning", "error", "critical", "exception")
+
+
+def _loud_actions() -> dict[str, str]:
+    """The `action` of every line that a room logs above INFO, and where."""
+    found: dict[str, str] = {}
+    for path in (file for room in ROOMS for file in (REPOSITORY / room).rglob("*.py")):
+        for call in ast.walk(ast.parse(path.read_text())):
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr in LOUD:
+                extras = (word.value for word in call.keywords if word.arg == "extra")
+                for fields in (extra for extra in extras if isinstance(extra, ast.Dict)):
+                    named = dict(zip(map(ast.unparse, filter(None, fields.keys)), fields.values, strict=True))
+                    action = named.get("'action'")
+                    if isinstance(action, ast.Constant):
+                        found[str(action.value)] = f"{path.relative_to(REPOSITORY)}:{call.lineno}"
+    return found
+
+
+def test_the_runbook_names_every_line_above_info() -> None:
+    rows = re.findall(r"^\| (`.*?) \|", (REPOSITORY / "docs/operations.md").read_text(), re.MULTILINE)
+    named = {action for cell in rows for action in re.findall(r"`([a-z_]+)`", cell)}
+    actions = _loud_actions()
+    assert len(actions) > 60
+    assert {action: place for action, place in actions.items() if action not in named} == {}
