@@ -17,28 +17,22 @@ from typing import Any
 import msgspec
 
 from marketd.daemon.feeds import kraken_messages as messages
-from marketd.daemon.feeds.adapter import BookDelta, BookRule, BookSnapshot, Event, Levels
+from marketd.daemon.feeds.adapter import BookDelta, BookSnapshot, Event, Levels
 from marketd.daemon.feeds.adapter_base import rows_of
-from marketd.daemon.feeds.kraken_books import Checksums, Places, depth_of, places_of, places_written
-from marketd.daemon.feeds.kraken_rest import DEPTH, KrakenRest, side_of
+from marketd.daemon.feeds.kraken_books import Places, depth_of, places_written
+from marketd.daemon.feeds.kraken_rest import DEPTH, side_of
+from marketd.daemon.feeds.kraken_socket import PING_SECONDS, KrakenSocket
 from marketd.daemon.feeds.levels import LevelReader
 from marketd.daemon.feeds.venue_batch import Batch
-from marketd.daemon.feeds.venue_books import ChainedBooks, other_depth, unnumbered
+from marketd.daemon.feeds.venue_books import other_depth
 from marketd.daemon.feeds.venue_records import (
     UNREADABLE,
-    OpenBars,
     candle_row,
-    chunks,
     number_text,
     rfc3339_ns,
 )
-from marketd.market.book import OrderBook
 from marketd.market.errors import RuleViolation
-from marketd.market.instruments import Instrument
 from marketd.market.times import ABSENT
-
-COMMAND_PAIRS = 100  # in one subscription; the venue names no limit
-PING_SECONDS = 30.0
 
 _frame = msgspec.json.Decoder(messages.AnyFrame).decode
 _head = msgspec.json.Decoder(messages.Head).decode
@@ -48,67 +42,23 @@ _TRADES = msgspec.json.Decoder(list[messages.NumberTrade])
 _USED = frozenset(("book", "trade", "ohlc"))
 
 
-class KrakenAdapter(KrakenRest):
+class KrakenAdapter(KrakenSocket):
     numbered_trades = True
     ping: tuple[str, float] | None = ('{"method":"ping"}', PING_SECONDS)
 
-    def __init__(
-        self,
-        *,
-        trades: str = "trade",
-        candles: Sequence[str | int] = ("1m",),
-        book: bool = False,
-        series: Sequence[str] = (),
-    ) -> None:
-        super().__init__(trades, candles, words={}, book=book, series=series)
-        self.book_rule = (
-            BookRule("stream", splice=unnumbered, follows=unnumbered, checksum=self._checksum, depth=DEPTH)
-            if book
-            else None
-        )
-        self._books = ChainedBooks()
-        self._checksums = Checksums()
-        self._places: dict[str, Places] = {}  # as the last snapshot was written
-        self._depths: dict[str, int] = {}  # as the venue said that it is subscribed
-        self._bars = OpenBars()
+    number_field = "req_id"
+    book_channel = "book"
 
-    def _checksum(self, book: OrderBook, instrument: Instrument) -> int:
-        return self._checksums.of(book, instrument, self._places.get(instrument.symbol) or places_of(instrument))
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._depths: dict[str, int] = {}  # as the venue said that it is subscribed
 
     def forget(self, symbol: str) -> None:
         super().forget(symbol)
-        self._places.pop(symbol, None)
         self._depths.pop(symbol, None)
 
-    # ---- streams ------------------------------------------------------------------------------
-
-    def streams(self, symbol: str) -> list[str]:
-        pair = self._names.pair(symbol)
-        bars = [f"ohlc-{timeframe // 60}:{pair}" for timeframe in self.timeframes]
-        return [f"trade:{pair}", *self.book_streams(symbol), *bars]
-
-    def book_streams(self, symbol: str) -> list[str]:
-        return [f"book:{self._names.pair(symbol)}"] if self.book_rule else []
-
-    def connect_url(self, base: str, streams: Sequence[str]) -> tuple[str, list[str]]:
-        return base, list(streams)
-
-    def commands(self, verb: str, streams: Sequence[str], first_id: int) -> list[str]:
-        channels: dict[str, list[str]] = {}
-        for stream in streams:
-            channel, _, pair = stream.partition(":")
-            channels.setdefault(channel, []).append(pair)
-        asked = [
-            (channel, chunk, {"method": verb.lower(), "params": _params(verb, channel, chunk)})
-            for channel, pairs in channels.items()
-            for chunk in chunks(pairs, COMMAND_PAIRS)
-        ]
-        for number, (channel, chunk, _) in enumerate(asked, first_id):
-            self._requests.note(verb, number, [f"{channel}:{pair}" for pair in chunk])
-        return [
-            msgspec.json.encode({**command, "req_id": number}).decode()
-            for number, (_, _, command) in enumerate(asked, first_id)
-        ]
+    def _command(self, verb: str, channel: str, pairs: Sequence[str]) -> dict[str, Any]:
+        return {"method": verb.lower(), "params": _params(verb, channel, pairs)}
 
     # ---- messages -----------------------------------------------------------------------------
 

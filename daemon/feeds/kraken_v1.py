@@ -17,21 +17,17 @@ from typing import Any
 import msgspec
 
 from marketd.daemon.feeds import kraken_messages as messages
-from marketd.daemon.feeds.adapter import BookDelta, BookRule, BookSnapshot, Event, Levels
+from marketd.daemon.feeds.adapter import BookDelta, BookSnapshot, Event, Levels
 from marketd.daemon.feeds.adapter_base import rows_of
-from marketd.daemon.feeds.kraken_books import Checksums, Places, TradeHashes, decimal_places, places_of
-from marketd.daemon.feeds.kraken_rest import DEPTH, VENUE_WORDS, KrakenRest
+from marketd.daemon.feeds.kraken_books import Places, TradeHashes, decimal_places
+from marketd.daemon.feeds.kraken_rest import DEPTH, VENUE_WORDS
+from marketd.daemon.feeds.kraken_socket import PING_SECONDS, KrakenSocket
 from marketd.daemon.feeds.levels import LevelReader
 from marketd.daemon.feeds.venue_batch import Batch
-from marketd.daemon.feeds.venue_books import ChainedBooks, DepthChannels, other_depth, unnumbered
-from marketd.daemon.feeds.venue_records import UNREADABLE, OpenBars, candle_row, chunks, seconds_ns
-from marketd.market.book import OrderBook
+from marketd.daemon.feeds.venue_books import DepthChannels, other_depth
+from marketd.daemon.feeds.venue_records import UNREADABLE, candle_row, seconds_ns
 from marketd.market.errors import RuleViolation
-from marketd.market.instruments import Instrument
 from marketd.market.times import ABSENT, NS_PER_SECOND
-
-COMMAND_PAIRS = 100  # in one subscription; the venue names no limit
-PING_SECONDS = 30.0
 
 _array = msgspec.json.Decoder(messages.Array).decode
 _event = msgspec.json.Decoder(messages.EventMessage).decode
@@ -44,70 +40,27 @@ _TRADES = msgspec.json.Decoder(list[messages.TextTrade])
 _bar = msgspec.json.Decoder(messages.TextBar).decode
 
 
-class KrakenV1Adapter(KrakenRest):
+class KrakenV1Adapter(KrakenSocket):
     numbered_trades = False
     ping: tuple[str, float] | None = ('{"event":"ping"}', PING_SECONDS)
 
-    def __init__(
-        self,
-        *,
-        trades: str = "trade",
-        candles: Sequence[str | int] = ("1m",),
-        book: bool = False,
-        series: Sequence[str] = (),
-    ) -> None:
-        super().__init__(trades, candles, words=VENUE_WORDS, book=book, series=series)
-        self.book_rule = (
-            BookRule("stream", splice=unnumbered, follows=unnumbered, checksum=self._checksum, depth=DEPTH)
-            if book
-            else None
-        )
-        self._books = ChainedBooks()
-        self._channels = DepthChannels()
-        self._bars = OpenBars()
-        self._hashes = TradeHashes()
-        self._places: dict[str, Places] = {}
-        self._checksums = Checksums()
-        self._book_ns: dict[str, int] = {}  # a level that is sent again bears its old time
+    number_field = "reqid"
+    book_channel = f"book-{DEPTH}"
+    words = VENUE_WORDS
 
-    def _checksum(self, book: OrderBook, instrument: Instrument) -> int:
-        return self._checksums.of(book, instrument, self._places.get(instrument.symbol) or places_of(instrument))
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._channels = DepthChannels()
+        self._hashes = TradeHashes()
+        self._book_ns: dict[str, int] = {}  # a level that is sent again bears its old time
 
     def forget(self, symbol: str) -> None:
         super().forget(symbol)
         self._channels.forget(symbol)
-        self._places.pop(symbol, None)
         self._book_ns.pop(symbol, None)
 
-    # ---- streams ------------------------------------------------------------------------------
-
-    def streams(self, symbol: str) -> list[str]:
-        pair = self._names.pair(symbol)
-        bars = [f"ohlc-{timeframe // 60}:{pair}" for timeframe in self.timeframes]
-        return [f"trade:{pair}", *self.book_streams(symbol), *bars]
-
-    def book_streams(self, symbol: str) -> list[str]:
-        return [f"book-{DEPTH}:{self._names.pair(symbol)}"] if self.book_rule else []
-
-    def connect_url(self, base: str, streams: Sequence[str]) -> tuple[str, list[str]]:
-        return base, list(streams)
-
-    def commands(self, verb: str, streams: Sequence[str], first_id: int) -> list[str]:
-        channels: dict[str, list[str]] = {}
-        for stream in streams:
-            channel, _, pair = stream.partition(":")
-            channels.setdefault(channel, []).append(pair)
-        asked = [
-            (channel, chunk, {"event": verb.lower(), "pair": list(chunk), "subscription": _subscription(channel)})
-            for channel, pairs in channels.items()
-            for chunk in chunks(pairs, COMMAND_PAIRS)
-        ]
-        for number, (channel, chunk, _) in enumerate(asked, first_id):
-            self._requests.note(verb, number, [f"{channel}:{pair}" for pair in chunk])
-        return [
-            msgspec.json.encode({**command, "reqid": number}).decode()
-            for number, (_, _, command) in enumerate(asked, first_id)
-        ]
+    def _command(self, verb: str, channel: str, pairs: Sequence[str]) -> dict[str, Any]:
+        return {"event": verb.lower(), "pair": list(pairs), "subscription": _subscription(channel)}
 
     # ---- messages -----------------------------------------------------------------------------
 
