@@ -100,6 +100,7 @@ class BookSync:
         self.state = BookState.EMPTY
         self.book = OrderBook()
         self.sequence = ABSENT  # the venue's number of the book's state
+        self._previous: int | None = None  # and what the last delta named as the one before; None: unknown
         self.ts_ns = ABSENT  # event time of the book's state; ABSENT where the venue told none
         self._max_buffered = max_buffered
         self._is_subscribed = False
@@ -165,6 +166,7 @@ class BookSync:
         self.book = OrderBook()
         self.book.reset(snapshot.bids, snapshot.asks, snapshot.limit, snapshot.depth or self.rule.depth)
         self.sequence, self.ts_ns = snapshot.sequence, snapshot.ts_ns
+        self._previous = None
         self._has_snapshot, self._fit = True, self.rule.splice
         flaw = self._flaw(snapshot.checksum)
         return self._told(flaw or self._join_buffered())
@@ -199,9 +201,14 @@ class BookSync:
                 self._applied += 1
                 return Step(_APPLIED, _LIVE, _LIVE, _KEEP, change)
             return self._told(applied)
-        if fit is Fit.OLD:
+        if fit is Fit.OLD and not self._contradicts(delta):
             return self._told(BookEvent.OLD)
         return self._begin_again(BookEvent.GAP, delta)
+
+    def _contradicts(self, delta: BookDelta) -> bool:
+        """Two deltas of one number that name different ones before them: one of them came damaged."""
+        previous = self._previous
+        return delta.last == self.sequence and previous is not None and previous != delta.previous
 
     def _prove(self, delta: BookDelta) -> Step:
         """The first delta after a snapshot over REST: an older one proves as much as one that follows."""
@@ -336,6 +343,8 @@ class BookSync:
         if book.window and book.is_deeper_than(book.window):
             change = change.then(book.cut(book.window))
         self.sequence, self._fit = delta.last, rule.follows
+        if delta.previous != delta.last:  # else it says that nothing changed
+            self._previous = delta.previous
         if delta.ts_ns != ABSENT:
             self.ts_ns = delta.ts_ns
         flaw = self._flaw(delta.checksum)
@@ -370,6 +379,7 @@ class BookSync:
         """
         self.book = OrderBook()
         self.sequence = self.ts_ns = ABSENT
+        self._previous = None
         self._has_snapshot, self._fit = False, self.rule.splice
         self._fresh = None
         if not keep_buffer:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from marketd.daemon.feeds.adapter import BookDelta, BookSnapshot, Rejected, VenueAdapter
@@ -165,6 +165,7 @@ class Line:
 
 @pytest.mark.parametrize(("kind", "allowed"), [(Okx, ("cut", "changed")), (Bybit, ("cut",))])
 @settings(max_examples=150)
+@example(changes=[({}, {}, "none", 0, 32)] * 14 + [({}, {1019: 0}, "changed", 203, ord("8"))])  # 145 comes as 148
 @given(
     changes=st.lists(
         st.tuples(bid_changes, ask_changes, faults, st.integers(0, 2000), st.integers(32, 126)), max_size=40

@@ -36,6 +36,13 @@ def chained(sequence: int, delta: BookDelta) -> Fit:
     return Fit.NEXT if delta.previous == sequence else Fit.GAP
 
 
+def named(sequence: int, delta: BookDelta) -> Fit:
+    """As OKX: the number of the one before tells all, and nothing but a repeated message is old."""
+    if delta.previous == sequence:
+        return Fit.NEXT
+    return Fit.OLD if delta.last == sequence else Fit.GAP
+
+
 def sizes_sum(book: OrderBook, _: Instrument) -> int:
     return sum(book.bids.values()) - sum(book.asks.values())
 
@@ -43,6 +50,7 @@ def sizes_sum(book: OrderBook, _: Instrument) -> int:
 REST = BookRule("rest", spans, spans)
 CHAINED = BookRule("rest", spans, chained)
 STREAM = BookRule("stream", spans, spans)
+NAMED = BookRule("stream", named, named)
 CHECKED = BookRule("stream", spans, spans, checksum=sizes_sum)
 
 
@@ -76,6 +84,27 @@ def assert_told(step: Step, event: BookEvent, state: BookState, action: Action =
 
 
 # ---- the table ------------------------------------------------------------------------------------------------
+
+
+def test_a_number_that_came_damaged_is_a_gap_as_soon_as_the_true_one_comes() -> None:
+    """11 came as 12: the true 12 names another one before it than the message that was taken for it."""
+    sync = live(NAMED)
+    assert sync.delta(replace(delta(11, {97: 5}), last=12)).state is LIVE
+    assert sync.delta(delta(12)).event is BookEvent.GAP
+    assert sync.state is SYNCING
+
+
+def test_a_repeated_message_is_old_also_after_one_that_says_that_nothing_changed() -> None:
+    sync = live(NAMED)
+    changed, quiet = delta(11, {97: 5}), replace(delta(11), previous=11)
+    assert [sync.delta(each).event for each in (changed, changed, quiet, quiet, changed)] == [
+        BookEvent.APPLIED,
+        BookEvent.OLD,
+        BookEvent.APPLIED,
+        BookEvent.APPLIED,
+        BookEvent.OLD,
+    ]
+    assert sync.state is LIVE
 
 
 def test_an_illegal_transition_names_event_and_state_and_changes_nothing():
