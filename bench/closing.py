@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -38,11 +39,18 @@ async def _compress(connection: asyncpg.Connection[Any]) -> dict[str, float]:
     for row in await connection.fetch(_COLUMNSTORE):
         table = row["hypertable_name"]
         began = time.perf_counter()
-        await connection.execute(
-            f"SELECT compress_chunk(chunk, if_not_compressed => true) FROM show_chunks('marketd.{table}') chunk"
-        )
+        for chunk in await connection.fetch(f"SELECT show_chunks('marketd.{table}')::text"):
+            await _compress_chunk(connection, chunk[0])
         took[table] = round(time.perf_counter() - began, 1)
     return took
+
+
+async def _compress_chunk(connection: asyncpg.Connection[Any], chunk: str) -> None:
+    """Again where the writer, who was given way to, was in the middle of it."""
+    while True:
+        with suppress(asyncpg.DeadlockDetectedError):
+            await connection.execute(f"SELECT compress_chunk('{chunk}', if_not_compressed => true)")
+            return
 
 
 async def _pack_table(connection: asyncpg.Connection[Any], packed: PackedTable) -> float:

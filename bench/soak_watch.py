@@ -14,7 +14,8 @@ from marketd.sql.state_directory import StateDirectory
 
 MIB = 2**20
 POSTGRES, SESSION = "postgres, its own processes", "postgres, the largest session"
-LONG_SECONDS = 90.0  # a benchmark's own sessions end sooner; marketd's, which are replaced every five minutes, do not
+# A benchmark's own sessions end sooner; marketd's, which are replaced every five minutes, do not.
+LONG_SECONDS = 90.0
 # What counts as flat: allocators and caches breathe.
 GROWTH_SHARE, GROWTH_MIB = 0.05, 8.0
 GROWTH_DESCRIPTORS = 2
@@ -36,6 +37,7 @@ class ProcessWatch:
         self._looks: dict[str, list[Look]] = {}
         self._pids = self._actors()
         self.restarts = 0
+        self._began = time.time()
 
     def look(self) -> None:
         actors = self._actors()
@@ -47,10 +49,12 @@ class ProcessWatch:
         server = int((data / "postmaster.pid").read_text().split()[0])
         born_before = time.time() - LONG_SECONDS
         children = psutil.Process(server).children(recursive=True)
-        old = [child for child in children if child.create_time() < born_before]
-        sessions = [child.pid for child in old if _is_session(child)]
-        self._add(POSTGRES, [server, *(child.pid for child in old if child.pid not in sessions)])
-        self._looks.setdefault(SESSION, []).append(_largest(sessions))
+        sessions = [child for child in children if _is_session(child)]
+        # those that come and go, as autovacuum's workers, have a memory that their work bounds
+        own = [child.pid for child in children if child not in sessions and child.create_time() < self._began]
+        self._add(POSTGRES, [server, *own])
+        old = [child.pid for child in sessions if child.create_time() < born_before]
+        self._looks.setdefault(SESSION, []).append(_largest(old))
 
     def _actors(self) -> dict[str, int]:
         return {"supervisor": self._daemon.process.pid, **self._daemon.pids()}
