@@ -14,6 +14,8 @@ from marketd.sql.packing import Place, days_of, drop_empty, instruments_in, pack
 from marketd.sql.profiles import Profile, detect_profile
 from marketd.sql.retention import Piece, pieces_of_table
 
+TRIES = 5
+_COMPRESS = "SELECT compress_chunk('{chunk}', if_not_compressed => true)"
 _COLUMNSTORE = """
 SELECT hypertable_name FROM timescaledb_information.hypertables
 WHERE hypertable_schema = 'marketd' AND compression_enabled ORDER BY 1
@@ -46,11 +48,12 @@ async def _compress(connection: asyncpg.Connection[Any]) -> dict[str, float]:
 
 
 async def _compress_chunk(connection: asyncpg.Connection[Any], chunk: str) -> None:
-    """Again where the writer, who was given way to, was in the middle of it."""
-    while True:
+    """Again, a few times, where the writer was in the middle of it and PostgreSQL gave way to him."""
+    for _ in range(TRIES - 1):
         with suppress(asyncpg.DeadlockDetectedError):
-            await connection.execute(f"SELECT compress_chunk('{chunk}', if_not_compressed => true)")
+            await connection.execute(_COMPRESS.format(chunk=chunk))
             return
+    await connection.execute(_COMPRESS.format(chunk=chunk))
 
 
 async def _pack_table(connection: asyncpg.Connection[Any], packed: PackedTable) -> float:

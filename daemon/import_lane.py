@@ -253,15 +253,15 @@ class CaptureImport:
     def _answer(self, line: CaptureLine) -> list[Told]:
         """Books begin with answers, and some series come by them. All else that they say the stream has said."""
         events = self._adapter.decode_rest(line.url, line.payload)
-        wanted = [event for event in events if isinstance(event, (BookSnapshot, Series, Rejected))]
-        if not wanted or len(wanted) < len(events):
+        taken = [event for event in events if isinstance(event, (BookSnapshot, Series, Rejected))]
+        if not taken or len(taken) < len(events):
             self._ignored["rest line"] += 1
             return []
-        for event in wanted:
+        for event in taken:
             if isinstance(event, Rejected):
                 self._accept(*self._refused(event), line.recv_ns)
-        told = self._books.take([event for event in wanted if isinstance(event, BookSnapshot)], line.recv_ns)
-        return told + [told for each in wanted if isinstance(each, Series) for told in self._told(each, line.recv_ns)]
+        told = self._books.take([event for event in taken if isinstance(event, BookSnapshot)], line.recv_ns)
+        return told + [told for each in taken if isinstance(each, Series) for told in self._told(each, line.recv_ns)]
 
     def _parts_of(self, line: CaptureLine) -> Iterator[tuple[Instrument, list[tuple[Kind, Records]], list[Rejection]]]:
         """What one message brings, by instrument; ticks for the quiet ones."""

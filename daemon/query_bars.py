@@ -116,9 +116,12 @@ class BarReader:
         until_ns = max(int(parts["ts"][-1]) + base * NS_PER_SECOND, tail.newest_ns - self._grace)
         bars = aggregate(parts, timeframe)
         if span.end is not None and bars["ts"][-1] + delta_ns > until_ns:
-            after = Span(span.end)  # where there are parts, what ends before them is closed
-            copied = await _stored_bars(connection, instrument, base, after, request, 1)
-            if len(copied.records()) or len(tail.bars(base, after, request.bar_source)):
+            # where there are parts from the end on, what ends before them is closed
+            newest = (
+                await _stored_bars(connection, instrument, base, Span(None, request.known_at), request, 1)
+            ).records()
+            is_past = bool((newest["ts"] >= span.end).any())
+            if is_past or len(tail.bars(base, Span(span.end), request.bar_source)):
                 until_ns = span.end
         bars = np.concatenate([older.bars, bars[bars["ts"] + delta_ns <= until_ns]])
         return finish_bars(bars, BEST, request.limit), since

@@ -223,9 +223,8 @@ def _check_no_venue_is_meant(path: str, name: str) -> None:
 
 
 def _is_short_for(name: str, venue: str) -> bool:
-    """Only letters of the venue's name, in their order: `KRK`, `COIN`, `BINANCEFUT`."""
-    letters = iter(venue)
-    return len(name) > 1 and all(letter in letters for letter in name)
+    """`COIN`, `KRAK`; three letters are a name of somebody's own (`ICE`, `BSE`, `BIT`)."""
+    return len(name) > 3 and venue.startswith(name)
 
 
 def _check_activity_bars(config: Config) -> None:

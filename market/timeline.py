@@ -66,8 +66,11 @@ class Stretch(NamedTuple):
 
 
 def streams_of(coverage: Records) -> list[int]:
-    """The numbers of the kinds that COVERAGE records speak of; [0] when they only speak of all."""
-    found: list[int] = np.unique(coverage["stream"]).tolist()
+    """The numbers of the kinds that COVERAGE records speak of; [0] when they only speak of all. That bars of a second
+    or versions were dropped speaks of no stream's line."""
+    of_bars = np.isin(coverage["reason"], [table.encode() for table in (ONE_SECOND_BARS, BAR_VERSIONS)])
+    told = coverage[~((coverage["state"] == Coverage.EXPIRED) & of_bars)]
+    found: list[int] = np.unique(told["stream"]).tolist()
     return [number for number in found if number] or found
 
 

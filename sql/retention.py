@@ -74,7 +74,11 @@ async def drop_old_pieces(conn: asyncpg.Connection[Any], table: str, before: dat
         else:
             dropped.gone.append(piece.name)
     # what was packed of them went from the pieces long ago (sql/packing.py)
-    rows = await conn.fetch(statements("packed")["drop_old"], table, before, _STREAMS.get(table))
+    packed = statements("packed")
+    async with conn.transaction():
+        rows = await conn.fetch(packed["drop_old"], table, before, _STREAMS.get(table))
+        if table == SECONDS_TABLE:
+            await conn.executemany(packed["drop_replaced"], [tuple(row.values())[1:] for row in rows])
     dropped.gone.extend(row["name"] for row in rows)
     return dropped
 
@@ -99,6 +103,15 @@ async def _drop(conn: asyncpg.Connection[Any], table: str, piece: Piece) -> None
                 piece.start,
                 piece.end,
             )
+        if table in _BAR_TIMEFRAMES:
+            # The newest of them would count in place of the bar that is gone. Before the drop, whose lock stops
+            # everybody; instrument by instrument, as their key is.
+            await conn.execute(
+                "DELETE FROM marketd.candle_versions"
+                " WHERE instrument_id = ANY (ARRAY(SELECT instrument_id FROM marketd.instruments))"
+                f" AND {_BAR_TIMEFRAMES[table]} AND ts >= $1 AND ts < $2",
+                *window,
+            )
         if (await read_partitioning(conn, table)).native:
             # another daemon of this database may have been quicker; the name is one that we made
             await conn.execute(f"DROP TABLE IF EXISTS marketd.{piece.name}")
@@ -109,11 +122,6 @@ async def _drop(conn: asyncpg.Connection[Any], table: str, piece: Piece) -> None
                 table,
                 piece.end,
                 piece.start,
-            )
-        if table in _BAR_TIMEFRAMES:
-            # the newest of them would count in place of the bar that is gone
-            await conn.execute(
-                f"DELETE FROM marketd.candle_versions WHERE {_BAR_TIMEFRAMES[table]} AND ts >= $1 AND ts < $2", *window
             )
         if has_longer:
             # asked under the lock of the drop: whoever stored a late bar meanwhile has committed its note, too

@@ -5,7 +5,6 @@ A stream is named `channel:pair`, as `trade:BTC/USD`, `ohlc-1:BTC/USD`; a comman
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -78,6 +77,6 @@ class KrakenSocket(KrakenRest):
             commands.append(msgspec.json.encode(command).decode())
         return commands
 
-    @abstractmethod
     def _command(self, verb: str, channel: str, pairs: Sequence[str]) -> dict[str, Any]:
         """What asks for a channel of pairs, or asks for it no more; without its number."""
+        raise NotImplementedError

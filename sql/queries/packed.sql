@@ -137,16 +137,16 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12);
 
 -- name: drop_old
 -- Blocks of $1 that end at $2 or earlier, and were packed first before it; told in `expired` under the stream $3, if any.
--- With bars go the versions that they have replaced: one of them would count as the newest.
 WITH gone AS (
     DELETE FROM packed_blocks WHERE table_name = $1 AND ts_end <= $2 AND stored_at < $2
     RETURNING instrument_id, ts_start, ts_end
-), replaced AS (
-    DELETE FROM candle_versions v USING gone
-    WHERE $1 = 'candles_1s' AND v.timeframe = 1 AND v.instrument_id = gone.instrument_id
-      AND v.ts >= gone.ts_start AND v.ts < gone.ts_end
 ), told AS (
     INSERT INTO expired (stream, of_table, ts_start, ts_end)
     SELECT $3::smallint, $1, ts_start, max(ts_end) FROM gone WHERE $3::smallint IS NOT NULL GROUP BY ts_start
 )
-SELECT $1 || ' ' || instrument_id || ' ' || ts_start AS name FROM gone ORDER BY instrument_id, ts_start;
+SELECT $1 || ' ' || instrument_id || ' ' || ts_start AS name, instrument_id, ts_start, ts_end
+FROM gone ORDER BY instrument_id, ts_start;
+
+-- name: drop_replaced
+-- The versions that bars of one second of such a block had replaced: one of them would count as the newest.
+DELETE FROM candle_versions WHERE instrument_id = $1 AND timeframe = 1 AND ts >= $2 AND ts < $3;

@@ -1,5 +1,5 @@
 -- What the line of one stream in one stretch is made of is found without reading the ledger that came before (see the
--- statement `line` in sql/queries/read.sql), however long a host has run.
+-- statement `line` in sql/queries/read.sql), however long a host has run; of an old stretch, past what was told since.
 
 CREATE INDEX coverage_by_end ON coverage (instrument_id, stream, ts_end);
 

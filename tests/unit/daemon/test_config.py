@@ -101,9 +101,9 @@ def test_what_to_plain_shows_converts_back_to_the_same(tmp_path: Path) -> None:
         ('[aliases]\nBTC = "BTC"', "aliases.BTC", "an alias itself"),
         ('[activity_bars]\n"BTCUSDT.BINACE" = ["tick:5"]', "activity_bars.BTCUSDT.BINACE", "'BTCUSDT.BINANCE'"),
         ('[activity_bars]\n"BTCUSDT.BINACE" = ["tick:5"]', "activity_bars.BTCUSDT.BINACE", ALL_VENUES),
-        ('[activity_bars]\n"BTCUSDT.KRK" = ["tick:5"]', "activity_bars.BTCUSDT.KRK", "'BTCUSDT.KRAKEN'"),
+        ('[activity_bars]\n"BTCUSDT.KRAK" = ["tick:5"]', "activity_bars.BTCUSDT.KRAK", "'BTCUSDT.KRAKEN'"),
         ('[activity_bars]\n"BTCUSDT.COIN" = ["tick:5"]', "activity_bars.BTCUSDT.COIN", "'BTCUSDT.COINBASE'"),
-        ('[activity_bars]\n"X.BNCFUT" = ["tick:5"]', "activity_bars.X.BNCFUT", "'X.BINANCE_FUTURES'. Venues are BIN"),
+        ('[activity_bars]\n"X.BINANCE_FUT" = ["tick:5"]', "activity_bars.X.BINANCE_FUT", "'. Venues are BIN"),
         ('[activity_bars]\n"BTCUSDT.okx" = ["tick:5"]', "activity_bars.BTCUSDT.okx", "'BTCUSDT.OKX'"),
         ('[activity_bars]\n"BTCUSDT.COB" = ["tick:5"]', "activity_bars.BTCUSDT.COB", "one of its venues"),
         ('[activity_bars]\n"*" = ["tick:5", "range:5"]', "activity_bars.*[1]", "none of tick"),
@@ -156,7 +156,10 @@ def test_an_error_names_the_file_the_setting_and_the_way_out(tmp_path: Path, tex
     assert words in str(error)
 
 
-@pytest.mark.parametrize("venue", ["DESK", "COINBASE_PRO", "BINANCE2", "BINANCE_DELIVERY", "BITMEX", "COINEX", "X"])
+@pytest.mark.parametrize(
+    "venue",
+    ["DESK", "COINBASE_PRO", "BINANCE2", "BINANCE_DELIVERY", "BITMEX", "COINEX", "X", "ICE", "BSE", "CFE", "BIT"],
+)
 def test_bars_of_a_producers_own_venue_may_be_wanted(tmp_path: Path, venue: str) -> None:
     file, name = tmp_path / "marketd.toml", f"BTCUSDT.{venue}"
     file.write_text(f'[activity_bars]\n"{name}" = ["tick:5"]')

@@ -345,7 +345,7 @@ def test_every_message_of_the_wire_is_told_with_its_fields(message: Any) -> None
 
 # ---- the runbook ------------------------------------------------------------------------------------
 
-LOUD = ("warning", "error", "critical", "exception")
+LOUD = ("warning", "error", "critical", "exception", "log")  # the level of the last is an argument
 
 
 def _loud_actions() -> dict[str, str]:
@@ -357,9 +357,10 @@ def _loud_actions() -> dict[str, str]:
                 extras = (word.value for word in call.keywords if word.arg == "extra")
                 for fields in (extra for extra in extras if isinstance(extra, ast.Dict)):
                     named = dict(zip(map(ast.unparse, filter(None, fields.keys)), fields.values, strict=True))
-                    action = named.get("'action'")
-                    if isinstance(action, ast.Constant):
-                        found[str(action.value)] = f"{path.relative_to(REPOSITORY)}:{call.lineno}"
+                    where = f"{path.relative_to(REPOSITORY)}:{call.lineno}"
+                    action = named.get("'action'", ast.Constant(f"no action: {where}"))
+                    chosen = [action.body, action.orelse] if isinstance(action, ast.IfExp) else [action]
+                    found |= {str(each.value): where for each in chosen if isinstance(each, ast.Constant)}
     return found
 
 

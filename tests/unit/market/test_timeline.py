@@ -103,6 +103,12 @@ def test_streams_are_those_that_are_spoken_of() -> None:
     assert streams_of(ledger([])) == []
 
 
+def test_what_was_dropped_of_seconds_and_of_versions_speaks_of_no_stream() -> None:
+    dropped = [(Coverage.EXPIRED, 0, 5, 2, table) for table in (b"candles_1s", b"candle_versions")]
+    assert streams_of(ledger([(Coverage.OBSERVED, 0, 0, 1), *dropped])) == [1]
+    assert streams_of(ledger([(Coverage.EXPIRED, 0, 5, 2, b"candles")])) == [2]
+
+
 @given(st.lists(event, max_size=8), st.integers(1, 60))
 def test_a_place_of_a_drawing_is_as_bad_as_the_worst_moment_in_it(rows: list[Any], cells: int) -> None:
     line = timeline(ledger(rows), 1, 0, END)
