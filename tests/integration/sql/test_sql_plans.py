@@ -63,6 +63,7 @@ EXEMPT = {
         "block_at",
         "block_data",
         "drop_old",
+        "drop_replaced",
     },  # by key
 }
 # statements that only the other profile has something to read for
