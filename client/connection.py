@@ -1,8 +1,9 @@
 """The two drivers of plans: `Requester` (any thread, any process) and `AsyncRequester` (any event loop).
 
 A call borrows a DEALER socket, is alone on it until its answer came or its deadline passed, and gives it back; an
-answer that comes later bears an old id and is thrown away by the next borrower. After a fork the child starts with
-an empty pool and leaves the parent's sockets alone.
+answer that comes later bears an old id and is thrown away by the next borrower. A call whose connection was lost is
+sent again, to whoever listens there next. After a fork the child starts with an empty pool and leaves the parent's
+sockets alone.
 """
 
 from __future__ import annotations
@@ -78,6 +79,10 @@ class Attempt:
         self._send_at = time.monotonic() + self._pause
         self._pause *= 2
 
+    def lost(self) -> None:
+        """What was sent may never be answered: send it again. Every call may come twice, and is then answered twice."""
+        self._send_at = time.monotonic()
+
     @property
     def over(self) -> bool:
         return time.monotonic() >= self.deadline
@@ -119,18 +124,20 @@ class Requester:
         socket = pool.take(call.address)
         healthy = True
         try:
-            return self._exchange(socket, Attempt(call, deadline))
+            return self._exchange(pool, socket, Attempt(call, deadline))
         except (ProtocolError, zmq.ZMQError):
             healthy = False
             raise
         finally:
             pool.give_back(call.address, socket, healthy=healthy)
 
-    def _exchange(self, socket: Socket, attempt: Attempt) -> Reply:
+    def _exchange(self, pool: SocketPool, socket: Socket, attempt: Attempt) -> Reply:
         while True:
             events = socket.poll(*attempt.next_poll())
             if not events:
                 require_running(self.endpoints, attempt.call.address)
+                if pool.was_cut(socket):
+                    attempt.lost()
             if events & zmq.POLLOUT and sockets.send_frames(socket, attempt.call.packed(attempt.deadline)):
                 attempt.sent()
             if events & zmq.POLLIN:
@@ -215,7 +222,7 @@ class AsyncRequester:
         socket = pool.take(address)
         healthy = False  # a cancelled call leaves a receive behind in its socket: it goes with it
         try:
-            reply = await self._exchange(socket, attempt)
+            reply = await self._exchange(pool, socket, attempt)
             healthy = True
         except MarketdError as error:
             healthy = not isinstance(error, ProtocolError)
@@ -224,11 +231,13 @@ class AsyncRequester:
             pool.give_back(address, socket, healthy=healthy)
         return reply
 
-    async def _exchange(self, socket: Socket, attempt: Attempt) -> Reply:
+    async def _exchange(self, pool: SocketPool, socket: Socket, attempt: Attempt) -> Reply:
         while True:
             events = await socket.poll(*attempt.next_poll())
             if not events:
                 require_running(self.endpoints, attempt.call.address)
+                if pool.was_cut(socket):
+                    attempt.lost()
             if events & zmq.POLLOUT:
                 await socket.send_multipart(attempt.call.packed(attempt.deadline))
                 attempt.sent()

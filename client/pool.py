@@ -3,10 +3,14 @@
 A pool belongs to the process (and event loop) that made it. A socket is lent to one call at a time; ZeroMQ allows
 that to be another thread each time. The context ends with the last socket after `close`, so that nothing is pulled
 away from under a call that is under way.
+
+ZeroMQ connects again by itself and says nothing of what it lost meanwhile: a request may lie in the pipe of a daemon
+that is gone. So each DEALER has a monitor, which tells of that (`was_cut`).
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -39,6 +43,8 @@ class SocketPool:
         self._context: Context = zmq.Context()
         self._idle: dict[str, list[Socket]] = {}
         self._open: set[Socket] = set()
+        self._monitors: dict[Socket, Socket] = {}
+        self._monitor_numbers = itertools.count()
 
     def __repr__(self) -> str:
         return f"<SocketPool of process {self.pid}: {len(self._open)} open>"
@@ -50,10 +56,20 @@ class SocketPool:
         # list.pop and list.append are atomic; a lock could be left locked in the child of a fork
         idle = self._idle.setdefault(address, [])
         try:
-            return idle.pop()
+            socket = idle.pop()
         except IndexError:
             require_running(self._endpoints, address)
             return self._connect(zmq.DEALER, address, CLIENT_HIGH_WATER)
+        self.was_cut(socket)  # while it was idle nothing was lost
+        return socket
+
+    def was_cut(self, socket: Socket) -> bool:
+        """Whether a DEALER lost its peer since it was lent, or since this was asked: what had been sent may be lost."""
+        monitor, told = self._monitors[socket], False
+        while monitor.get(zmq.EVENTS) & zmq.POLLIN:
+            monitor.recv_multipart()
+            told = True
+        return told
 
     def give_back(self, address: str, socket: Socket, *, healthy: bool) -> None:
         """The end of a loan; a socket that is not healthy is closed with whatever lies in it."""
@@ -74,6 +90,10 @@ class SocketPool:
 
     def drop(self, socket: Socket) -> None:
         """Closes a socket for good."""
+        monitor = self._monitors.pop(socket, None)
+        if monitor is not None:
+            socket.disable_monitor()
+            monitor.close(0)
         socket.close(0)
         self._open.discard(socket)
         self._end_context()
@@ -92,8 +112,17 @@ class SocketPool:
         sockets.configure(socket, high_water=high_water)
         # Without it a request to a peer that is away waits in a queue and reaches it long after its deadline.
         socket.set(zmq.IMMEDIATE, 1)
+        if socket_type == zmq.DEALER:
+            self._monitors[socket] = self._monitored(socket)
         socket.connect(self._endpoints.url(address))
         return socket
+
+    def _monitored(self, socket: Socket) -> Socket:
+        name = f"inproc://monitor-{next(self._monitor_numbers)}"
+        socket.monitor(name, zmq.EVENT_DISCONNECTED)
+        monitor = self._context.socket(zmq.PAIR)
+        monitor.connect(name)
+        return monitor
 
     def _end_context(self) -> None:
         if self.closed and not self._open and not self._context.closed:

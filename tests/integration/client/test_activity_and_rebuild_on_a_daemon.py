@@ -190,12 +190,18 @@ def test_the_command_line_shows_them(config: Path, md: UnifiedDataProvider) -> N
 # ---- books made again -------------------------------------------------------------------------------
 
 
+def newest_snapshot(md: UnifiedDataProvider) -> Any:
+    changes = md.query("book_delta", SYMBOL).records
+    return changes[(changes["flags"] & BookDeltaFlag.FIRST) != 0][-1]
+
+
 def snapshots(md: UnifiedDataProvider) -> OrderBookDataFrame:
-    """Books that were stored, of which the changes are settled too."""
+    """Books of the feed that runs now, which were stored and of which the changes are settled too."""
 
     def found() -> OrderBookDataFrame | None:
         books = md.query_orderbook_snapshots(SYMBOL, end=time.time_ns() - 3 * SECOND, limit=30)
-        live = books[books.records["state"] == BookState.LIVE]
+        is_live = (books.records["state"] == BookState.LIVE) & (books.records["seq"] >= newest_snapshot(md)["seq"])
+        live = books[is_live]
         assert isinstance(live, OrderBookDataFrame)
         return live if len(live) >= 20 else None
 
@@ -262,21 +268,17 @@ def test_before_the_first_snapshot_and_in_the_future_there_is_no_book(md: Unifie
 
 
 def test_between_two_feeds_there_is_no_book(config: Path, md: UnifiedDataProvider) -> None:
-    """Last: it kills the feed, which cannot say goodbye."""
+    """It kills the feed, which cannot say goodbye."""
 
     def feed() -> int:
         (pid,) = (each["pid"] for each in marketd_json(config, "status")["actors"] if each["name"] == "feed-BINANCE")
         return int(pid)
 
-    def newest_snapshot() -> Any:
-        changes = md.query("book_delta", SYMBOL).records
-        return changes[(changes["flags"] & BookDeltaFlag.FIRST) != 0][-1]
-
     snapshots(md)
-    before, pid = newest_snapshot(), feed()
+    before, pid = newest_snapshot(md), feed()
     os.kill(pid, signal.SIGKILL)
-    eventually(lambda: newest_snapshot()["seq"] > before["seq"], timeout=START_SECONDS)
-    again = newest_snapshot()
+    eventually(lambda: newest_snapshot(md)["seq"] > before["seq"], timeout=START_SECONDS)
+    again = newest_snapshot(md)
     changes = md.query("book_delta", SYMBOL).records
     last = changes[changes["seq"] < again["seq"]]["ts_event"].max()
     assert last < again["ts_event"]

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import pickle
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from marketd import AsyncUnifiedDataProvider, UnifiedDataProvider
 from marketd.ipc import protocol
 from marketd.ipc.presence import remove_presence
 from marketd.market.errors import BeyondCache, Busy, NotRunning, ProtocolError, Timeout, UnknownInstrument
+from support import eventually
 
 Asked = Callable[[Any], Any]
 QUESTIONS: list[Asked] = [
@@ -143,6 +145,49 @@ def test_a_daemon_that_comes_back_is_found_again(runtime_dir: Path) -> None:
                 fill(daemon)
                 assert len(md.query_trades("BTC/USDT")) == 10
         remove_presence(runtime_dir)
+
+
+@pytest.mark.parametrize("provider_class", [UnifiedDataProvider, AsyncUnifiedDataProvider])
+def test_what_a_daemon_took_with_it_is_asked_again_of_the_one_after_it(runtime_dir: Path, provider_class: Any) -> None:
+    """The first takes the question and ends: an actor that was killed, or a message in the pipe of one that is gone."""
+    first, second = FakeDaemon(runtime_dir), FakeDaemon(runtime_dir)
+    first.mute, answers = 1, []
+
+    def replace() -> None:
+        eventually(lambda: first.received)
+        first.__exit__()
+        with second:
+            fill(second)
+            eventually(lambda: answers, timeout=30)
+
+    async def ask() -> Any:
+        async with AsyncUnifiedDataProvider(runtime_dir, timeout=30) as md:
+            return await md.health()
+
+    with first:
+        replacing = threading.Thread(target=replace)
+        replacing.start()
+        if provider_class is AsyncUnifiedDataProvider:
+            answers.append(asyncio.run(ask()))
+        else:
+            with UnifiedDataProvider(runtime_dir, timeout=30) as md:
+                answers.append(md.health())
+        replacing.join()
+    assert answers[0].status == "ok"
+    assert [type(message).__name__ for message in first.received + second.received] == ["Health", "Health"]
+
+
+def test_a_slow_answer_is_asked_for_once(daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("marketd.client.connection.WATCH_SECONDS", 0.02)
+
+    def slow(message: Any, payloads: Any) -> Any:
+        time.sleep(0.3)
+        return protocol.HealthReport(status="ok", report={}), []
+
+    daemon.reply = slow
+    with UnifiedDataProvider(daemon.directory) as md:
+        assert md.health().status == "ok"
+    assert len(daemon.received) == 1
 
 
 def test_a_closed_provider_says_so_and_may_be_closed_again(daemon: FakeDaemon) -> None:
