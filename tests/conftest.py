@@ -77,7 +77,7 @@ def nothing_left_open(_resource_tracker: None) -> Iterator[None]:
         return
     gc.collect()  # an object in a reference cycle closes its file only now
     try:
-        eventually(lambda: _is_clean(files, shm), timeout=2.0)  # zmq closes its sockets in a thread
+        eventually(lambda: _is_clean(files, shm), timeout=10.0)  # zmq closes its sockets in a thread
     except AssertionError:
         new_files = sorted(set(_open_files().items()) - set(files.items()))
         new_shm = sorted(_shm_files() - shm)

@@ -113,7 +113,7 @@ def test_the_book_of_a_killed_feed_is_stale_at_the_next_look(room: Room, process
     room.send("book", book(1000))
     assert not room.is_stale()
     process.kill()
-    eventually(room.is_stale, timeout=1.0)  # nobody has to wait for the child first
+    eventually(room.is_stale)  # nobody has to wait for the child first
     left = room.newest()
     assert (left["ts_event"][0], left["bid_count"][0], left["flags"][0]) == (START + 2000 * MS, 0, BookFlag.STATE)
     count = len(room.daemon.ring("book"))
@@ -129,7 +129,7 @@ def test_the_figures_of_a_killed_feed_are_stale_with_its_book(room: Room, proces
     room.send("buckets", buckets([0], timeframe=60, ts=START // (60 * SECOND) * 60 * SECOND - 60 * SECOND))
     room.send("trade", trades([(2500, 1, 100, 1)]))
     process.kill()
-    eventually(room.is_stale, timeout=1.0)
+    eventually(room.is_stale)
     imbalance = room.daemon.ring("imbalance")[-1]
     assert (imbalance["ts_event"], imbalance["state"]) == (START + 3 * SECOND, BookState.STALE)
     assert (imbalance["reason"], imbalance["mid2"]) == (ImbalanceReason.NOT_LIVE, ABSENT)
@@ -160,7 +160,7 @@ def test_figures_that_there_never_were_are_not_left(room: Room, process: subproc
     room.alive(process.pid)
     room.send("book", book(1000))
     process.kill()
-    eventually(room.is_stale, timeout=1.0)
+    eventually(room.is_stale)
     assert not len(room.daemon.ring("imbalance")) and not len(room.daemon.ring("buckets.1s"))
 
 
