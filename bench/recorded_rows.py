@@ -81,7 +81,9 @@ def _keep() -> None:
         for number, recording in enumerate(RECORDINGS):
             _import(daemon, recording)
             found |= {f"{table}.{number}": rows for table, rows in asyncio.run(_stored(daemon.dsn, recording)).items()}
-    np.savez_compressed(KEPT, **found)
+    made = KEPT.with_suffix(f".{os.getpid()}.npz")
+    np.savez_compressed(made, **found)
+    made.replace(KEPT)  # at once: another benchmark may be reading it
 
 
 def _import(daemon: DaemonUnderTest, recording: Recording) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -12,8 +14,8 @@ from daemon_under_test import DaemonUnderTest
 
 from marketd.sql.state_directory import StateDirectory
 
-MIB = 2**20
-POSTGRES, SESSION = "postgres, its own processes", "postgres, the largest session"
+_ANONYMOUS_KB = re.compile(r"^RssAnon:\s+(\d+) kB$", re.MULTILINE)
+SERVER, SESSION = "postgres", "postgres, the largest session"
 # A benchmark's own sessions end sooner; marketd's, which are replaced every five minutes, do not.
 LONG_SECONDS = 90.0
 # What counts as flat: allocators and caches breathe.
@@ -23,7 +25,10 @@ POSTGRES_DESCRIPTORS_SHARE = 0.25  # each backend keeps files open that it has u
 
 
 class Look(NamedTuple):
-    """One process, at one moment. memory: what is its own alone (the arena and shared buffers are everybody's)."""
+    """One process, at one moment. memory: what is its own, not in a file and not shared.
+
+    A page of the arena or of shared buffers that only one process has looked at so far would count as private to it.
+    """
 
     memory_mib: float
     descriptors: int
@@ -44,26 +49,25 @@ class ProcessWatch:
         self.restarts += sum(pid != self._pids.get(name, pid) for name, pid in actors.items())
         self._pids = actors
         for name, pid in actors.items():
-            self._add(name, [pid])
+            self._add(name, pid)
         data = StateDirectory(self._daemon.home / "state").data
         server = int((data / "postmaster.pid").read_text().split()[0])
         born_before = time.time() - LONG_SECONDS
         children = psutil.Process(server).children(recursive=True)
         sessions = [child for child in children if _is_session(child)]
-        # those that come and go, as autovacuum's workers, have a memory that their work bounds
-        own = [child.pid for child in children if child not in sessions and child.create_time() < self._began]
-        self._add(POSTGRES, [server, *own])
+        self._add(SERVER, server)
+        for child in children:
+            # those that come and go, as autovacuum's workers, have a memory that their work bounds
+            if child not in sessions and child.create_time() < self._began:
+                self._add(_title(child), child.pid)
         old = [child.pid for child in sessions if child.create_time() < born_before]
         self._looks.setdefault(SESSION, []).append(_largest(old))
 
     def _actors(self) -> dict[str, int]:
         return {"supervisor": self._daemon.process.pid, **self._daemon.pids()}
 
-    def _add(self, name: str, pids: Iterable[int]) -> None:
-        looks = [_look(pid) for pid in pids]
-        self._looks.setdefault(name, []).append(
-            Look(sum(e.memory_mib for e in looks), sum(e.descriptors for e in looks))
-        )
+    def _add(self, name: str, pid: int) -> None:
+        self._looks.setdefault(name, []).append(_look(pid))
 
     def table(self) -> list[dict[str, Any]]:
         rows = []
@@ -88,24 +92,31 @@ class ProcessWatch:
         for name, looks in self._looks.items():
             (early, late), (early_files, late_files) = _ends(looks)
             memory = max(memory, late - early - max(GROWTH_SHARE * early, GROWTH_MIB))
-            is_postgres = name in (POSTGRES, SESSION)
-            allowed = early_files * POSTGRES_DESCRIPTORS_SHARE if is_postgres else GROWTH_DESCRIPTORS
+            allowed = early_files * POSTGRES_DESCRIPTORS_SHARE if name.startswith(SERVER) else GROWTH_DESCRIPTORS
             descriptors = max(descriptors, late_files - early_files - allowed)
         return {"memory, MiB": memory, "file descriptors": descriptors}
 
 
 def _look(pid: int) -> Look:
     try:
-        process = psutil.Process(pid)
-        return Look(process.memory_full_info().uss / MIB, process.num_fds())
-    except psutil.NoSuchProcess:
-        return Look(0.0, 0)  # a backend that ended meanwhile
+        status = Path(f"/proc/{pid}/status").read_text()
+        return Look(int(_ANONYMOUS_KB.findall(status)[0]) / 1024, psutil.Process(pid).num_fds())
+    except (OSError, IndexError, psutil.NoSuchProcess):
+        return Look(0.0, 0)  # a backend that ended meanwhile; one that ends has no memory any more
 
 
 def _largest(pids: Iterable[int]) -> Look:
     """The most memory and the most descriptors that one of them has."""
     looks = [_look(pid) for pid in pids] or [Look(0.0, 0)]
     return Look(max(each.memory_mib for each in looks), max(each.descriptors for each in looks))
+
+
+def _title(process: psutil.Process) -> str:
+    """`postgres: marketd: io worker 1` is `postgres, io worker 1`."""
+    try:
+        return f"{SERVER}, {' '.join(process.cmdline()).split(': ')[-1].strip()}"
+    except psutil.NoSuchProcess:
+        return f"{SERVER}, ended"
 
 
 def _is_session(process: psutil.Process) -> bool:
