@@ -7,7 +7,7 @@ its time goes on while nobody listens. The undisturbed run is that of `played`.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import pytest
@@ -32,6 +32,9 @@ SELECT symbol, state, stream, (extract(epoch FROM ts_start)::numeric * 1000)::bi
 FROM coverage JOIN instruments USING (instrument_id) ORDER BY coverage.seq"""
 
 pytestmark = pytest.mark.parametrize("recorded", ["recorded here"], indirect=True)
+
+
+Closed = Callable[[DaemonUnderTest], list[tuple[Bar, int]]]
 
 
 class Cut(NamedTuple):
@@ -89,7 +92,11 @@ def test_the_bars_of_a_run_that_was_cut_are_those_of_an_undisturbed_one(
             found = stored.bars_and_flags(daemon, symbol, timeframe, source)
             return [(bar, flags) for bar, flags in found if bar.ts_ms <= newest]
 
-        eventually(lambda closed=closed: closed(cut.daemon) == closed(played.daemon), timeout=30.0)
+        def are_the_same(closed: Closed = closed) -> bool:
+            assert closed(cut.daemon) == closed(played.daemon)
+            return True
+
+        eventually(are_the_same, timeout=60.0)
         assert closed(cut.daemon) or (source == stored.VENUE and timeframe != KLINES)
 
 
