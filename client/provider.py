@@ -232,7 +232,7 @@ class UnifiedDataProvider(ProviderBase, BookCalls[OrderBookDataFrame, Frame]):
         """Records as they are published: an iterator of frames, without a hole and without a duplicate.
 
         kind: `trade`, `candle` (with a timeframe; own and venue bars, new versions too), `book`, `imbalance`, `buckets`
-        (with a timeframe), `coverage` or a declared series.
+        (with a timeframe), `book_delta`, `activity_bar`, `coverage`, `tick` or a declared series.
         since: begin with what is stored from this time on. Close it, or use it in a `with` statement.
         """
         return Subscription(self._requester, self._follow(kind, symbol, timeframe, since), self.timeout)

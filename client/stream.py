@@ -38,6 +38,8 @@ from marketd.market.times import NS_PER_SECOND, parse_time_ns, parse_timeframe, 
 LATE_NS = 3600 * NS_PER_SECOND
 TIMED = ("candle", "buckets")  # kinds that have a topic for each timeframe
 BUCKET_TIMEFRAMES = (1, 60)  # s; of bars the daemon tells
+TICK = "tick"  # is kept nowhere: one that was missed cannot be looked for
+UNPUBLISHED = "instrument"  # has no topic: `instruments` lists them
 
 
 class SubscriptionStatistics(NamedTuple):
@@ -78,6 +80,10 @@ class Follower:
             raise InvalidArgument(
                 "timeframe: a subscription to 'candle' or 'buckets' needs one, others have none", field="timeframe"
             )
+        if kind == UNPUBLISHED:
+            raise InvalidArgument("kind: instruments are not published; `instruments` lists them", field="kind")
+        if kind == TICK and since is not None:
+            raise InvalidArgument("since: ticks are kept nowhere; subscribe from now on", field="since")
         self.topic = b""
         self._catalogue = catalogue
         self._local = local
@@ -129,7 +135,7 @@ class Follower:
     def _begin_now(self) -> None:
         """A subscription takes a moment to reach the daemon. Where shared memory tells what was newest before,
         what was published in that moment is found with the first message."""
-        if self._local is None or self.kind.name == "candle":  # bars would have to be asked of the database
+        if self._local is None or self.kind.name in ("candle", TICK):  # bars would have to be asked of the database
             return
         with contextlib.suppress(MarketdError):
             self.instrument = self._local.instrument(self.instrument.name)
@@ -157,7 +163,7 @@ class Follower:
         found: list[Frame] = []
         number = header.number
         hole = number != self._next_number if self._next_number is not None else self._last_seq is not None
-        if hole and self._last_seq is not None and len(records):
+        if hole and self._last_seq is not None and len(records) and self.kind.name != TICK:
             missing, source = yield from self._missing(int(records["seq"].min()), header.ts_known)
             self._fetched += len(missing)
             found += self._deliver(missing, Meta(served_from=source, watermark=header.ts_known))

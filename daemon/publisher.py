@@ -32,7 +32,8 @@ _log = logging.getLogger(__name__)
 
 _TIMED = {kind.id for kind in (BY_NAME["candle"], BY_NAME["buckets"])}  # one ring and topic a timeframe
 BUCKETS_KIND = BY_NAME["buckets"]
-_NO_RING = frozenset({"book_delta"})  # on the stream and in the database only: who rebuilds a book needs them all
+# On the stream without a ring: who rebuilds a book needs all changes, which the database has; a tick is kept nowhere.
+_NO_RING = frozenset({"book_delta", "tick"})
 _DONTWAIT = int(zmq.DONTWAIT)  # flags of an enum are slow to combine
 
 

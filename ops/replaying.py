@@ -44,9 +44,7 @@ class Replayed(NamedTuple):
 
 def replay(pipeline: DataIngestionPipeline, rows: Iterable[Row]) -> Iterable[Replayed]:
     """Offer the rows, in their order, and tell what became of each stretch of the same instrument and kind."""
-    for _, group in groupby(
-        rows, key=lambda row: (row["instrument_id"], row["kind"], len(row["payload"]), _is_text(row))
-    ):
+    for _, group in groupby(rows, key=_likeness):
         yield _replay_alike(pipeline, list(group))
 
 
@@ -114,8 +112,11 @@ def _records(kind: Kind, payloads: Sequence[bytes]) -> Records:
 
 
 def _text_offer(kind: Kind, instrument: Instrument, payload: bytes) -> Offer:
-    """Numbers are text there, times in ns too; a book's levels are not whole, and refused by name."""
-    row = msgspec.json.decode(payload, type=dict[str, Any])
+    """Numbers are text there, times in ns too."""
+    try:
+        row = msgspec.json.decode(payload, type=dict[str, Any])
+    except msgspec.DecodeError as error:
+        raise InvalidArgument(f"{kind.name}: the row was too long to be kept whole ({error})") from None
     row.pop("index", None)
     constants = {name: int(row.pop(name)) for name in _CONSTANTS if kind.name == "candle" and name in row}
     columns = {name: [_value(name, value)] for name, value in row.items()}

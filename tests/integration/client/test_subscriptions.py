@@ -20,6 +20,7 @@ from marketd.ipc.arena import ArenaState, RingSpec
 from marketd.ipc.arena_writer import ArenaWriter
 from marketd.ipc.paths import arena_path
 from marketd.market.errors import InvalidArgument, MarketdError, Timeout
+from marketd.market.records import BY_NAME
 
 
 def ids(frames: list[Frame]) -> list[int]:
@@ -48,6 +49,26 @@ def test_frames_come_as_they_are_published(daemon: FakeDaemon, provider: Unified
         assert ids(frames) == list(range(9)) and frames[0].meta.served_from == "stream"
         assert frames[0].instrument == BTC and frames[0].meta.watermark == frames[0]["ts_known"].max()
         assert subscription.statistics()[:4] == (3, 9, 0, 0)
+
+
+def test_ticks_come_and_those_that_were_missed_are_counted_only(
+    daemon: FakeDaemon, provider: UnifiedDataProvider
+) -> None:
+    """A tick says that an instrument was silent until then: it is kept nowhere, so that none can be fetched."""
+    ticks = np.zeros(2, dtype=BY_NAME["tick"].dtype)
+    ticks["ts_event"], ticks["ts_known"], ticks["seq"] = (10, 20), (11, 21), (1, 2)
+    with provider.subscribe("tick", "BTC/USDT") as subscription:
+        daemon.publish("tick", ticks[:1])
+        daemon.publish("tick", ticks[1:], skip=3)
+        assert [int(frame["time"][0]) for frame in take(subscription, 2)] == [10, 20]
+        assert (subscription.statistics().missed, subscription.statistics().fetched) == (3, 0)
+    with pytest.raises(InvalidArgument, match="since: ticks are kept nowhere"):
+        provider.subscribe("tick", "BTC/USDT", since=0)
+
+
+def test_a_kind_without_a_topic_is_refused_and_not_waited_for(provider: UnifiedDataProvider) -> None:
+    with pytest.raises(InvalidArgument, match="kind: instruments are not published"):
+        provider.subscribe("instrument", "BTC/USDT")
 
 
 def test_missed_messages_are_fetched_and_delivered_in_their_place(

@@ -15,7 +15,14 @@ from hypothesis import strategies as st
 from fake_daemon import BTC
 from marketd.client.encode import encode
 from marketd.client.encode_books import encode_book_rows
-from marketd.client.rejected import MAX_DETAIL_CHARS, MAX_KEPT, MAX_PAYLOAD_BYTES, batches, rejected_rows
+from marketd.client.rejected import (
+    MAX_BOOK_BYTES,
+    MAX_DETAIL_CHARS,
+    MAX_KEPT,
+    MAX_PAYLOAD_BYTES,
+    batches,
+    rejected_rows,
+)
 from marketd.ipc.protocol import Ingest, Rejection
 from marketd.ipc.protocol import encode as pack
 from marketd.market.records import BY_NAME, book_kind
@@ -64,7 +71,20 @@ def test_a_book_is_kept_with_its_levels() -> None:
     rows = {"time": [T0, T0], "bids": [[("1", "1")], [("1.555", "1")]], "asks": [[("2", "1")]] * 2}
     (found,) = encode_book_rows(book_kind(20), BTC, rows).rejected
     assert (found.kind, found.rule) == ("book", "precision")
-    assert "1.555" in json.loads(found.payload)["bids"]
+    assert json.loads(found.payload)["bids"] == [["1.555", "1"]]
+
+
+@pytest.mark.parametrize("bids", ["1.5", b"x", 7, [1, 2], [("1", "x")], np.zeros(3), np.zeros((2, 0)), [[], [1]], {}])
+def test_what_is_no_side_of_a_book_is_kept_all_the_same(bids: Any) -> None:
+    rows = {"time": [T0], "bids": [bids], "asks": [[("2", "1")]]}
+    (found,) = rejected_rows("book", rows, {}, {0: ("levels", "")})
+    assert json.loads(found.payload)["asks"] == [["2", "1"]]
+
+
+def test_of_a_book_with_very_many_levels_the_first_bytes_are_kept() -> None:
+    rows = {"time": [T0], "bids": [[(str(price), "1") for price in range(10_000)]], "asks": [[]]}
+    (found,) = rejected_rows("book", rows, {}, {0: ("levels", "")})
+    assert len(found.payload) == MAX_BOOK_BYTES
 
 
 def test_good_rows_leave_nothing_to_reject() -> None:

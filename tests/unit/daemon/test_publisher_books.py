@@ -70,13 +70,13 @@ def test_a_full_ring_keeps_the_newest(daemon: SmallDaemon) -> None:
     assert daemon.ring("book")["seq"].tolist() == list(range(2 * capacity + 1, 3 * capacity + 1))
 
 
-def test_changes_of_levels_are_on_the_stream_and_in_no_ring(daemon: SmallDaemon) -> None:
-    daemon.publisher.heard(b"\x01book")
-    deltas = np.zeros(4, dtype=DELTA.dtype)
-    show(daemon, (DELTA, deltas))
-    assert [topic for topic, _, _ in daemon.stream.sent] == [b"book_delta.BINANCE.BTCUSDT."]
+@pytest.mark.parametrize("kind", [DELTA, BY_NAME["tick"]])
+def test_changes_of_levels_and_ticks_are_on_the_stream_and_in_no_ring(daemon: SmallDaemon, kind: Kind) -> None:
+    daemon.publisher.heard(b"\x01")
+    show(daemon, (kind, np.zeros(4, dtype=kind.dtype)))
+    assert [topic for topic, _, _ in daemon.stream.sent] == [f"{kind.name}.BINANCE.BTCUSDT.".encode()]
     with daemon.reader() as reader:
-        assert "book_delta" not in reader.rings
+        assert kind.name not in reader.rings
 
 
 def test_each_kind_and_timeframe_has_a_numbered_topic(daemon: SmallDaemon) -> None:
