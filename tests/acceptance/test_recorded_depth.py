@@ -8,7 +8,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -191,6 +191,58 @@ def test_the_records_of_a_recorded_book_keep_the_rules_and_make_it_again(rebuilt
     assert replay.book == rebuilt.sync.book
     seconds = np.diff(rebuilt.records["imbalance"]["ts_event"])
     assert set(seconds.tolist()) == {NS_PER_SECOND}
+
+
+def spoil(name: str, value: Any, *, level: int | None = None) -> Callable[[Records], None]:
+    def change(record: Records) -> None:
+        place = record[name] if level is None else record[name][0]
+        place[0 if level is None else level] = value
+
+    return change
+
+
+def swap(name: str) -> Callable[[Records], None]:
+    def change(record: Records) -> None:
+        record[name][0, :2] = record[name][0, 1::-1]
+
+    return change
+
+
+def cross(record: Records) -> None:
+    record["ask_price"][0, 0] = record["bid_price"][0, 0]
+
+
+WRONG_RECORDS: list[tuple[str, str, Callable[[Records], None]]] = [  # kind, rule, what is done to one record
+    ("book", "absent", spoil("ts_event", ABSENT)),
+    ("book", "range", spoil("ts_event", -1)),
+    ("book", "max_skew", spoil("ts_event", FUTURE_NS + 1)),
+    ("book", "book_state", spoil("state", 9)),
+    ("book", "not_live", spoil("state", BookState.STALE)),
+    ("book", "level_count", spoil("bid_count", 21)),
+    ("book", "level_count", spoil("ask_count", 19)),
+    ("book", "positive_price", spoil("bid_price", 0, level=19)),
+    ("book", "non_negative", spoil("ask_size", -1, level=0)),
+    ("book", "bids_falling", swap("bid_price")),
+    ("book", "asks_rising", swap("ask_price")),
+    ("book", "crossed", cross),
+    ("book_delta", "side", spoil("side", 2)),
+    ("imbalance", "aligned", spoil("ts_event", 1_723_161_300_000_000_001)),
+    ("imbalance", "ratio", spoil("book_1s", 1_000_001)),
+    ("imbalance", "book_state", spoil("reason", 1)),
+    ("buckets", "timeframe", spoil("timeframe", 5)),
+    ("buckets", "bucket", spoil("width", 0)),
+]
+
+
+@pytest.mark.parametrize(("kind_name", "rule", "change"), WRONG_RECORDS)
+def test_a_recorded_record_that_is_made_wrong_is_refused_by_name_and_alone(
+    rebuilt: Rebuilt, kind_name: str, rule: str, change: Callable[[Records], None]
+) -> None:
+    records = rebuilt.records[kind_name][-9:].copy()
+    change(records[4:5])
+    kinds = KindTable()
+    verdict = DataValidator(kinds, 0).validate(kinds.by_name(kind_name), records, rebuilt.sync.instrument, FUTURE_NS)
+    assert [(each.index, each.rule) for each in verdict.refused] == [(4, rule)]
 
 
 def test_the_figures_of_a_recorded_book_are_those_of_their_definition(rebuilt: Rebuilt) -> None:
