@@ -49,7 +49,15 @@ QUESTION_SECONDS = 0.5  # between two questions
 UPKEEP_SECONDS = 60.0  # between two rounds of it
 ROUNDS_KEPT = 5  # then what was stored is dropped
 STORED = ("trades", "book_snapshots")
-SETTINGS = '[log]\nformat = "json"\n[book]\ndeltas = true\n'
+# PostgreSQL's checkpointer keeps the files that it wrote open until the checkpoint after: each quarter has some of these.
+SETTINGS = """
+[log]
+format = "json"
+[book]
+deltas = true
+[embedded.settings]
+checkpoint_timeout = "1min"
+"""
 
 
 def main() -> int:
