@@ -49,7 +49,7 @@ QUESTION_SECONDS = 0.5  # between two questions
 UPKEEP_SECONDS = 60.0  # between two rounds of it
 ROUNDS_KEPT = 5  # then what was stored is dropped
 STORED = ("trades", "book_snapshots")
-# PostgreSQL's checkpointer keeps the files that it wrote open until the next checkpoint: each quarter has some of these.
+# PostgreSQL's checkpointer keeps the files that it wrote open until the next checkpoint: each quarter has some.
 SETTINGS = """
 [log]
 format = "json"

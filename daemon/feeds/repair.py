@@ -138,7 +138,7 @@ class Repairs:
                 page = None if state.removed else self._adapter.decode_trades(state.symbol, body)
             else:
                 # the venue's clock is asked before its bars: what had ended then is whole in the answer
-                now_ns = await self._venue_now_ns(deadline)
+                now_ns = await self.venue_now_ns(deadline)
                 body = await self._rest.get(request, deadline)
                 if not state.removed:
                     page = self._adapter.decode_bars(state.symbol, track.timeframe, body, now_ns)
@@ -155,7 +155,8 @@ class Repairs:
             return None
         return page
 
-    async def _venue_now_ns(self, deadline: float) -> int:
+    async def venue_now_ns(self, deadline: float) -> int:
+        """The venue's clock; this machine's where the venue has none that can be asked. RestFailed, Timeout."""
         request = self._adapter.time_request()
         if request is None:
             return time.time_ns()

@@ -118,6 +118,7 @@ class Roster:
         if self._adapter.numbered_trades:
             new = [state for state in self.states.values() if state.trades.sequence.last is None]
             await asyncio.gather(*(self._find_beginning(state) for state in new))
+        await self._begin_bars()
         placed = {symbol for symbols in self.connections.values() for symbol in symbols}
         await self._connect([symbol for symbol in self.states if symbol not in placed])
 
@@ -152,6 +153,20 @@ class Roster:
             return
         if not page.rejected:
             state.trades.begin_after(page.records)
+
+    async def _begin_bars(self) -> None:
+        """Bars of symbols that are new here begin with those that are forming."""
+        bars = [track for state in self.states.values() for track in state.bars.values()]
+        new = [track for track in bars if track.sequence.is_numbered and track.sequence.last is None]
+        if not new:
+            return
+        try:
+            now_ns = await self.repairs.venue_now_ns(time.monotonic() + BEGINNING_SECONDS)
+        except (RestFailed, VenueRefused, Timeout) as error:
+            _log.info("the venue does not tell its time: %s", error, extra={"action": "no_beginning"})
+            return
+        for track in new:
+            track.begin_at(now_ns)
 
     async def _instruments(self, symbols: list[str], unknown: dict[str, str]) -> list[Instrument]:
         """The venue's instruments; a symbol that it does not know goes to `unknown`, with what it says."""

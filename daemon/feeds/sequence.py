@@ -5,6 +5,7 @@ on once, ascending: while numbers are missing, what came after them is held back
 (`fetched`), came by themselves (`live`), or are given up (`skip`).
 
     begin_catch_up   after a (re)connect: something may be missing after `last`; how much is not known yet
+    begin_from       the same before the first record of a stream whose past is not known
     live             records of the stream, of any order and overlap -> what may be handed on now
     missing          the numbers to be fetched, or None
     fetched          records fetched from `missing.first` on -> what may be handed on now
@@ -98,6 +99,7 @@ class NumberSequence:
         self._held_count = 0
         self._gap_end: int | None = None  # the first held number, while it does not follow `last`
         self._catching_up = False
+        self._beginning = NOTHING_YET  # numbers that follow it were not lost if the venue has none of them
         self.last: int | None = None  # the newest number handed on, given up included
         self.duplicates = 0
 
@@ -128,6 +130,11 @@ class NumberSequence:
             self.last = last
             self._drop_held_up_to_last()
         self._catching_up = self.last is not None
+
+    def begin_from(self, last: int) -> None:
+        """What came after `last` is fetched; numbers between it and the first that the venue has were not lost."""
+        self._beginning = last
+        self.begin_catch_up(last)
 
     def _drop_held_up_to_last(self) -> None:
         held, self._held, self._held_count, self._gap_end = self._held, [], 0, None
@@ -193,7 +200,7 @@ class NumberSequence:
         times = records[self._time_field]
         return [
             Lost(int(before[i]) + 1, int(numbers[i]) - 1, int(times[i]), int(times[i - 1]) if i else ABSENT)
-            for i in np.flatnonzero((numbers - before > 1) & (before != NOTHING_YET))
+            for i in np.flatnonzero((numbers - before > 1) & (before != self._beginning))
         ]
 
     def skip(self) -> Step:
@@ -203,7 +210,7 @@ class NumberSequence:
             return Step(self._nothing, [])
         first, self.last = self.last + 1, self._gap_end - 1
         released = self._release()
-        if first == NOTHING_YET + 1:
+        if first == self._beginning + 1:
             return Step(released, [])
         return Step(released, [Lost(first, int(self._numbers(released)[0]) - 1, int(released[self._time_field][0]))])
 

@@ -36,6 +36,8 @@ class Track:
             self.sequence = NumberSequence(TRADE, trade_numbers)
         else:
             self.sequence = RecentIds(TRADE)
+        self._before_first: int | None = None  # the number before the first, while none has come
+        self._is_connected = False  # it was, at least once
         self.last_ts = ABSENT  # of the newest record handed on
         self.held_since: float | None = None  # monotonic s; None: nothing is held back
         self.is_repaired = False  # a repair is running
@@ -56,6 +58,20 @@ class Track:
         numbers = self.numbers(newest)
         self.sequence.begin_catch_up(int(numbers[-1]) if len(numbers) else NOTHING_YET)
         self.follow(newest, 0.0)
+
+    def begin_at(self, now_ns: int) -> None:
+        """Of a stream of bars that is new here none is lost from the one on that the venue is about to tell, also when
+        the connection breaks before one has come."""
+        self._before_first = now_ns // (self.timeframe * NS_PER_SECOND) - 2
+
+    def begin_catch_up(self) -> None:
+        """Something may have been missed since the last record; where none has come, since the first connection."""
+        is_first, self._is_connected = not self._is_connected, True
+        first, sequence = self._before_first, self.sequence
+        if first is not None and sequence.last is None and isinstance(sequence, NumberSequence) and not is_first:
+            sequence.begin_from(first)
+        else:
+            sequence.begin_catch_up()
 
     def live(self, records: Records, now: float) -> Records:
         """Records of the stream; what may be handed on."""
@@ -109,7 +125,7 @@ class SymbolState:
         """Something may have been missed since the last record, here or (resume) before this process."""
         if resume is None:
             for track in self.tracks:
-                track.sequence.begin_catch_up()
+                track.begin_catch_up()
             return
         newest = resume.last_trade_id if self.trades.sequence.is_numbered else resume.last_trade_ts
         self.trades.sequence.begin_catch_up(newest)

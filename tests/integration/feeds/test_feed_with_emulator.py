@@ -16,6 +16,7 @@ from marketd.daemon.feeds.capture_writer import CaptureWriter
 from marketd.daemon.feeds.captures import CaptureReader
 from marketd.daemon.feeds.connection import Timing
 from marketd.daemon.feeds.emulator import CaptureSource, Emulator, SyntheticMarket
+from marketd.daemon.feeds.emulator.source import Crowd, Message, Send
 from marketd.daemon.feeds.survey import survey
 from marketd.market.records import BY_NAME, Coverage, Ended, Source
 from support import eventually_async
@@ -139,6 +140,27 @@ async def test_a_kline_that_closed_while_nothing_was_connected_is_fetched(shared
             await eventually_async(lambda: len(sink.records("BTCUSDT", "candle")) == 2)
     fetched = sink.records("BTCUSDT", "candle")[1:]
     assert fetched.tolist() == bar.tolist()
+
+
+class _WithoutClosedKlines(CaptureSource):
+    """A recording of which a connection was always just lost when a kline ended."""
+
+    async def play(self, crowd: Crowd, send: Send) -> None:
+        async def rest(message: Message) -> None:
+            if b'"x":true' not in message.frame:
+                await send(message)
+
+        await super().play(crowd, rest)
+
+
+async def test_a_new_symbols_first_kline_is_fetched_though_none_was_ever_heard_to_close(shared_data: Path) -> None:
+    source, sink = _WithoutClosedKlines([shared_data / "ws_cryptofeed" / "BINANCE-ee25be.0.gz"]), RecordingSink()
+    async with emulated(source) as emulator, running(feed_of(emulator, sink, ["BTCUSDT"], trades="aggTrade")) as feed:
+        await eventually_async(lambda: emulator.progress().ended)
+        assert feed.statistics().candles == 0
+        await eventually_async(emulator.drop_connections)
+        await eventually_async(lambda: len(sink.records("BTCUSDT", "candle")) > 0)
+    assert sink.records("BTCUSDT", "candle")["ts"].tolist()[-1] == 1617566580 * 10**9
 
 
 async def test_a_synthetic_market_comes_through_for_several_symbols_while_connections_are_cut() -> None:
