@@ -4,6 +4,9 @@ preparation.
 An external database may be away when the daemon starts: then preparing is tried again in the background and
 the actors start meanwhile, because recording to the journal needs no database. What waiting cannot heal (a
 schema that does not fit, no PostgreSQL on the machine) ends the start.
+
+An embedded server that dies again and again, for whatever reason (its disk is full), is no reason to end the daemon as
+an actor's crash loop is: shared memory and the journal do without it, and it may come back at any moment.
 """
 
 from __future__ import annotations
@@ -15,7 +18,6 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from marketd.daemon import plan
-from marketd.daemon.keeper import CrashLoop
 from marketd.daemon.restarts import Restarts
 from marketd.daemon.settings import Supervision
 from marketd.market.errors import ConfigError
@@ -74,7 +76,7 @@ class DatabaseKeeper:
         await self._try_to_prepare()
 
     async def watch(self) -> None:
-        """Keep the server alive and finish preparing. Raises CrashLoop, or what waiting cannot heal."""
+        """Keep the server alive and finish preparing. Raises what waiting cannot heal."""
         attempts = Restarts(self.policy.settings)
         while True:
             await asyncio.sleep(self.policy.settings.ping_interval.seconds)
@@ -89,24 +91,31 @@ class DatabaseKeeper:
             await self._embedded.stop(timeout_seconds=max(LEAST_STOP_SECONDS, deadline - time.monotonic()))
 
     async def _start_again(self, embedded: Postgres) -> None:
-        self.problem = "the embedded PostgreSQL died and is started again"
         delay = self.policy.died(time.monotonic())
         if delay is None:
-            raise CrashLoop(
-                f"the embedded PostgreSQL died {self.policy.recent} times; its log is in the state directory"
+            delay = self.policy.settings.restart_backoff_max.seconds
+            logger.critical(
+                "the embedded PostgreSQL died %d times and is tried again in %.3g s; %s",
+                self.policy.recent,
+                delay,
+                self.problem or "its log is in the state directory",
+                extra={"action": "postgres_crash_loop", "seconds": delay},
             )
-        logger.error(
-            "the embedded PostgreSQL died and is started again in %.2f s",
-            delay,
-            extra={"action": "postgres_restart", "seconds": delay},
-        )
+        else:
+            logger.error(
+                "the embedded PostgreSQL died and is started again in %.2f s",
+                delay,
+                extra={"action": "postgres_restart", "seconds": delay},
+            )
+        self.problem = self.problem or "the embedded PostgreSQL died and is started again"
         await asyncio.sleep(delay)
         try:
             self.dsn = await embedded.start()
         except HOPELESS:
             raise
         except Exception as error:  # the supervision border: the next look counts it as one more death
-            logger.error("the embedded PostgreSQL does not start: %s", error, extra={"action": "postgres_failed"})
+            self.problem = f"the embedded PostgreSQL does not start: {error}"
+            logger.error("%s", self.problem, extra={"action": "postgres_failed"})
         else:
             self.problem = ""
 

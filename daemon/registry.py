@@ -36,6 +36,20 @@ class RegistryBehind(MarketdError):
     """The file of ids is older than the journal."""
 
 
+def has_ids(path: Path) -> bool:
+    """Whether this file gave an id to anything but the daemon itself. MarketdError when it cannot be read."""
+    if not path.exists():
+        return False
+    return len(_read(path).instruments) > 1
+
+
+def _read(path: Path) -> _File:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_File)
+    except msgspec.MsgspecError as error:
+        raise MarketdError(f"{path} cannot be read ({error}); restore it from a backup") from None
+
+
 class Registry:
     """Ids of instruments, by canonical name. `read_only`: as the owner left the file, without owning it."""
 
@@ -68,10 +82,7 @@ class Registry:
     def _load(self, daemon_no: int) -> _File:
         if not self._path.exists():
             return _File(daemon_no=daemon_no, instruments=[global_instrument(daemon_no)])
-        try:
-            file = msgspec.json.decode(self._path.read_bytes(), type=_File)
-        except msgspec.MsgspecError as error:
-            raise MarketdError(f"{self._path} cannot be read ({error}); restore it from a backup") from None
+        file = _read(self._path)
         if file.daemon_no != daemon_no:
             raise ConfigError(
                 f"daemon_no: the config says {daemon_no}, but the data in {self._path.parent} was made with "

@@ -31,8 +31,11 @@ _STOP_SECONDS = 60.0
 
 
 @contextmanager
-def database_dsn(config: Config) -> Iterator[str]:
-    """The DSN of a server that runs. Raises NotRunning when there is no database yet, or an EmbeddedError."""
+def database_dsn(config: Config, *, may_be_new: bool = False) -> Iterator[str]:
+    """The DSN of a server that runs. Raises NotRunning when there is no database yet, or an EmbeddedError.
+
+    `may_be_new`: an embedded server that was never there is made, and stays, with an empty database.
+    """
     if config.database.url:
         yield config.database.url
         return
@@ -40,7 +43,7 @@ def database_dsn(config: Config) -> Iterator[str]:
     if running is not None:
         yield running
         return
-    with _started_embedded(config) as dsn:
+    with _started_embedded(config, may_be_new=may_be_new) as dsn:
         yield dsn
 
 
@@ -68,8 +71,8 @@ def running_embedded_dsn(state_dir: Path) -> str | None:
 
 
 @contextmanager
-def _started_embedded(config: Config) -> Iterator[str]:
-    if not StateDirectory(config.state_path).exists:
+def _started_embedded(config: Config, *, may_be_new: bool) -> Iterator[str]:
+    if not StateDirectory(config.state_path).exists and not may_be_new:
         raise NotRunning(
             f"there is no database in {config.state_path} yet; the first `marketd run` makes one, or name another with "
             "--config or database.url"

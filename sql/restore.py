@@ -29,7 +29,7 @@ _RESTORED = re.compile(r'processing data for table "([^"]+)"')
 _RENAME_SECONDS = 20.0
 _MAINTENANCE = "postgres"  # the database that every server has, to do from what cannot be done from inside
 # what the schema and the daemon's start make by themselves: no rows that would be lost
-_NO_ROWS = frozenset({"schema_changes", "partitioned_tables", "series_fields", "storage_samples"})
+_NO_ROWS = frozenset({"schema_changes", "partitioned_tables", "series_fields", "storage_samples", "journal_commits"})
 _FOREIGN = """
 SELECT format('%I.%I', n.nspname, c.relname) AS name
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace

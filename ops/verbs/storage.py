@@ -98,15 +98,15 @@ def _back_up(args: argparse.Namespace, config: Config) -> int:
 
 def _restore(args: argparse.Namespace, config: Config) -> int:
     with needs_daemon_extra():
-        from marketd.daemon.registry import REGISTRY_NAME
+        from marketd.daemon.registry import REGISTRY_NAME, has_ids
         from marketd.sql.backup import REGISTRY
         from marketd.sql.restore import restore
+    registry, copy = config.state_path / REGISTRY_NAME, args.path / REGISTRY
+    is_wanted = copy.exists() and not has_ids(registry)
     progress = Progress()
-    with database_dsn(config) as dsn:
+    with database_dsn(config, may_be_new=True) as dsn:
         manifest = run_database_work(lambda: restore(dsn, args.path, lambda step: progress(*step)))
-    registry = config.state_path / REGISTRY_NAME
-    copy = args.path / REGISTRY
-    took_registry = copy.exists() and not registry.exists() and config.state_path.is_dir()
+    took_registry = is_wanted and config.state_path.is_dir()
     if took_registry:
         shutil.copy(copy, registry)
     if args.json:

@@ -15,10 +15,11 @@ from marketd.daemon.health_report import health_report
 from marketd.daemon.storage_watch import FILE_NAME, SizesWatch, last_look, problems
 from marketd.daemon.verdict import judge
 from marketd.ipc.protocol import ActorReport
-from marketd.ops.cli import EXIT_NOT_WELL, main
+from marketd.ops.cli import EXIT_NOT_RUNNING, EXIT_NOT_WELL, main
 from marketd.sql.connections import ConnectionStatistics, DatabaseConnectionManager
 from marketd.sql.storage import Disk, StorageReport, measure
 
+REGISTRY = '{"daemon_no":1,"instruments":[]}'
 AWAY = ConnectionStatistics("up", 1, 1, 0, 0, 0, "", 0.0, 0.0, "")
 
 
@@ -117,7 +118,7 @@ def test_a_backup_made_and_restored_by_the_command_line(
 ) -> None:
     copy, state = tmp_path / "copy", tmp_path / "state"
     state.mkdir()
-    (state / "registry.json").write_text("{}")
+    (state / "registry.json").write_text(REGISTRY)
     database = ["--set", f"database.url={stored}", "--set", f"state_dir={state}"]
     assert main(["storage", "backup", str(copy), *database]) == 0
     assert "rows of" in capsys.readouterr().out
@@ -130,7 +131,7 @@ def test_a_backup_made_and_restored_by_the_command_line(
     (state / "registry.json").unlink()
     assert main(["storage", "restore", str(copy), *database]) == 0
     assert "are back, and verified" in capsys.readouterr().out
-    assert (state / "registry.json").read_text() == "{}"
+    assert (state / "registry.json").read_text() == REGISTRY
     trades = next(table for table in ask_json(capsys, stored)["tables"] if table["table"] == "trades")
     assert trades["rows"] == 1000
     for path in (copy, state):
@@ -138,6 +139,24 @@ def test_a_backup_made_and_restored_by_the_command_line(
     asyncio.run(_emptied(stored))
     assert main(["storage", "restore", str(copy), *database]) == 0
     assert "registry.json: the backup has none: put that of the daemon" in capsys.readouterr().out
+
+
+def test_a_backup_is_restored_on_a_new_machine_whose_postgresql_marketd_makes(
+    stored: str, tmp_path: Path, reachable_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy, old, new = tmp_path / "copy", tmp_path / "old", reachable_dir / "new"
+    old.mkdir()
+    (old / "registry.json").write_text(REGISTRY)
+    assert main(["storage", "backup", str(copy), "--set", f"database.url={stored}", "--set", f"state_dir={old}"]) == 0
+    here = ["--set", f"state_dir={new}", "--set", f"runtime_dir={reachable_dir / 'run'}"]
+    assert main(["storage", "--json", *here]) == EXIT_NOT_RUNNING  # nothing but a restore makes a database
+    capsys.readouterr()
+    assert main(["storage", "restore", str(copy), *here]) == 0, capsys.readouterr().err
+    assert "are back, and verified" in capsys.readouterr().out
+    assert (new / "registry.json").read_text() == REGISTRY
+    assert main(["storage", "--json", *here]) == 0
+    tables = json.loads(capsys.readouterr().out)["tables"]
+    assert next(table["rows"] for table in tables if table["table"] == "trades") == 1000
 
 
 async def _emptied(dsn: str) -> None:
