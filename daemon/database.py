@@ -56,6 +56,7 @@ class DatabaseKeeper:
         self._embedded = embedded
         self._prepare = prepare
         self._prepared = prepare is None
+        self._is_looping = False  # the embedded server died too often, and has not come back since
 
     @property
     def embedded(self) -> bool:
@@ -92,21 +93,20 @@ class DatabaseKeeper:
 
     async def _start_again(self, embedded: Postgres) -> None:
         delay = self.policy.died(time.monotonic())
-        if delay is None:
-            delay = self.policy.settings.restart_backoff_max.seconds
+        if delay is None and not self._is_looping:
+            self._is_looping = True
             logger.critical(
-                "the embedded PostgreSQL died %d times and is tried again in %.3g s; %s",
+                "the embedded PostgreSQL died %d times, and goes on being tried: %s",
                 self.policy.recent,
-                delay,
                 self.problem or "its log is in the state directory",
-                extra={"action": "postgres_crash_loop", "seconds": delay},
+                extra={"action": "postgres_crash_loop"},
             )
-        else:
-            logger.error(
-                "the embedded PostgreSQL died and is started again in %.2f s",
-                delay,
-                extra={"action": "postgres_restart", "seconds": delay},
-            )
+        delay = delay or self.policy.settings.restart_backoff_max.seconds
+        logger.error(
+            "the embedded PostgreSQL died and is started again in %.2f s",
+            delay,
+            extra={"action": "postgres_restart", "seconds": delay},
+        )
         self.problem = self.problem or "the embedded PostgreSQL died and is started again"
         await asyncio.sleep(delay)
         try:
@@ -117,7 +117,7 @@ class DatabaseKeeper:
             self.problem = f"the embedded PostgreSQL does not start: {error}"
             logger.error("%s", self.problem, extra={"action": "postgres_failed"})
         else:
-            self.problem = ""
+            self.problem, self._is_looping = "", False
 
     async def _try_to_prepare(self) -> None:
         if self._prepare is None or self._prepared:

@@ -32,10 +32,10 @@ FILLING = 500  # of them are more than the disk has
 
 
 @contextmanager
-def small_disk(directory: Path) -> Iterator[None]:
-    """A file system of DISK_BYTES there."""
+def small_disk(directory: Path, size: int = DISK_BYTES) -> Iterator[None]:
+    """A file system of so many bytes there."""
     directory.mkdir(parents=True)
-    options = f"size={DISK_BYTES}"
+    options = f"size={size}"
     made = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(directory)], capture_output=True, check=False
     )
@@ -188,6 +188,9 @@ def use_up(rest: Path) -> None:
     """Take every page that is left of a disk."""
     with open(rest, "wb", buffering=0) as file, suppress(OSError):
         while True:
+            file.write(bytes(1 << 20))
+    with open(rest, "ab", buffering=0) as file, suppress(OSError):
+        while True:
             file.write(bytes(4096))
 
 
@@ -213,3 +216,50 @@ def _check_what_is_stored(daemon: DaemonUnderTest, when_full: str, taken: int) -
         assert all(is_symbol and has_length for is_symbol, _, has_length in unstored)
         # bars that closed meanwhile are counted too
         assert sum(detail for _, detail, _ in unstored) >= missing
+
+
+# ---- under the embedded PostgreSQL ------------------------------------------------------------------
+
+POSTGRES_BYTES = 512 << 20
+IMPATIENT = '[supervisor]\nrestart_backoff = "100ms"\nrestart_backoff_max = "1s"\ncrash_limit = 3\n'
+
+
+@pytest.fixture
+def small_postgres() -> Iterator[Place]:
+    """The whole embedded server on a small disk; the journal is on another."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small disk")
+    place = Place(IMPATIENT)
+    place.state.mkdir(mode=0o711)
+    try:
+        with small_disk(place.state / "postgres", POSTGRES_BYTES):
+            yield place
+    finally:
+        place.remove()
+
+
+def test_a_full_disk_under_the_embedded_postgresql_ends_neither_the_daemon_nor_what_it_took(
+    small_postgres: Place,
+) -> None:
+    place = small_postgres
+    with DaemonUnderTest(place) as daemon, DataIngestionPipeline(str(place.runtime)) as pipeline:
+        daemon.until_live()
+        pipeline.declare(OTHER, price_scale=2, size_scale=2)
+
+        def send(number: int) -> None:
+            assert pipeline.ingest_trade(OTHER, BASE_NS + number, "1.5", "2", "buy", trade_id=number).durable
+
+        send(1)
+        eventually(lambda: daemon.count("trades") == 1)
+        rest = place.state / "postgres" / "rest"
+        use_up(rest)
+        os.kill(place.postmaster, signal.SIGKILL)
+        eventually(lambda: "goes on being tried" in place.said, timeout=90)
+        send(2)  # shared memory and journal do without it
+        report = daemon.status()
+        assert report.state == "live" and report.health != "ok"
+        assert any("PostgreSQL" in problem for problem in report.problems)
+        rest.unlink()
+        eventually(lambda: daemon.status().health == "ok", timeout=90)
+        eventually(lambda: daemon.count("trades") == 2)
+        assert daemon.process.poll() is None
