@@ -29,9 +29,14 @@ class Span:
             raise InvalidArgument(f"end: {end!r} is before start {start!r}", field="end")
 
 
-def past_ns(timestamp: type_time) -> int:
+def past_ns(timestamp: type_time, *, field: str = "timestamp") -> int:
     """The moment that an answer is wanted as of, in ns; InvalidArgument for one that is still to come."""
-    return require_past(parse_time_ns(timestamp, field="timestamp"), time.time_ns(), field="timestamp")
+    return require_past(parse_time_ns(timestamp, field=field), time.time_ns(), field=field)
+
+
+def known_ns(known_at: type_time) -> int | None:
+    """`past_ns`, or None: as it is known now."""
+    return None if known_at is None else past_ns(known_at, field="known_at")
 
 
 def check_symbol(symbol: Any) -> str:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import TypeVar
 
 from marketd.client import requests
-from marketd.client.arguments import BarSource
+from marketd.client.arguments import BarSource, known_ns
 from marketd.client.book_calls import BookCalls, Found
 from marketd.client.books import OrderBookDataFrame
 from marketd.client.calls import Plan, deadline_after
@@ -71,9 +71,12 @@ class AsyncUnifiedDataProvider(ProviderBase, BookCalls[Awaitable[OrderBookDataFr
         limit: int | None = None,
         bar_source: BarSource = "best",
         fill: Fill = None,
+        known_at: type_time = None,
     ) -> Frame:
         """Closed bars with start <= time < end; see `UnifiedDataProvider.query_ohlcv_data`."""
-        return await self._run(requests.ohlcv(self._catalogue, symbol, timeframe, start, end, limit, bar_source, fill))
+        return await self._run(
+            requests.ohlcv(self._catalogue, symbol, timeframe, start, end, limit, bar_source, fill, known_ns(known_at))
+        )
 
     async def query_multi_timeframe_ohlcv(
         self,
@@ -83,15 +86,25 @@ class AsyncUnifiedDataProvider(ProviderBase, BookCalls[Awaitable[OrderBookDataFr
         end: type_time = None,
         limit: int | None = None,
         bar_source: BarSource = "best",
+        known_at: type_time = None,
     ) -> dict[str, Frame]:
         """Closed bars of several timeframes, by their names; `limit` counts for each."""
-        return await self._run(requests.bars(self._catalogue, symbol, timeframes, start, end, limit, bar_source))
+        return await self._run(
+            requests.bars(self._catalogue, symbol, timeframes, start, end, limit, bar_source, known_ns(known_at))
+        )
 
     async def query_trades(
-        self, symbol: str, start: type_time = None, end: type_time = None, limit: int | None = None
+        self,
+        symbol: str,
+        start: type_time = None,
+        end: type_time = None,
+        limit: int | None = None,
+        known_at: type_time = None,
     ) -> Frame:
         """Trades with start <= time < end, the newest `limit`, oldest first."""
-        return await self._run(requests.rows(self._catalogue, "trade", symbol, start, end, limit))
+        return await self._run(
+            requests.rows(self._catalogue, "trade", symbol, start, end, limit, known_at=known_ns(known_at))
+        )
 
     async def query(
         self,
@@ -101,9 +114,10 @@ class AsyncUnifiedDataProvider(ProviderBase, BookCalls[Awaitable[OrderBookDataFr
         end: type_time = None,
         limit: int | None = None,
         timeframe: str | int | None = None,
+        known_at: type_time = None,
     ) -> Frame:
         """Records of any stream; see `UnifiedDataProvider.query`."""
-        return await self._run(self._rows(stream, symbol, start, end, limit, timeframe))
+        return await self._run(self._rows(stream, symbol, start, end, limit, timeframe, known_ns(known_at)))
 
     def iter_trades(
         self, symbol: str, start: type_time = None, end: type_time = None, page: int = DEFAULT_PAGE

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 from marketd.client import requests
-from marketd.client.arguments import BarSource, check_count
+from marketd.client.arguments import BarSource, check_count, known_ns
 from marketd.client.book_calls import BookCalls, Found
 from marketd.client.books import OrderBookDataFrame
 from marketd.client.cache import CacheStatistics, DataCacheManager
@@ -94,9 +94,10 @@ class ProviderBase:
         end: type_time,
         limit: int | None,
         timeframe: str | int | None,
+        known_at: int | None,
     ) -> Plan[Frame]:
         seconds = None if timeframe is None else parse_timeframe(timeframe)
-        return requests.rows(self._catalogue, stream, symbol, start, end, limit, timeframe=seconds)
+        return requests.rows(self._catalogue, stream, symbol, start, end, limit, timeframe=seconds, known_at=known_at)
 
     def _follow(self, kind: str, symbol: str, timeframe: str | int | None, since: type_time) -> Follower:
         return Follower(self._catalogue, self._cache, kind, symbol, timeframe, since)
@@ -154,13 +155,17 @@ class UnifiedDataProvider(ProviderBase, BookCalls[OrderBookDataFrame, Frame]):
         limit: int | None = None,
         bar_source: BarSource = "best",
         fill: Fill = None,
+        known_at: type_time = None,
     ) -> Frame:
         """Closed bars with start <= time < end, the newest `limit`, oldest first.
 
         fill: None gives the bars that there are; `"quiet"` and `"nan"` lay them on their grid (see
-        `Frame.grid`), where what was observed is taken from the coverage ledger.
+        `Frame.grid`), where what was observed is taken from the coverage ledger. known_at: as it was known at that
+        moment: no bar that was not there yet, none in a later version.
         """
-        return self._run(requests.ohlcv(self._catalogue, symbol, timeframe, start, end, limit, bar_source, fill))
+        return self._run(
+            requests.ohlcv(self._catalogue, symbol, timeframe, start, end, limit, bar_source, fill, known_ns(known_at))
+        )
 
     def query_multi_timeframe_ohlcv(
         self,
@@ -170,15 +175,25 @@ class UnifiedDataProvider(ProviderBase, BookCalls[OrderBookDataFrame, Frame]):
         end: type_time = None,
         limit: int | None = None,
         bar_source: BarSource = "best",
+        known_at: type_time = None,
     ) -> dict[str, Frame]:
-        """Closed bars of several timeframes, by their names; `limit` counts for each."""
-        return self._run(requests.bars(self._catalogue, symbol, timeframes, start, end, limit, bar_source))
+        """Closed bars of several timeframes, by their names; `limit` counts for each. known_at: as known then."""
+        return self._run(
+            requests.bars(self._catalogue, symbol, timeframes, start, end, limit, bar_source, known_ns(known_at))
+        )
 
     def query_trades(
-        self, symbol: str, start: type_time = None, end: type_time = None, limit: int | None = None
+        self,
+        symbol: str,
+        start: type_time = None,
+        end: type_time = None,
+        limit: int | None = None,
+        known_at: type_time = None,
     ) -> Frame:
-        """Trades with start <= time < end, the newest `limit`, oldest first."""
-        return self._run(requests.rows(self._catalogue, "trade", symbol, start, end, limit))
+        """Trades with start <= time < end, the newest `limit`, oldest first. known_at: those that were known then."""
+        return self._run(
+            requests.rows(self._catalogue, "trade", symbol, start, end, limit, known_at=known_ns(known_at))
+        )
 
     def query(
         self,
@@ -188,12 +203,13 @@ class UnifiedDataProvider(ProviderBase, BookCalls[OrderBookDataFrame, Frame]):
         end: type_time = None,
         limit: int | None = None,
         timeframe: str | int | None = None,
+        known_at: type_time = None,
     ) -> Frame:
         """Records of any stream, as `query_trades`: `book`, `coverage`, a declared series (symbol None: a global one).
 
-        timeframe: of `buckets` (`"1s"` or `"1m"`); of `book`, one row an interval.
+        timeframe: of `buckets` (`"1s"` or `"1m"`); of `book`, one row an interval. known_at: as it was known then.
         """
-        return self._run(self._rows(stream, symbol, start, end, limit, timeframe))
+        return self._run(self._rows(stream, symbol, start, end, limit, timeframe, known_ns(known_at)))
 
     def iter_trades(
         self, symbol: str, start: type_time = None, end: type_time = None, page: int = DEFAULT_PAGE

@@ -195,8 +195,11 @@ def bars(
     end: type_time = None,
     limit: int | None = None,
     bar_source: BarSource = "best",
+    known_at: int | None = None,
 ) -> Plan[dict[str, Frame]]:
-    """Plan: closed bars with start <= time < end of each timeframe, the newest `limit`, oldest first."""
+    """Plan: closed bars with start <= time < end of each timeframe, the newest `limit`, oldest first; with `known_at`
+    (ns) in the newest versions that were known then.
+    """
     check_symbol(symbol)
     span, wanted = Span(start, end), named_timeframes(timeframes)
     check_limit(limit)
@@ -215,6 +218,7 @@ def bars(
             end=ends[group[0]],
             limit=asked,
             bar_source=bar_source,
+            known_at=known_at,
             format="packed",
         )
         try:
@@ -249,12 +253,13 @@ def ohlcv(
     limit: int | None = None,
     bar_source: BarSource = "best",
     fill: Fill = None,
+    known_at: int | None = None,
 ) -> Plan[Frame]:
     """Plan: bars of one timeframe; with `fill`, on their grid (see `Frame.grid`)."""
-    frame = yield from _single(catalogue, symbol, timeframe, start, end, limit, bar_source)
+    frame = yield from _single(catalogue, symbol, timeframe, start, end, limit, bar_source, known_at)
     if fill is None:
         return frame
-    return (yield from _on_grid(catalogue, symbol, frame, Span(start, end), limit, bar_source, fill))
+    return (yield from _on_grid(catalogue, symbol, frame, Span(start, end), limit, bar_source, fill, known_at))
 
 
 def _on_grid(
@@ -265,6 +270,7 @@ def _on_grid(
     limit: int | None,
     bar_source: BarSource,
     fill: Fill,
+    known_at: int | None,
 ) -> Plan[Frame]:
     seconds = frame.timeframe or 0
     step = seconds * NS_PER_SECOND
@@ -274,9 +280,13 @@ def _on_grid(
     last = int(frame.records["ts"][-1]) + step if span.end is None else span.end
     if limit is not None:
         first = max(first, last // step * step - limit * step)
-    before = yield from _single(catalogue, symbol, seconds, None, first, 1, bar_source)  # the price until then
-    coverage = yield from rows(catalogue, "coverage", symbol)
+    before = yield from _single(
+        catalogue, symbol, seconds, None, first, 1, bar_source, known_at
+    )  # the price until then
+    coverage = yield from rows(catalogue, "coverage", symbol, known_at=known_at)
     settled = max(frame.meta.watermark or 0, int(frame.records["ts_known"].max(initial=0)))
+    if known_at is not None:
+        settled = min(settled, known_at)
     observed = observed_intervals(coverage.records, settled - SETTLE_NS, timeframe=seconds)
     inside = frame.records[frame.records["ts"] >= first]
     joined = np.concatenate((before.records, inside))

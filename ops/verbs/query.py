@@ -2,6 +2,7 @@
 
     marketd query ohlcv BTC/USDT --timeframe 1m --limit 5
     marketd query ohlcv BTC/USDT --timeframe 1h --start 2024-08-08 --end 2024-08-09 --csv
+    marketd query ohlcv BTC/USDT --known-at 2024-08-08T12:00   as it was known then: no later bar, no later version
     marketd query trades BTC/USDT --start 15min
     marketd query book BTC/USDT --depth 3       order books; with --timeframe 1s the last one of each second, and means
     marketd query book BTC/USDT --at 15min --depth 50   the whole book at a moment, made again from its changes
@@ -83,6 +84,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         add_span_options(found)
         found.add_argument("--limit", type=count, metavar="N", help="the newest N rows")
         found.add_argument("--columns", metavar="A,B", help="only these columns, in this order")
+    for found in (ohlcv, trades, imbalance, buckets, activity, stream):
+        found.add_argument("--known-at", metavar="TIME", type=moment, help=f"as it was known at this moment: {HELP}")
     instruments = kinds.add_parser("instruments", help="what the daemon knows")
     health = kinds.add_parser("health", help="how the daemon says it is; exit code 4 when it is not well")
     for found in (*rows, instruments, health):
@@ -116,19 +119,13 @@ def _check(args: argparse.Namespace) -> None:
 def _ask(provider: UnifiedDataProvider, args: argparse.Namespace) -> Frame:
     limit = args.limit if args.limit is not None or args.start is not None else DEFAULT_ROWS
     span = (args.start, args.end, limit)
-    if args.what == "trades":
-        return provider.query_trades(args.symbol, *span)
     if args.what == "book":
         return _books(provider, args, span)
-    if args.what == "imbalance":
-        return provider.query_orderbook_imbalances(args.symbol, *span)
-    if args.what == "buckets":
-        return provider.query("buckets", args.symbol, *span, args.timeframe)
-    if args.what == "activity_bar":
-        return provider.query("activity_bar", args.symbol, *span)
-    if args.what == "stream":
-        return provider.query(args.name, args.symbol, *span)
-    return provider.query_ohlcv_data(args.symbol, args.timeframe, *span, args.source, args.fill)
+    if args.what == "ohlcv":
+        return provider.query_ohlcv_data(args.symbol, args.timeframe, *span, args.source, args.fill, args.known_at)
+    stream = {"trades": "trade", "stream": getattr(args, "name", "")}.get(args.what, args.what)
+    timeframe = args.timeframe if args.what == "buckets" else None
+    return provider.query(stream, args.symbol, *span, timeframe, args.known_at)
 
 
 def _books(provider: UnifiedDataProvider, args: argparse.Namespace, span: tuple[Any, Any, int | None]) -> Frame:

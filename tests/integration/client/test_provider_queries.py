@@ -16,7 +16,15 @@ from fake_daemon import BTC, FakeDaemon, candles, trades
 from marketd import AsyncUnifiedDataProvider, UnifiedDataProvider
 from marketd.ipc import protocol
 from marketd.ipc.presence import remove_presence
-from marketd.market.errors import BeyondCache, Busy, NotRunning, ProtocolError, Timeout, UnknownInstrument
+from marketd.market.errors import (
+    BeyondCache,
+    Busy,
+    InvalidArgument,
+    NotRunning,
+    ProtocolError,
+    Timeout,
+    UnknownInstrument,
+)
 from support import eventually
 
 Asked = Callable[[Any], Any]
@@ -62,11 +70,11 @@ class _Awaiting:
             return call
 
         class Later:
-            def __init__(self, *arguments: Any) -> None:
-                self.arguments = arguments
+            def __init__(self, *arguments: Any, **named: Any) -> None:
+                self.arguments, self.named = arguments, named
 
             async def __getitem__(self, key: str) -> Any:
-                return (await call(*self.arguments))[key]
+                return (await call(*self.arguments, **self.named))[key]
 
         return Later
 
@@ -175,6 +183,40 @@ def test_what_a_daemon_took_with_it_is_asked_again_of_the_one_after_it(runtime_d
         replacing.join()
     assert answers[0].status == "ok"
     assert [type(message).__name__ for message in first.received + second.received] == ["Health", "Health"]
+
+
+KNOWN: list[tuple[Asked, int]] = [  # questions as known at a moment, and how many requests each makes
+    (lambda md: md.query_trades("BTC/USDT", known_at=5), 1),
+    (lambda md: md.query("coverage", "BTC/USDT", known_at=5), 1),
+    (lambda md: md.query_ohlcv_data("BTC/USDT", "1m", known_at=5), 1),
+    (
+        lambda md: md.query_ohlcv_data("BTC/USDT", "1m", 0, 60 * 10**9, fill="nan", known_at=5),
+        3,
+    ),  # price before, ledger
+    (lambda md: md.query_multi_timeframe_ohlcv("BTC/USDT", ["1m", "1s"], known_at=5)["1m"], 1),
+]
+
+
+@pytest.mark.parametrize(("question", "requests"), KNOWN)
+def test_what_was_known_at_a_moment_is_asked_for_in_every_request(
+    daemon: FakeDaemon, question: Asked, requests: int
+) -> None:
+    fill(daemon)
+
+    async def ask() -> Any:
+        async with AsyncUnifiedDataProvider(daemon.directory) as md:
+            return await question(_Awaiting(md))
+
+    with UnifiedDataProvider(daemon.directory) as md:
+        question(md)
+    asyncio.run(ask())
+    asked = [message.known_at for message in daemon.received if isinstance(message, protocol.Rows | protocol.Bars)]
+    assert asked == [5] * 2 * requests
+
+
+def test_what_will_be_known_is_refused(provider: UnifiedDataProvider) -> None:
+    with pytest.raises(InvalidArgument, match=r"known_at: .* in the future"):
+        provider.query_trades("BTC/USDT", known_at=time.time_ns() + 60 * 10**9)
 
 
 def test_a_slow_answer_is_asked_for_once(daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
