@@ -13,7 +13,8 @@ BIN := $(VENV)/bin
 JOBS := 4
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
-# One stamp per set of extras. A changed pyproject.toml makes both stale; `clean` and a new venv remove them.
+# One stamp per set of extras. A changed pyproject.toml or C source makes them stale; `clean` and a new venv remove them.
+SOURCES := pyproject.toml $(wildcard market/c/*.[ch])
 RUN_STAMP := $(VENV)/.installed-run
 TEST_STAMP := $(VENV)/.installed-test
 BENCH_STAMP := $(VENV)/.installed-bench
@@ -48,19 +49,20 @@ bench: $(BENCH_STAMP)
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -f market/_compiled.*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(RUN_STAMP): pyproject.toml | $(BIN)/python
+$(RUN_STAMP): $(SOURCES) | $(BIN)/python
 	@echo "Installing marketd into $(VENV); the first time this takes a minute or two."
 	@$(PIP) install --editable '.[all]'
 	@touch $@
 
-$(TEST_STAMP): pyproject.toml | $(BIN)/python
+$(TEST_STAMP): $(SOURCES) | $(BIN)/python
 	@echo "Installing marketd and its test tools into $(VENV); the first time this takes a minute or two."
 	@$(PIP) install --editable '.[all,test]'
 	@touch $@ $(RUN_STAMP)
 
-$(BENCH_STAMP): pyproject.toml | $(BIN)/python
+$(BENCH_STAMP): $(SOURCES) | $(BIN)/python
 	@echo "Installing marketd and what its benchmarks need into $(VENV)."
 	@$(PIP) install --editable '.[all,bench]'
 	@touch $@ $(RUN_STAMP)

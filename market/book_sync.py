@@ -31,7 +31,6 @@ from marketd.market.book import Change, Levels, OrderBook
 from marketd.market.book_edges import EdgeWatch, Reach, Standing, found_beyond
 from marketd.market.book_messages import BookDelta, BookRule, BookSnapshot, Fit
 from marketd.market.book_states import Action, BookEvent, transition
-from marketd.market.fixed import MAX_FIXED
 from marketd.market.instruments import Instrument
 from marketd.market.layouts import BookState
 from marketd.market.times import ABSENT
@@ -161,7 +160,7 @@ class BookSync:
         is_wanted = self.state is _SYNCING or self.rule.snapshot == "stream"
         if not self._is_subscribed or not is_wanted:
             return self._told(BookEvent.OLD)
-        if not (_is_possible(snapshot.bids) and _is_possible(snapshot.asks)):
+        if not (snapshot.bids.is_possible and snapshot.asks.is_possible):
             return self._told(BookEvent.DAMAGED)
         self.book = OrderBook()
         self.book.reset(snapshot.bids, snapshot.asks, snapshot.limit, snapshot.depth or self.rule.depth)
@@ -337,7 +336,7 @@ class BookSync:
         """Change the book; what changed, or what is wrong with it then: that is taken back, so that whoever still has
         to tell of the book tells what was right."""
         bids, asks, book, rule = delta.bids, delta.asks, self.book, self.rule
-        if not (_is_possible(bids) and _is_possible(asks)):
+        if not (bids.is_possible and asks.is_possible):
             return None, BookEvent.DAMAGED
         change = book.apply(bids, asks)
         if book.window and book.is_deeper_than(book.window):
@@ -362,7 +361,7 @@ class BookSync:
             check = self.rule.checksum
             if check is not None and check(book, self.instrument) != checksum:
                 return BookEvent.CHECKSUM_FAILED
-        return BookEvent.OVERFLOW if len(book.bids) + len(book.asks) > MAX_LEVELS else None
+        return BookEvent.OVERFLOW if len(book) > MAX_LEVELS else None
 
     def _told(self, event: BookEvent, change: Change | None = None) -> Step:
         before = self.state
@@ -388,16 +387,6 @@ class BookSync:
 
 _DROPS = frozenset((Action.ASK, Action.DROP))
 _KEEPS_BUFFER = frozenset((BookEvent.SNAPSHOT_OLD, BookEvent.SILENT))
-
-
-def _is_possible(levels: Levels) -> bool:
-    """Prices above zero and no size below: anything else is no level, whatever the sequence says."""
-    prices, sizes = levels.prices, levels.sizes
-    if len(prices) != len(sizes):
-        return False
-    if len(prices) == 1:
-        return 0 < prices[0] <= MAX_FIXED and 0 <= sizes[0] <= MAX_FIXED
-    return not prices or (min(prices) > 0 and min(sizes) >= 0 and max(prices) <= MAX_FIXED and max(sizes) <= MAX_FIXED)
 
 
 __all__ = [

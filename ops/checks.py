@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from marketd.daemon.settings import Config
+from marketd.market import compiled
 from marketd.market.records import CANDLE, COVERAGE, TRADE
 from marketd.ops.words import size
 
@@ -51,6 +52,7 @@ def host_checks(config: Config) -> Iterator[Finding]:
     yield python()
     yield processor()
     yield from packages()
+    yield compiled_part()
     yield clock()
     yield open_files()
     yield from shared_memory(config)
@@ -121,6 +123,18 @@ def _version(name: str) -> str | None:
 
 def _numbers(version: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", version)[:3]]
+
+
+def compiled_part() -> Finding:
+    """Quicker order books, which are built where marketd was installed beside a C compiler."""
+    if compiled.part is not None or os.environ.get(compiled.PURE_PYTHON):
+        return Finding("compiled part", "ok", compiled.STANDING)
+    return Finding(
+        "compiled part",
+        "warn",
+        f"{compiled.STANDING}; books cost feeds several times the processor time",
+        "install a C compiler and Python's headers (Debian: gcc python3-dev), then marketd anew",
+    )
 
 
 # ---- clock and limits ---------------------------------------------------------------------------

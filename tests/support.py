@@ -132,10 +132,18 @@ def _shared_data() -> Path | None:
     return path.resolve() if path.is_dir() else None
 
 
+def _compiled_part() -> Path | None:
+    """Built beside its sources, or wherever marketd is installed; set aside (MARKETD_PURE_PYTHON) it is missing."""
+    from marketd.market import compiled
+
+    return Path(str(compiled.part.__file__)) if compiled.part else None
+
+
 _TOOLS: dict[str, Callable[[], Path | None]] = {
     "postgresql": _postgresql,
     "promtool": _on_path("promtool"),
     "redis": _on_path("redis-server"),
     "cc": _on_path("cc", "gcc", "clang"),
+    "compiled": _compiled_part,
     "shared_data": _shared_data,
 }

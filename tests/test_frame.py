@@ -17,11 +17,11 @@ import pytest
 from packaging.requirements import Requirement
 
 import marketd
-from support import REPOSITORY, ROOMS
+from support import REPOSITORY, ROOMS, requires
 
 PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
 RUNTIME_EXTRAS = {"daemon", "embedded", "pandas", "parquet", "cli"}
-NOT_PACKAGED = {".pyc", ".md"}  # files in a room that only the repository needs
+NOT_PACKAGED = {".pyc", ".md", ".so"}  # files in a room that only the repository needs, or that were built there
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -72,9 +72,34 @@ def test_the_console_script_is_declared() -> None:
 
 def test_a_wheel_holds_every_file_of_the_rooms(tmp_path: Path) -> None:
     wheel = _build("build_wheel", tmp_path)
+    assert _files_of_the_package() == {name for name in _packed_in(wheel) if not name.endswith(".so")}
+
+
+@requires("cc", "compiled")
+def test_a_wheel_that_is_built_beside_a_compiler_has_the_compiled_part_without_a_warning(tmp_path: Path) -> None:
+    wheel = _build("build_wheel", tmp_path, {"CFLAGS": "-Wall -Wextra -Werror"})
+    (built,) = (name for name in _packed_in(wheel) if name.endswith(".so"))
+    assert built.startswith("marketd/market/_compiled.")
+    unpacked = tmp_path / "unpacked"
     with zipfile.ZipFile(wheel) as archive:
-        packed = {name for name in archive.namelist() if name.startswith("marketd/")}
-    assert _files_of_the_package() == packed
+        archive.extractall(unpacked)
+    code = "from marketd.market import compiled; print(compiled.part.__file__)"
+    environment = {**os.environ, "PYTHONPATH": str(unpacked)}
+    command = [sys.executable, "-c", code]
+    told = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert told.stdout.strip() == str(unpacked / built)
+
+
+def test_without_a_compiler_the_rest_is_built(tmp_path: Path) -> None:
+    wheel = _build("build_wheel", tmp_path, {"CC": "/bin/false"})
+    assert _files_of_the_package() == set(_packed_in(wheel))
+
+
+def test_each_c_source_is_built_and_each_header_known_to_it() -> None:
+    (extension,) = PYPROJECT["tool"]["setuptools"]["ext-modules"]
+    named = {*extension["sources"], *extension["depends"]}
+    assert named == {f"src/marketd/market/c/{path.name}" for path in (REPOSITORY / "market" / "c").iterdir()}
+    assert extension["optional"] is True
 
 
 def test_a_wheel_built_from_the_sdist_is_the_same(tmp_path: Path) -> None:
@@ -86,9 +111,12 @@ def test_a_wheel_built_from_the_sdist_is_the_same(tmp_path: Path) -> None:
     subprocess.run(["tar", "-xf", sdist, "-C", unpacked], check=True, timeout=60)
     (source,) = unpacked.iterdir()
     wheel = _call_backend("build_wheel", source)
+    assert _files_of_the_package() == {name for name in _packed_in(wheel) if not name.endswith(".so")}
+
+
+def _packed_in(wheel: Path) -> list[str]:
     with zipfile.ZipFile(wheel) as archive:
-        packed = {name for name in archive.namelist() if name.startswith("marketd/")}
-    assert _files_of_the_package() == packed
+        return [name for name in archive.namelist() if name.startswith("marketd/")]
 
 
 def _files_of_the_package() -> set[str]:
@@ -102,23 +130,24 @@ def _files_of_the_package() -> set[str]:
     return {f"marketd/{name}" for name in own | rooms}
 
 
-def _build(hook: str, tmp_path: Path) -> Path:
+def _build(hook: str, tmp_path: Path, environment: dict[str, str] | None = None) -> Path:
     """Build in a copy: setuptools leaves build folders beside the sources."""
     copy = tmp_path / "copy"
     copy.mkdir()
-    ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    ignore = shutil.ignore_patterns("__pycache__", "*.egg-info", "*.so")
     for name in ("src", *ROOMS):
         shutil.copytree(REPOSITORY / name, copy / name, symlinks=True, ignore=ignore)
     for path in REPOSITORY.iterdir():
         if path.is_file():
             shutil.copy2(path, copy)
-    return _call_backend(hook, copy)
+    return _call_backend(hook, copy, environment)
 
 
-def _call_backend(hook: str, source: Path) -> Path:
+def _call_backend(hook: str, source: Path, environment: dict[str, str] | None = None) -> Path:
     code = f"from setuptools import build_meta; print(build_meta.{hook}('dist'))"
     (source / "dist").mkdir()
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=source, capture_output=True, text=True, timeout=100, check=False)
+    variables = {**os.environ, **(environment or {})}
+    done = subprocess.run(command, cwd=source, env=variables, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
     return source / "dist" / done.stdout.split()[-1]

@@ -7,7 +7,7 @@ its *wire name*. A subclass says how one comes from the other (`wire_name`) and 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -16,13 +16,12 @@ from marketd.daemon.feeds.adapter import (
     BookRule,
     BookSnapshot,
     Event,
-    Levels,
     Rejected,
     RestRequest,
     VenueRefused,
 )
 from marketd.daemon.feeds.asked import Asked
-from marketd.daemon.feeds.levels import LevelReader
+from marketd.daemon.feeds.levels import LevelReader, Sides
 from marketd.daemon.feeds.venue_batch import Batch
 from marketd.daemon.feeds.venue_records import UNREADABLE, rejected, trade_records, trade_row
 from marketd.market.errors import InvalidArgument, RuleViolation
@@ -109,15 +108,14 @@ class AdapterBase:
         number, hashed = (trade_id, 0) if isinstance(trade_id, int) else id_of(trade_id)
         return trade_row(ts_ns, number, reader.price(price), reader.size(size), side, flags | hashed)
 
-    def _levels(self, batch: Batch, symbol: str, bids: Any, asks: Any, frame: bytes) -> tuple[Levels, Levels] | None:
-        """Both sides of a message of the book; None when it was rejected."""
-        reader = self._readers[symbol]
+    def _pairs(self, batch: Batch, symbol: str, bids: msgspec.Raw, asks: msgspec.Raw, frame: bytes) -> Sides | None:
+        """Both sides of a message of the book, arrays of `[price, size]`; None when it was rejected."""
         try:
-            return reader.levels(bids), reader.levels(asks)
+            return self._readers[symbol].pairs(bids, asks)
         except RuleViolation as violation:
             batch.reject(symbol, violation.rule, violation, frame, book=True)
-        except IndexError:
-            batch.reject(symbol, "undecodable", "a level without a size", frame, book=True)
+        except UNREADABLE as error:
+            batch.reject(symbol, "undecodable", error, frame, book=True)
         return None
 
     # ---- REST ---------------------------------------------------------------------------------

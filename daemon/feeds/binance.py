@@ -63,7 +63,8 @@ _head = msgspec.json.Decoder(messages.Head).decode
 _trade = msgspec.json.Decoder(messages.TradeMessage).decode
 _agg_trade = msgspec.json.Decoder(messages.AggTradeMessage).decode
 _kline = msgspec.json.Decoder(messages.KlineMessage).decode
-_depth = msgspec.json.Decoder(messages.DepthMessage).decode
+_depth = msgspec.json.Decoder(messages.WrittenDepth).decode
+_depth_texts = msgspec.json.Decoder(messages.DepthMessage).decode
 _mark_price = msgspec.json.Decoder(messages.MarkPriceMessage).decode
 _force_order = msgspec.json.Decoder(messages.ForceOrderMessage).decode
 
@@ -286,14 +287,16 @@ class BinanceAdapter(BinanceRest):
         if self._is_unknown(batch, symbol):
             return
         batch.see(symbol, depth.event_time)
-        if data is frame and is_partial(depth):
-            batch.ignored["partial depth"] += 1
-            return
-        reader = self._levels[symbol]
         try:
-            bids, asks = reader.levels(depth.bids), reader.levels(depth.asks)
+            if data is frame and is_partial(_depth_texts(data)):
+                batch.ignored["partial depth"] += 1
+                return
+            bids, asks = self._levels[symbol].pairs(depth.bids, depth.asks)
         except RuleViolation as violation:
             batch.reject(symbol, violation.rule, str(violation), frame, book=True)
+            return
+        except UNREADABLE as error:
+            batch.reject(symbol, "undecodable", str(error), frame, book=True)
             return
         ts_ns = venue_ns(depth.time or depth.event_time)
         batch.book.append(BookDelta(symbol, depth.first_id, depth.last_id, depth.previous_id, ts_ns, bids, asks))

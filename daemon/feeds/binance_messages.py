@@ -102,6 +102,19 @@ class DepthMessage(Struct, gc=False):
     time: VenueClock = field(default=0, name="T")
 
 
+class WrittenDepth(Struct, gc=False):
+    """The same, its levels as they were written, for `levels.LevelReader`."""
+
+    symbol: str = field(name="s")
+    first_id: Id = field(name="U")
+    last_id: Id = field(name="u")
+    bids: msgspec.Raw = field(name="b")
+    asks: msgspec.Raw = field(name="a")
+    previous_id: int | None = field(default=None, name="pu")
+    event_time: VenueClock = field(default=0, name="E")
+    time: VenueClock = field(default=0, name="T")
+
+
 class Depth(Struct, gc=False):
     """The REST answer; `E` and `T` are the futures markets'."""
 

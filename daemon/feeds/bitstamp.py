@@ -21,6 +21,7 @@ from marketd.daemon.feeds import bitstamp_messages as messages
 from marketd.daemon.feeds.adapter import BookDelta, BookRule, BookSnapshot, Fit
 from marketd.daemon.feeds.adapter_base import pair_of
 from marketd.daemon.feeds.bitstamp_rest import BitstampRest
+from marketd.daemon.feeds.levels import decode_pairs
 from marketd.daemon.feeds.venue_batch import Batch
 from marketd.daemon.feeds.venue_records import UNREADABLE
 from marketd.market.errors import ConfigError, InvalidArgument, RuleViolation
@@ -149,7 +150,7 @@ class BitstampAdapter(BitstampRest):
             batch.ignore("diff_order_book")
             return
         book = self._book_of(batch, symbol, data, frame)
-        levels = book and self._levels(batch, symbol, book.bids, book.asks, frame)
+        levels = book and self._pairs(batch, symbol, book.bids, book.asks, frame)
         if book and levels:
             batch.books.append(BookDelta(symbol, book.time, book.time, None, book.time * NS_PER_US, *levels))
 
@@ -162,7 +163,7 @@ class BitstampAdapter(BitstampRest):
             batch.ignore("order_book")
             return
         book = self._book_of(batch, symbol, data, frame)
-        levels = book and self._levels(batch, symbol, book.bids, book.asks, frame)
+        levels = book and self._pairs(batch, symbol, book.bids, book.asks, frame)
         if book and levels:
             batch.books.append(BookSnapshot(symbol, book.time, book.time * NS_PER_US, *levels, depth=BEST_LEVELS))
 
@@ -183,5 +184,5 @@ class BitstampAdapter(BitstampRest):
             return [(market.upper(), trade.price, trade.size)]
         if name in ("diff_order_book", "order_book") and envelope.event == "data":
             book = _book(envelope.data)
-            return [(market.upper(), price, size) for price, size in book.bids + book.asks]
+            return [(market.upper(), price, size) for price, size in decode_pairs(book.bids) + decode_pairs(book.asks)]
         return []

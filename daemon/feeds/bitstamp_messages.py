@@ -14,7 +14,6 @@ from msgspec import Meta, Struct, field
 Id = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Micros = Annotated[int, Meta(ge=0, le=(2**63 - 1) // 1000)]
 Seconds = Annotated[int, Meta(ge=0, le=(2**63 - 1) // 10**9)]
-Level = tuple[str, str]  # price and size
 
 _NOTHING = msgspec.Raw(b"")
 
@@ -38,11 +37,14 @@ class LiveTrade(Struct, gc=False):
 
 
 class Book(Struct, gc=False):
-    """Levels of `diff_order_book` (changed ones; size 0 removes), `order_book` (the best 100) and the REST answer."""
+    """Levels of `diff_order_book` (changed ones; size 0 removes), `order_book` (the best 100) and the REST answer.
+
+    They are arrays of [price, size], texts; read by `levels.LevelReader`.
+    """
 
     time: Micros = field(name="microtimestamp")
-    bids: list[Level]
-    asks: list[Level]
+    bids: msgspec.Raw
+    asks: msgspec.Raw
 
 
 class RestTrade(Struct, gc=False):

@@ -97,8 +97,7 @@ class BitstampRest(AdapterBase):
         what = f"order_book of {symbol}"
         try:
             book = _book(body)
-            reader = self._readers[symbol]
-            bids, asks = reader.levels(book.bids), reader.levels(book.asks)
+            bids, asks = self._readers[symbol].pairs(book.bids, book.asks)
         except (*UNREADABLE, RuleViolation) as error:
             shown = body[:300].decode("utf-8", "replace")
             raise VenueRefused(f"{what}: the answer cannot be used ({error}): {shown}") from None

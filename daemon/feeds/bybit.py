@@ -32,6 +32,7 @@ from marketd.daemon.feeds.bybit_markets import (
 )
 from marketd.daemon.feeds.bybit_rest import INTERVALS, SIDES
 from marketd.daemon.feeds.bybit_v2 import OLD_DEPTHS, BybitV2, old_levels, old_trades
+from marketd.daemon.feeds.levels import decode_pairs
 from marketd.daemon.feeds.venue_batch import Batch
 from marketd.daemon.feeds.venue_books import other_depth
 from marketd.daemon.feeds.venue_records import UNREADABLE, chunks
@@ -156,7 +157,7 @@ class BybitAdapter(BybitV2):
         except UNREADABLE as error:
             batch.reject(symbol, "undecodable", error, frame, book=True)
             return
-        levels = self._levels(batch, symbol, book.bids, book.asks, frame)
+        levels = self._pairs(batch, symbol, book.bids, book.asks, frame)
         if levels is None:
             return
         number, ts_ns = book.update_id, (envelope.engine_time or envelope.time) * NS_PER_MS
@@ -248,7 +249,7 @@ class BybitAdapter(BybitV2):
             rows = [(trade.price, trade.size) for trade in old_trades(envelope.data)]
         elif name == "orderbook":
             book = _book(envelope.data)
-            rows = [*book.bids, *book.asks]
+            rows = [*decode_pairs(book.bids), *decode_pairs(book.asks)]
         elif name == "kline":
             bars = _klines.decode(envelope.data)
             rows = [(price, bar.volume) for bar in bars for price in (bar.open, bar.high, bar.low, bar.close)]

@@ -15,10 +15,10 @@ from msgspec import Meta, Struct, field
 Id = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Millis = Annotated[int, Meta(ge=0, le=(2**63 - 1) // 10**6)]
 Micros = Annotated[int, Meta(ge=0, le=(2**63 - 1) // 1000)]
-Level = tuple[str, str]  # price and size
 Number = str | int | float
 
 _NOTHING = msgspec.Raw(b"")
+_NO_LEVELS = msgspec.Raw(b"[]")
 
 
 class Envelope(Struct, gc=False):
@@ -53,8 +53,8 @@ class Book(Struct, gc=False):
     """`orderbook`: absolute sizes, "0" removes."""
 
     symbol: str = field(name="s")
-    bids: list[Level] = field(name="b")
-    asks: list[Level] = field(name="a")
+    bids: msgspec.Raw = field(name="b")  # arrays of [price, size], texts; read by `levels.LevelReader`
+    asks: msgspec.Raw = field(name="a")
     update_id: Id = field(name="u")
 
 
@@ -116,9 +116,11 @@ class OldSnapshot(Struct, gc=False):
 
 
 class OldDelta(Struct, gc=False):
-    delete: list[OldLevel] = []
-    update: list[OldLevel] = []
-    insert: list[OldLevel] = []
+    """Arrays of `OldLevel`."""
+
+    delete: msgspec.Raw = _NO_LEVELS
+    update: msgspec.Raw = _NO_LEVELS
+    insert: msgspec.Raw = _NO_LEVELS
 
 
 # ---- REST -------------------------------------------------------------------------------------------

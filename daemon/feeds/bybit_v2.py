@@ -18,6 +18,7 @@ from marketd.daemon.feeds.adapter import BookDelta, BookSnapshot, Levels
 from marketd.daemon.feeds.adapter_base import rows_of
 from marketd.daemon.feeds.bybit_markets import BOOK_DEPTH
 from marketd.daemon.feeds.bybit_rest import SIDES, BybitRest
+from marketd.daemon.feeds.levels import REALS, Sides
 from marketd.daemon.feeds.venue_batch import Batch
 from marketd.daemon.feeds.venue_books import DepthChannels, other_depth
 from marketd.daemon.feeds.venue_records import UNREADABLE
@@ -26,6 +27,7 @@ from marketd.market.times import NS_PER_MS, NS_PER_US
 
 _trades = msgspec.json.Decoder(list[messages.OldTrade], strict=False)
 _snapshot = msgspec.json.Decoder(messages.OldSnapshot | list[messages.OldLevel]).decode
+_levels = msgspec.json.Decoder(list[messages.OldLevel]).decode
 _delta = msgspec.json.Decoder(messages.OldDelta).decode
 
 
@@ -96,7 +98,7 @@ class BybitV2(BybitRest):
             batch.ignore(name)
             return
         try:
-            levels = self._sides(symbol, old_levels(envelope))
+            levels = self._sides(symbol, envelope)
         except RuleViolation as violation:
             batch.reject(symbol, violation.rule, violation, frame, book=True)
             return
@@ -111,15 +113,23 @@ class BybitV2(BybitRest):
         else:
             batch.books.append(BookDelta(symbol, number, number, None, ts_ns, *levels))
 
-    def _sides(self, symbol: str, rows: Sequence[messages.OldLevel]) -> tuple[Levels, Levels]:
-        """Bids and asks of a message that tells them in one list."""
-        prices, sizes = self._readers[symbol].prices, self._readers[symbol].sizes
-        bids, asks = Levels([], []), Levels([], [])
-        for row in rows:
+    def _sides(self, symbol: str, envelope: messages.Envelope) -> Sides:
+        """Bids and asks of a message that tells them in one list, or in three."""
+        reader = self._readers[symbol]
+        if envelope.type != "snapshot" and reader.quick is not None:
+            delta = _delta(envelope.data)
+            names = b"price", b"size", b"side", b"Buy", b"Sell"
+            found = reader.quick.objects((delta.delete, delta.update, delta.insert), *names, REALS, False)
+            if found is not None:
+                return found
+        prices, sizes = reader.prices, reader.sizes
+        bids: tuple[list[int], list[int]] = [], []
+        asks: tuple[list[int], list[int]] = [], []
+        for row in old_levels(envelope):
             side = bids if row.side == "Buy" else asks
-            side.prices.append(prices[row.price])
-            side.sizes.append(sizes[row.size])
-        return bids, asks
+            side[0].append(prices[row.price])
+            side[1].append(sizes[row.size])
+        return Levels(*bids), Levels(*asks)
 
 
 def old_trades(data: msgspec.Raw) -> list[messages.OldTrade]:
@@ -133,4 +143,4 @@ def old_levels(envelope: messages.Envelope) -> list[messages.OldLevel]:
         rows: list[messages.OldLevel] = snapshot if isinstance(snapshot, list) else snapshot.order_book
         return rows
     delta = _delta(envelope.data)
-    return delta.delete + delta.update + delta.insert
+    return _levels(delta.delete) + _levels(delta.update) + _levels(delta.insert)

@@ -19,7 +19,7 @@ from marketd.daemon.feeds import coinbase_messages as messages
 from marketd.daemon.feeds.adapter import BookDelta, BookRule, BookSnapshot, Event, Fit, Levels
 from marketd.daemon.feeds.coinbase_answers import streams_named_in, subscribed_in
 from marketd.daemon.feeds.coinbase_rest import CoinbaseRest
-from marketd.daemon.feeds.levels import LevelReader
+from marketd.daemon.feeds.levels import TEXTS, LevelReader, Sides
 from marketd.daemon.feeds.venue_batch import Batch
 from marketd.daemon.feeds.venue_books import ChainedBooks, ConnectionNumbers
 from marketd.daemon.feeds.venue_records import UNREADABLE, OpenBars, candle_row, chunks, integer_id, rfc3339_ns
@@ -33,6 +33,7 @@ MAX_START = 2**33
 _frame = msgspec.json.Decoder(messages.AnyFrame).decode
 _loose_trades = msgspec.json.Decoder(messages.LooseTradesFrame).decode
 _market_trade = msgspec.json.Decoder(messages.MarketTrade).decode
+_levels = msgspec.json.Decoder(list[messages.Level]).decode
 _head = msgspec.json.Decoder(messages.FrameHead).decode
 
 
@@ -240,7 +241,9 @@ class CoinbaseAdapter(CoinbaseRest):
         message, of = _frame(frame), self._names.read
         if isinstance(message, messages.BookFrame):
             return [
-                (of(event.product_id), level.price, level.size) for event in message.events for level in event.updates
+                (of(event.product_id), level.price, level.size)
+                for event in message.events
+                for level in _levels(event.updates)
             ]
         if isinstance(message, messages.TradesFrame):
             return [(of(t.product_id), t.price, t.size) for event in message.events for t in event.trades]
@@ -248,16 +251,23 @@ class CoinbaseAdapter(CoinbaseRest):
         return [(of(b.product_id), price, b.volume) for b in bars for price in (b.open, b.high, b.low, b.close)]
 
 
-def _sides(reader: LevelReader, event: messages.BookEvent) -> tuple[Levels, Levels]:
-    bids, asks = Levels([], []), Levels([], [])
+def _sides(reader: LevelReader, event: messages.BookEvent) -> Sides:
+    quick = reader.quick
+    if quick is not None:
+        names = b"price_level", b"new_quantity", b"side", b"bid", b"offer"
+        found = quick.objects((event.updates,), *names, TEXTS, True)
+        if found is not None:
+            return found
     prices, sizes = reader.prices, reader.sizes
-    for level in event.updates:
+    bids: tuple[list[int], list[int]] = [], []
+    asks: tuple[list[int], list[int]] = [], []
+    for level in _levels(event.updates):
         if level.side == "bid":
             side = bids
         elif level.side == "offer":
             side = asks
         else:
             raise msgspec.ValidationError(f"side is {level.side[:40]!r}")
-        side.prices.append(prices[level.price])
-        side.sizes.append(sizes[level.size])
-    return bids, asks
+        side[0].append(prices[level.price])
+        side[1].append(sizes[level.size])
+    return Levels(*bids), Levels(*asks)

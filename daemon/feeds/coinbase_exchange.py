@@ -19,7 +19,7 @@ from marketd.daemon.feeds import coinbase_messages as messages
 from marketd.daemon.feeds.adapter import BookDelta, BookRule, BookSnapshot, Event, Levels
 from marketd.daemon.feeds.coinbase_answers import exchange_subscribed_in, streams_named_in
 from marketd.daemon.feeds.coinbase_rest import CoinbaseRest
-from marketd.daemon.feeds.levels import LevelReader
+from marketd.daemon.feeds.levels import LevelReader, Sides
 from marketd.daemon.feeds.venue_batch import Batch
 from marketd.daemon.feeds.venue_books import ChainedBooks, unnumbered
 from marketd.daemon.feeds.venue_records import UNREADABLE, chunks, rfc3339_ns
@@ -30,6 +30,7 @@ COMMAND_PRODUCTS = 100  # in one subscription; the venue names no limit
 BOOK_CHANNEL = "level2_batch"
 
 _message = msgspec.json.Decoder(messages.AnyMessage).decode
+_rows = msgspec.json.Decoder(list[tuple[str, str, str]]).decode
 _fields = msgspec.json.Decoder(list[Any]).decode
 _head = msgspec.json.Decoder(messages.MessageHead).decode
 _BOOK_TYPES = frozenset(("snapshot", "l2update"))
@@ -170,22 +171,27 @@ class CoinbaseExchangeAdapter(CoinbaseRest):
         message = _message(frame)
         symbol = self._names.read(message.product_id)
         if isinstance(message, messages.UpdateMessage):
-            return [(symbol, price, size) for _, price, size in message.changes]
+            return [(symbol, price, size) for _, price, size in _rows(message.changes)]
         if isinstance(message, messages.SnapshotMessage):
             return [(symbol, price, size) for price, size in message.bids + message.asks]
         return [(symbol, message.price, message.size)]
 
 
-def _changes(reader: LevelReader, changes: Sequence[tuple[str, str, str]]) -> tuple[Levels, Levels]:
-    bids, asks = Levels([], []), Levels([], [])
+def _changes(reader: LevelReader, changes: msgspec.Raw) -> Sides:
+    quick = reader.quick
+    found = None if quick is None else quick.sided(changes, b"buy", b"sell")
+    if found is not None:
+        return found
     prices, sizes = reader.prices, reader.sizes
-    for side, price, size in changes:
+    bids: tuple[list[int], list[int]] = [], []
+    asks: tuple[list[int], list[int]] = [], []
+    for side, price, size in _rows(changes):
         if side == "buy":
             levels = bids
         elif side == "sell":
             levels = asks
         else:
             raise msgspec.ValidationError(f"side is {side[:40]!r}")
-        levels.prices.append(prices[price])
-        levels.sizes.append(sizes[size])
-    return bids, asks
+        levels[0].append(prices[price])
+        levels[1].append(sizes[size])
+    return Levels(*bids), Levels(*asks)

@@ -26,7 +26,7 @@ class Level(Struct, gc=False):
 class BookEvent(Struct, gc=False):
     type: Literal["snapshot", "update"]
     product_id: str
-    updates: list[Level]
+    updates: msgspec.Raw  # an array of `Level`
 
 
 class BookFrame(Struct, gc=False, tag_field="channel", tag="l2_data"):
@@ -119,7 +119,7 @@ class LastMatchMessage(Match, gc=False, tag_field="type", tag="last_match"):
 
 class UpdateMessage(Struct, gc=False, tag_field="type", tag="l2update"):
     product_id: str
-    changes: list[tuple[str, str, str]]  # side (buy | sell), price, size
+    changes: msgspec.Raw  # an array of [side (buy | sell), price, size], texts
     time: str
 
 

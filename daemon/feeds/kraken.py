@@ -22,7 +22,7 @@ from marketd.daemon.feeds.adapter_base import rows_of
 from marketd.daemon.feeds.kraken_books import Places, depth_of, places_written
 from marketd.daemon.feeds.kraken_rest import DEPTH, side_of
 from marketd.daemon.feeds.kraken_socket import PING_SECONDS, KrakenSocket
-from marketd.daemon.feeds.levels import LevelReader
+from marketd.daemon.feeds.levels import DIGITS, LevelReader
 from marketd.daemon.feeds.venue_batch import Batch
 from marketd.daemon.feeds.venue_books import other_depth
 from marketd.daemon.feeds.venue_records import (
@@ -35,6 +35,7 @@ from marketd.market.errors import RuleViolation
 from marketd.market.times import ABSENT
 
 _frame = msgspec.json.Decoder(messages.AnyFrame).decode
+_rows = msgspec.json.Decoder(list[messages.NumberLevel]).decode
 _head = msgspec.json.Decoder(messages.Head).decode
 _symbols = msgspec.json.Decoder(list[messages.Symbolic]).decode
 _status = msgspec.json.Decoder(list[messages.StatusData]).decode
@@ -166,13 +167,14 @@ class KrakenAdapter(KrakenSocket):
 
     def _depth(self, symbol: str, snapshot: messages.BookData) -> int:
         """Levels a side of a book that begins; how its numbers are written is learned, too."""
-        rows, instrument = snapshot.bids + snapshot.asks, self._instruments[symbol]
+        bids, asks, instrument = _rows(snapshot.bids), _rows(snapshot.asks), self._instruments[symbol]
+        rows = bids + asks
         if rows:
             self._places[symbol] = Places(
                 places_written([number_text(row.price) for row in rows], instrument.price_scale),
                 places_written([number_text(row.size) for row in rows], instrument.size_scale),
             )
-        return self._depths.get(symbol) or depth_of(max(len(snapshot.bids), len(snapshot.asks))) or DEPTH
+        return self._depths.get(symbol) or depth_of(max(len(bids), len(asks))) or DEPTH
 
     def _on_damaged_trades(self, batch: Batch, head: messages.Head, frame: bytes) -> None:
         """One that is of the wrong shape costs no neighbour."""
@@ -235,7 +237,7 @@ class KrakenAdapter(KrakenSocket):
     def _texts(self, frame: bytes) -> list[tuple[str, str, str]]:
         message, of = _frame(frame), self._names.read
         if isinstance(message, messages.BookFrame):
-            rows = [(data.symbol, level) for data in message.data for level in data.bids + data.asks]
+            rows = [(data.symbol, level) for data in message.data for level in _rows(data.bids) + _rows(data.asks)]
             return [(of(pair), number_text(level.price), number_text(level.size)) for pair, level in rows]
         if isinstance(message, messages.TradesFrame):
             return [(of(t.symbol), number_text(t.price), number_text(t.size)) for t in message.data]
@@ -259,7 +261,10 @@ def _params(verb: str, channel: str, pairs: Sequence[str]) -> dict[str, Any]:
     return params
 
 
-def _side(reader: LevelReader, rows: Sequence[messages.NumberLevel]) -> Levels:
-    if not rows:
-        return Levels([], [])
+def _side(reader: LevelReader, written: msgspec.Raw) -> Levels:
+    quick = reader.quick
+    found = None if quick is None else quick.objects((written,), b"price", b"qty", b"", b"", b"", DIGITS, True)
+    if found is not None:
+        return found[0]
+    rows = _rows(written)
     return reader.columns([bytes(row.price) for row in rows], [bytes(row.size) for row in rows])

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 from zlib import crc32
 
+from marketd.market import compiled
 from marketd.market.book import OrderBook
 from marketd.market.instruments import Instrument
 from marketd.market.trade_ids import hashed_id
@@ -20,6 +21,8 @@ from marketd.market.trade_ids import hashed_id
 DEPTHS = (10, 25, 100, 500, 1000)  # that can be subscribed
 SURE_TEXTS = 8  # numbers of as many places, none with a needless zero: that many do not agree by chance
 CHECKED_LEVELS = 10  # of each side, whatever depth is subscribed
+
+_digits_of_best = None if compiled.part is None else compiled.part.digits_of_best
 
 
 class Places(NamedTuple):
@@ -59,8 +62,8 @@ def depth_of(levels: int) -> int:
 class Checksums:
     """Checksums of books of which each has changed little since its last one.
 
-    The digits of a side whose best levels are the same are not written anew. Nothing is taken on trust: the levels are
-    compared.
+    Where it was compiled, the digits are written from the book at once. Else those of a side whose best levels are the
+    same are not written anew. Nothing is taken on trust: the levels are compared.
     """
 
     def __init__(self) -> None:
@@ -69,8 +72,10 @@ class Checksums:
 
     def of(self, book: OrderBook, instrument: Instrument, places: Places) -> int:
         """The venue's checksum of a book that is held at the instrument's scales."""
-        bid_prices, bid_sizes, ask_prices, ask_sizes = book.top(CHECKED_LEVELS)
         more = places.price - instrument.price_scale, places.size - instrument.size_scale
+        if _digits_of_best is not None and (digits := _digits_of_best(book, CHECKED_LEVELS, *more)) is not None:
+            return crc32(digits)
+        bid_prices, bid_sizes, ask_prices, ask_sizes = book.top(CHECKED_LEVELS)
         asks = _digits(self._asks, instrument.symbol, (ask_prices, ask_sizes, more))
         return crc32(_digits(self._bids, instrument.symbol, (bid_prices, bid_sizes, more)), crc32(asks))
 

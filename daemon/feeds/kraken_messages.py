@@ -14,6 +14,7 @@ from msgspec import Meta, Struct, field
 Id = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Checksum = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 _NOTHING = msgspec.Raw(b"")
+NO_LEVELS = msgspec.Raw(b"[]")
 
 
 # ---- version 1 ------------------------------------------------------------------------------------
@@ -36,10 +37,12 @@ class TextLevel(Struct, gc=False, array_like=True):
 
 
 class Changes(Struct, gc=False):
-    asks: list[TextLevel] = field(name="a", default_factory=list)
-    bids: list[TextLevel] = field(name="b", default_factory=list)
-    all_asks: list[TextLevel] | None = field(name="as", default=None)
-    all_bids: list[TextLevel] | None = field(name="bs", default=None)
+    """Arrays of `TextLevel`; a snapshot has `as` and `bs`."""
+
+    asks: msgspec.Raw = field(name="a", default=NO_LEVELS)
+    bids: msgspec.Raw = field(name="b", default=NO_LEVELS)
+    all_asks: msgspec.Raw = field(name="as", default=_NOTHING)
+    all_bids: msgspec.Raw = field(name="bs", default=_NOTHING)
     checksum: str = field(name="c", default="")
 
 
@@ -93,8 +96,8 @@ class NumberLevel(Struct, gc=False):
 class BookData(Struct, gc=False):
     symbol: str
     checksum: Checksum
-    bids: list[NumberLevel] = []
-    asks: list[NumberLevel] = []
+    bids: msgspec.Raw = NO_LEVELS  # arrays of `NumberLevel`
+    asks: msgspec.Raw = NO_LEVELS
     timestamp: str = ""
 
 

@@ -34,6 +34,7 @@ _event = msgspec.json.Decoder(messages.EventMessage).decode
 _text = msgspec.json.Decoder(str).decode
 _changes = msgspec.json.Decoder(messages.Changes).decode
 _book = msgspec.json.Decoder(messages.BookUpdate).decode
+_rows = msgspec.json.Decoder(list[messages.TextLevel]).decode
 _BOOK, _TWO_BODIES = b'"book-', b"},{"  # told by a look at the bytes
 _USED = ("book-", "trade", "ohlc-")  # names of channels, or how they begin
 _TRADES = msgspec.json.Decoder(list[messages.TextTrade])
@@ -128,7 +129,7 @@ class KrakenV1Adapter(KrakenSocket):
         if self.book_rule is None:
             batch.ignore("book")
             return
-        is_snapshot, depth = parts[0].all_asks is not None or parts[0].all_bids is not None, _depth_of(name)
+        is_snapshot, depth = bool(parts[0].all_asks) or bool(parts[0].all_bids), _depth_of(name)
         if not self._channels.takes(symbol, depth, name, is_snapshot=is_snapshot):
             batch.ignore_unknown(name)
             return
@@ -143,12 +144,17 @@ class KrakenV1Adapter(KrakenSocket):
             self._books.lose((symbol,))
             batch.reject(symbol, violation.rule, violation, frame, book=True)
             return
+        except UNREADABLE as error:
+            self._books.lose((symbol,))
+            batch.reject(symbol, "undecodable", error, frame, book=True)
+            return
         ts_ns = self._book_ns.get(symbol, ABSENT)
         if ts_ns != ABSENT:
             batch.see(symbol, ts_ns)
 
     def _snapshot(self, symbol: str, part: messages.Changes) -> BookSnapshot:
-        bids, asks = part.all_bids or [], part.all_asks or []
+        bids = _rows(part.all_bids) if part.all_bids else []
+        asks = _rows(part.all_asks) if part.all_asks else []
         rows = bids + asks
         if rows:
             self._places[symbol] = Places(
@@ -156,21 +162,19 @@ class KrakenV1Adapter(KrakenSocket):
             )
         reader = self._readers[symbol]
         self._book_ns.pop(symbol, None)
-        return BookSnapshot(symbol, 0, self._newest_ns(symbol, rows), _side(reader, bids), _side(reader, asks))
+        ts_ns = self._newest_ns(symbol, _newest_of(rows))
+        return BookSnapshot(symbol, 0, ts_ns, _side(reader, bids), _side(reader, asks))
 
     def _delta(self, symbol: str, parts: Sequence[messages.Changes]) -> BookDelta:
-        bids, asks = parts[0].bids, parts[0].asks
-        for part in parts[1:]:
-            bids, asks = bids + part.bids, asks + part.asks
         reader = self._readers[symbol]
-        ts_ns = self._newest_ns(symbol, bids + asks)
-        return BookDelta(symbol, 0, 0, None, ts_ns, _side(reader, bids), _side(reader, asks), _checksum_of(parts))
+        bids, asks, newest = _dated(reader, parts[0])
+        for part in parts[1:]:
+            more_bids, more_asks, later = _dated(reader, part)
+            bids, asks, newest = _joined(bids, more_bids), _joined(asks, more_asks), max(newest, later)
+        ts_ns = self._newest_ns(symbol, newest)
+        return BookDelta(symbol, 0, 0, None, ts_ns, bids, asks, _checksum_of(parts))
 
-    def _newest_ns(self, symbol: str, rows: Sequence[messages.TextLevel]) -> int:
-        # compared as texts: seconds of this century have ten digits before the point
-        newest = ABSENT
-        if rows:
-            newest = seconds_ns(rows[0].time if len(rows) == 1 else max([row.time for row in rows]))
+    def _newest_ns(self, symbol: str, newest: int) -> int:
         before = self._book_ns.get(symbol, ABSENT)
         if newest < before:
             return before
@@ -237,8 +241,8 @@ class KrakenV1Adapter(KrakenSocket):
             return []
         bodies = (array.body, array.second) if is_double else (array.body,)
         parts = [_changes(body) for body in bodies]
-        rows = [row for p in parts for row in (*p.bids, *p.asks, *(p.all_bids or ()), *(p.all_asks or ()))]
-        return [(symbol, row.price, row.size) for row in rows]
+        sides = [side for part in parts for side in (part.bids, part.asks, part.all_bids, part.all_asks) if side]
+        return [(symbol, row.price, row.size) for side in sides for row in _rows(side)]
 
 
 @lru_cache(maxsize=64)
@@ -248,6 +252,28 @@ def _depth_of(channel: str) -> int:
     if not (depth.isascii() and depth.isdigit() and 0 < int(depth[:6]) <= DEPTH):
         raise msgspec.ValidationError(f"no book is called {channel[:40]!r}")
     return int(depth)
+
+
+def _dated(reader: LevelReader, part: messages.Changes) -> tuple[Levels, Levels, int]:
+    """Bids, asks, and the newest time of them."""
+    quick = reader.quick
+    found = None if quick is None else quick.dated(part.bids, part.asks)
+    if found is not None:
+        return found
+    bids, asks = _rows(part.bids), _rows(part.asks)
+    newest = _newest_of(bids + asks)
+    return _side(reader, bids), _side(reader, asks), newest
+
+
+def _newest_of(rows: Sequence[messages.TextLevel]) -> int:
+    """ABSENT of none. Times are compared as texts: seconds of this century have ten digits before the point."""
+    if not rows:
+        return ABSENT
+    return seconds_ns(rows[0].time if len(rows) == 1 else max([row.time for row in rows]))
+
+
+def _joined(first: Levels, second: Levels) -> Levels:
+    return Levels(first.prices + second.prices, first.sizes + second.sizes)
 
 
 def _side(reader: LevelReader, rows: Sequence[messages.TextLevel]) -> Levels:

@@ -1,5 +1,9 @@
 """Levels of an order book as venues write them: lists of decimal texts, to fixed-point integers, quickly.
 
+Where it was compiled (`market/compiled.py`), what is plain is read from the JSON itself (`LevelReader.quick`): texts of
+digits with a point. Everything else, and everything where nothing was compiled, is decoded and read as follows, so that
+one way decides what is taken and how it is refused.
+
 A book's prices come again and again, and so do many of its sizes: each side of an instrument keeps the texts that it
 has read, so that a level costs two look-ups. The texts are dropped when there are too many of them. A whole book is
 read as two arrays.
@@ -8,17 +12,31 @@ read as two arrays.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import msgspec
 
 from marketd.daemon.feeds.adapter import Levels
+from marketd.market import compiled
 from marketd.market.errors import RuleViolation
 from marketd.market.fixed import parse_fixed, parse_fixed_array
 from marketd.market.instruments import Instrument
 
+if TYPE_CHECKING:
+    from marketd.market._compiled import Reader
+
+Sides = tuple[Levels, Levels]  # bids, asks
+
 MAX_TEXTS = 1 << 13  # of one instrument and field: some 1 MB; eight times as many are no quicker
 MANY = 200  # levels; from here on arrays are quicker, and a book is likely to be all new
 
+TEXTS, DIGITS, REALS = 0, 1, 2  # how numbers are written: "1.50"; 1.50, of which each digit counts; a double
+QUICK_SCALES = range(19)  # of what is compiled
+
 Written = str | int | float | bytes  # most venues write texts, some JSON numbers: bytes are one as it was written
+
+decode_pairs = msgspec.json.Decoder(list[tuple[str, str]]).decode
+decode_rows = msgspec.json.Decoder(list[list[str]]).decode
 
 
 class _Refused(RuleViolation):
@@ -72,12 +90,32 @@ class LevelReader:
         # By text; whatever is looked up is read. Adapters look up here in their loops: a method costs as much again.
         self.prices = _Numbers("price", instrument.price_scale, NotPositive, 1)
         self.sizes = _Numbers("size", instrument.size_scale, Negative, 0)
+        # None for what it does not read; who asks it reads that otherwise
+        self.quick: Reader | None = _quick(instrument)
 
     def price(self, text: Written) -> int:
         return self.prices[text]
 
     def size(self, text: Written) -> int:
         return self.sizes[text]
+
+    def pairs(self, bids: msgspec.Raw, asks: msgspec.Raw) -> Sides:
+        """Both sides as JSON arrays of `[price, size]`, texts both. Raises what msgspec does for anything else."""
+        quick = self.quick
+        found = None if quick is None else quick.sides(bids, asks, False)
+        if found is not None:
+            return found
+        read_bids, read_asks = decode_pairs(bids), decode_pairs(asks)
+        return self.levels(read_bids), self.levels(read_asks)
+
+    def rows(self, bids: msgspec.Raw, asks: msgspec.Raw) -> Sides:
+        """Both sides as JSON arrays of `[price, size, …]`, texts all. IndexError for a row that has no size."""
+        quick = self.quick
+        found = None if quick is None else quick.sides(bids, asks, True)
+        if found is not None:
+            return found
+        read_bids, read_asks = decode_rows(bids), decode_rows(asks)
+        return self.levels(read_bids), self.levels(read_asks)
 
     def levels(self, rows: Sequence[Sequence[Any]]) -> Levels:
         """Rows that begin with price and size: texts, or JSON numbers where a venue sends those."""
@@ -103,3 +141,11 @@ class LevelReader:
                 return Levels(read_prices, read_sizes)
         known_prices, known_sizes = self.prices, self.sizes
         return Levels([known_prices[text] for text in prices], [known_sizes[text] for text in sizes])
+
+
+def _quick(instrument: Instrument) -> Reader | None:
+    part, price, size = compiled.part, instrument.price_scale, instrument.size_scale
+    if part is None or price not in QUICK_SCALES or size not in QUICK_SCALES:
+        return None
+    reader: Reader = part.Reader(price, size)
+    return reader

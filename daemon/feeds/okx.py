@@ -20,6 +20,7 @@ import msgspec
 from marketd.daemon.feeds import okx_messages as messages
 from marketd.daemon.feeds.adapter import BookDelta, BookSnapshot
 from marketd.daemon.feeds.adapter_base import rows_of
+from marketd.daemon.feeds.levels import decode_rows
 from marketd.daemon.feeds.okx_book import DEPTH, DEPTHS, RULE, is_shortest
 from marketd.daemon.feeds.okx_names import kind_of
 from marketd.daemon.feeds.okx_rest import BARS, SIDES, OkxRest
@@ -49,6 +50,10 @@ _mark_prices = msgspec.json.Decoder(list[messages.MarkPrice], strict=False)
 _fundings = msgspec.json.Decoder(list[messages.FundingRate], strict=False)
 _interests = msgspec.json.Decoder(list[messages.OpenInterest], strict=False)
 _liquidations = msgspec.json.Decoder(list[messages.Liquidation], strict=False)
+
+
+def levels_of(book: messages.Book) -> list[list[str]]:
+    return decode_rows(book.bids) + decode_rows(book.asks)
 
 
 def endpoint_of(stream: str) -> str:
@@ -244,8 +249,14 @@ class OkxAdapter(OkxRest):
         if (book.sequence is None) != (book.previous is None):
             batch.reject(symbol, "undecodable", "seqId without prevSeqId, or the other way round", frame, book=True)
             return
-        levels = self._levels(batch, symbol, book.bids, book.asks, frame)
-        if levels is None:
+        try:
+            levels = self._readers[symbol].rows(book.bids, book.asks)
+        except RuleViolation as violation:
+            batch.reject(symbol, violation.rule, violation, frame, book=True)
+            return
+        except (*UNREADABLE, IndexError) as error:
+            what = "a level without a size" if isinstance(error, IndexError) else error
+            batch.reject(symbol, "undecodable", what, frame, book=True)
             return
         ts_ns, number = book.time * NS_PER_MS, book.sequence or 0
         batch.see(symbol, ts_ns)
@@ -261,7 +272,7 @@ class OkxAdapter(OkxRest):
             return None
         if is_snapshot:
             self._unchecked.discard(symbol)
-        if not (is_shortest(book.bids) and is_shortest(book.asks)):
+        if not is_shortest(levels_of(book)):
             self._unchecked.add(symbol)
         return None if symbol in self._unchecked else book.checksum
 
@@ -324,7 +335,7 @@ class OkxAdapter(OkxRest):
             return [(symbol, trade.price, trade.size) for trade in _trades.decode(envelope.data)]
         if channel in DEPTHS:
             books = _books(envelope.data)
-            return [(symbol, level[0], level[1]) for book in books for level in book.bids + book.asks]
+            return [(symbol, level[0], level[1]) for book in books for level in levels_of(book)]
         if channel.removeprefix("candle") in BARS:
             bars = [bar for bar in _candles.decode(envelope.data) if len(bar) >= 9]
             return [(symbol, price, bar[5]) for bar in bars for price in bar[1:5]]

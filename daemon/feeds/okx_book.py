@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from marketd.daemon.feeds.adapter import BookDelta, BookRule, Fit
+from marketd.market import compiled
 from marketd.market.fixed import format_fixed
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ DEPTH = 400  # of the channel `books`
 DEPTHS = {"books": DEPTH, "books-l2-tbt": DEPTH, "books50-l2-tbt": 50}
 CHECKSUM_LEVELS = 25
 
+_texts_of_best = None if compiled.part is None else compiled.part.texts_of_best
+
 
 def fit(sequence: int, delta: BookDelta) -> Fit:
     """Nothing but a repeated message is old: numbers can begin anew, so a smaller one tells nothing of its age."""
@@ -39,8 +42,14 @@ def fit(sequence: int, delta: BookDelta) -> Fit:
 
 def checksum(book: OrderBook, instrument: Instrument) -> int:
     """What the venue computes over this book."""
-    best = book.top(CHECKSUM_LEVELS)
     price_scale, size_scale = instrument.price_scale, instrument.size_scale
+    text = None if _texts_of_best is None else _texts_of_best(book, CHECKSUM_LEVELS, price_scale, size_scale)
+    number = zlib.crc32(_text_of(book, price_scale, size_scale) if text is None else text)
+    return number - 2**32 if number >= 2**31 else number
+
+
+def _text_of(book: OrderBook, price_scale: int, size_scale: int) -> bytes:
+    best = book.top(CHECKSUM_LEVELS)
     bids = [*zip(best.bid_prices, best.bid_sizes, strict=True)]
     asks = [*zip(best.ask_prices, best.ask_sizes, strict=True)]
     texts: list[str] = []
@@ -49,8 +58,7 @@ def checksum(book: OrderBook, instrument: Instrument) -> int:
             if index < len(side):
                 price, size = side[index]
                 texts += (shortest(price, price_scale), shortest(size, size_scale))
-    number = zlib.crc32(":".join(texts).encode())
-    return number - 2**32 if number >= 2**31 else number
+    return ":".join(texts).encode()
 
 
 def shortest(value: int, scale: int) -> str:

@@ -14,7 +14,6 @@ from msgspec import Meta, Struct, field
 Id = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Previous = Annotated[int, Meta(ge=-1, le=2**63 - 1)]
 Millis = Annotated[int, Meta(ge=0, le=(2**63 - 1) // 10**6)]
-Level = list[str]  # price, size, a field out of use, number of orders
 
 _NOTHING = msgspec.Raw(b"")
 
@@ -54,10 +53,13 @@ class TradeNumber(Struct, gc=False):
 
 
 class Book(Struct, gc=False):
-    """A row of `books`: "0" removes a level. In a snapshot `previous` is -1; before 2023 there were no numbers."""
+    """A row of `books`: "0" removes a level. In a snapshot `previous` is -1; before 2023 there were no numbers.
 
-    bids: list[Level]
-    asks: list[Level]
+    Levels are texts: price, size, a field out of use, number of orders; read by `levels.LevelReader`.
+    """
+
+    bids: msgspec.Raw
+    asks: msgspec.Raw
     time: Millis = field(name="ts")
     sequence: Id | None = field(name="seqId", default=None)
     previous: Previous | None = field(name="prevSeqId", default=None)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import platform
 import resource
 import shutil
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -17,6 +19,7 @@ import pytest
 
 from marketd.daemon.quantities import Bytes
 from marketd.daemon.settings import Cache, Config, Http, Journal, Venue
+from marketd.market import compiled
 from marketd.ops import checks, daemon_checks
 from marketd.ops.cli import EXIT_NOT_WELL, main
 from marketd.sql.errors import NoInstallation
@@ -152,3 +155,24 @@ def test_a_configuration_that_cannot_be_used_does_not_end_the_visit(capsys: pyte
     shown = capsys.readouterr().out
     assert "fail  config" in shown
     assert "python" in shown
+
+
+def test_a_part_that_was_not_built_is_told_with_the_way_to_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(compiled.PURE_PYTHON, raising=False)
+    monkeypatch.setattr(compiled, "part", None)
+    monkeypatch.setattr(compiled, "STANDING", "not built (no such module)")
+    finding = checks.compiled_part()
+    assert (finding.level, "not built" in finding.text, "python3-dev" in finding.way_out) == ("warn", True, True)
+    monkeypatch.setenv(compiled.PURE_PYTHON, "1")
+    assert checks.compiled_part().level == "ok"
+
+
+@pytest.mark.parametrize("value", ["", "0", "1"])
+def test_who_wants_python_alone_has_it(value: str) -> None:
+    environment = {**os.environ, compiled.PURE_PYTHON: value, "PYTHONPATH": os.pathsep.join(sys.path)}
+    code = "from marketd.market import book, compiled; print(book.OrderBook.__module__, compiled.STANDING)"
+    told = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    if value == "1":
+        assert told.stdout.startswith("marketd.market.plain_book not used")
+    elif compiled.part is not None:
+        assert told.stdout.startswith("marketd.market._compiled in use")

@@ -1,0 +1,50 @@
+"""The compiled part as Python sees it; its books are those of `plain_book`. `compiled.py` alone imports it."""
+
+from typing_extensions import Buffer
+
+from marketd.market.plain_book import Change as Change
+from marketd.market.plain_book import Levels as Levels
+from marketd.market.plain_book import OrderBook as OrderBook
+
+INTERFACE: int
+
+class Reader:
+    """Levels of one instrument out of a venue's JSON. None: it is not plain throughout, Python is to read it.
+
+    A decimal is digits with a point at most, above zero where it is a price, that fits into 64 bits at its scale.
+    """
+
+    def __init__(self, price_scale: int, size_scale: int) -> None:
+        """ValueError for scales that are not 0 to 18."""
+
+    def sides(self, bids: Buffer, asks: Buffer, longer: bool, /) -> tuple[Levels, Levels] | None:
+        """Of two arrays of `[price, size]`, texts both; `longer`: further texts may follow these."""
+
+    def dated(self, bids: Buffer, asks: Buffer, /) -> tuple[Levels, Levels, int] | None:
+        """Of two arrays of `[price, size, seconds]`, and the newest time in ns; ABSENT where there are no levels."""
+
+    def sided(self, rows: Buffer, bid: bytes, ask: bytes, /) -> tuple[Levels, Levels] | None:
+        """Of one array of `[side, price, size]`, by the words of the sides."""
+
+    def objects(
+        self,
+        arrays: tuple[Buffer, ...],
+        price: bytes,
+        size: bytes,
+        side: bytes,
+        bid: bytes,
+        ask: bytes,
+        writing: int,
+        needs_size: bool,
+        /,
+    ) -> tuple[Levels, Levels] | None:
+        """Of arrays of objects, by the names of their fields and the words of the sides; without a name of the side
+        all are bids. `writing` 0: texts; 1: numbers, of which each digit counts; 2: numbers that stand for doubles, or
+        texts. Without `needs_size` an object that has none has 0."""
+
+def digits_of_best(book: OrderBook, depth: int, more_price: int, more_size: int, /) -> bytes | None:
+    """The best asks, then the best bids, of each price and size as integers with so many more places, one behind the
+    other. None: one does not fit into 64 bits."""
+
+def texts_of_best(book: OrderBook, depth: int, price_scale: int, size_scale: int, /) -> bytes | None:
+    """ "bid price:bid size:ask price:ask size:…" without needless zeros, in turns as long as both sides last."""
