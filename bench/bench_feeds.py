@@ -25,6 +25,8 @@ from recorded_traffic import CAPTURES, Capture, prepared
 from report import Goal, Report
 from rewritten_traffic import REWRITTEN, rewritten
 
+from marketd.market import compiled
+
 HERE = Path(__file__).parent
 MESSAGES = 10_000  # of a capture, at most
 ROUNDS = 5
@@ -55,6 +57,7 @@ def run(options: Options) -> Report:
         "measured": "messages a second of processor time, one thread; median of the rounds, and of their ratios",
         "rounds": rounds,
         "messages a call of parser and feed": IN_BULK,
+        "compiled part": compiled.STANDING,
     }
     report.goals = [
         Goal(f"{capture.venue}, {capture.name}, parser", WANTED, ratio, False, " times") for capture, ratio in ratios

@@ -20,8 +20,9 @@ class Reader:
     def sides(self, bids: Buffer, asks: Buffer, longer: bool, /) -> tuple[Levels, Levels] | None:
         """Of two arrays of `[price, size]`, texts both; `longer`: further texts may follow these."""
 
-    def dated(self, bids: Buffer, asks: Buffer, /) -> tuple[Levels, Levels, int] | None:
-        """Of two arrays of `[price, size, seconds]`, and the newest time in ns; ABSENT where there are no levels."""
+    def dated(self, bids: Buffer, asks: Buffer, /) -> tuple[Levels, Levels, int, int, int] | None:
+        """Of two arrays of `[price, size, seconds]`, the newest time in ns, ABSENT where there are no levels, and the
+        most decimal places of a price and of a size as they are written."""
 
     def sided(self, rows: Buffer, bid: bytes, ask: bytes, /) -> tuple[Levels, Levels] | None:
         """Of one array of `[side, price, size]`, by the words of the sides."""
@@ -48,3 +49,6 @@ def digits_of_best(book: OrderBook, depth: int, more_price: int, more_size: int,
 
 def texts_of_best(book: OrderBook, depth: int, price_scale: int, size_scale: int, /) -> bytes | None:
     """ "bid price:bid size:ask price:ask size:…" without needless zeros, in turns as long as both sides last."""
+
+def moment_ns(text: str, /) -> int | None:
+    """`2021-04-17T16:43:37.093357Z` in ns; None for a time that is written otherwise, or is none."""

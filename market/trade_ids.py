@@ -10,6 +10,7 @@ kept passes as new (a repair). The database's unique key has the last word on it
 from __future__ import annotations
 
 import hashlib
+import struct
 from bisect import bisect_right
 from itertools import islice
 
@@ -26,6 +27,7 @@ _SURPLUS = 2  # intervals are cut when there are so many times too many: cutting
 
 _HASHED = int(TradeFlag.HASHED_ID)
 _VERSION = 1
+_unpack = struct.Struct("<q").unpack
 
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -34,7 +36,8 @@ Mask = npt.NDArray[np.bool_]
 def hashed_id(text: str | bytes) -> int:
     """The 64-bit hash (BLAKE2b) of a venue's trade id that is no integer."""
     digest = hashlib.blake2b(text.encode() if isinstance(text, str) else text, digest_size=8).digest()
-    return int.from_bytes(digest, "little", signed=True) | 1  # odd: never ABSENT
+    number: int = _unpack(digest)[0]
+    return number | 1  # odd: never ABSENT
 
 
 class _State(msgspec.Struct, array_like=True):

@@ -23,7 +23,7 @@ from marketd.daemon.feeds.adapter import (
 from marketd.daemon.feeds.asked import Asked
 from marketd.daemon.feeds.levels import LevelReader, Sides
 from marketd.daemon.feeds.venue_batch import Batch
-from marketd.daemon.feeds.venue_records import UNREADABLE, rejected, trade_records, trade_row
+from marketd.daemon.feeds.venue_records import UNREADABLE, pack_trade, rejected, trade_records
 from marketd.market.errors import InvalidArgument, RuleViolation
 from marketd.market.instruments import Instrument
 from marketd.market.records import Records, TradeFlag
@@ -31,6 +31,7 @@ from marketd.market.trade_ids import hashed_id
 
 MAX_DIGITS = 19  # an id of more does not fit into 64 bits
 _BEYOND_64_BITS = 2**63
+_HASHED_ID = int(TradeFlag.HASHED_ID)
 
 Row = TypeVar("Row")
 
@@ -106,7 +107,7 @@ class AdapterBase:
         """One TRADE row; RuleViolation when a number does not fit the instrument's scales."""
         reader = self._readers[symbol]
         number, hashed = (trade_id, 0) if isinstance(trade_id, int) else id_of(trade_id)
-        return trade_row(ts_ns, number, reader.price(price), reader.size(size), side, flags | hashed)
+        return pack_trade(ts_ns, 0, 0, number, reader.prices[price], reader.sizes[size], side, flags | hashed)
 
     def _pairs(self, batch: Batch, symbol: str, bids: msgspec.Raw, asks: msgspec.Raw, frame: bytes) -> Sides | None:
         """Both sides of a message of the book, arrays of `[price, size]`; None when it was rejected."""
@@ -175,7 +176,7 @@ def id_of(text: str) -> tuple[int, int]:
     """A trade id as a number, and the flag that says whether it is a hash of the venue's text."""
     if text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS and int(text) < _BEYOND_64_BITS:
         return int(text), 0
-    return hashed_id(text), int(TradeFlag.HASHED_ID)
+    return hashed_id(text), _HASHED_ID
 
 
 class RestRows:

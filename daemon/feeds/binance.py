@@ -55,6 +55,7 @@ from marketd.market.times import NS_PER_SECOND
 URL_STREAMS = 200  # in the address of a connection: some 5 kB; proxies refuse longer ones
 COMMAND_STREAMS = 200  # in one SUBSCRIBE message
 DEPTH_SPEEDS = ("depth", *(f"depth@{speed}ms" for speed in (0, 100, 250, 500, 1000)))
+_DEPTH, NAME_BYTES = b"@depth", 64  # told by a look at the bytes, which may err
 _SIDES = {"BUY": 1, "SELL": -1}
 
 _array = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -64,6 +65,7 @@ _trade = msgspec.json.Decoder(messages.TradeMessage).decode
 _agg_trade = msgspec.json.Decoder(messages.AggTradeMessage).decode
 _kline = msgspec.json.Decoder(messages.KlineMessage).decode
 _depth = msgspec.json.Decoder(messages.WrittenDepth).decode
+_combined_depth = msgspec.json.Decoder(messages.CombinedDepth).decode
 _depth_texts = msgspec.json.Decoder(messages.DepthMessage).decode
 _mark_price = msgspec.json.Decoder(messages.MarkPriceMessage).decode
 _force_order = msgspec.json.Decoder(messages.ForceOrderMessage).decode
@@ -169,6 +171,8 @@ class BinanceAdapter(BinanceRest):
         trades_suffix = self._trades
         for frame in frames:
             try:
+                if _DEPTH in frame[:NAME_BYTES] and self._on_combined_depth(batch, frame):
+                    continue
                 if frame[:1] == b"[":
                     self._many(batch, "", frame, frame)
                     continue
@@ -283,14 +287,36 @@ class BinanceAdapter(BinanceRest):
             symbol = _symbol_of(data)
             batch.reject(symbol if symbol in self._instruments else None, "undecodable", str(error), frame, book=True)
             return
+        try:
+            is_best = data is frame and depth.symbol in self._instruments and is_partial(_depth_texts(data))
+        except UNREADABLE as error:
+            batch.reject(depth.symbol, "undecodable", str(error), frame, book=True)
+            return
+        if is_best:
+            batch.see(depth.symbol, depth.event_time)
+            batch.ignored["partial depth"] += 1
+        else:
+            self._take_depth(batch, depth, frame)
+
+    def _on_combined_depth(self, batch: _Batch, frame: bytes) -> bool:
+        """Differences of books read at one go; False: it is something else, or damaged, and was not touched."""
+        if not self._book:
+            return False
+        try:
+            message = _combined_depth(frame)
+        except UNREADABLE:
+            return False
+        if message.stream.partition("@")[2] not in DEPTH_SPEEDS:
+            return False
+        self._take_depth(batch, message.data, frame)
+        return True
+
+    def _take_depth(self, batch: _Batch, depth: messages.WrittenDepth, frame: bytes) -> None:
         symbol = depth.symbol
         if self._is_unknown(batch, symbol):
             return
         batch.see(symbol, depth.event_time)
         try:
-            if data is frame and is_partial(_depth_texts(data)):
-                batch.ignored["partial depth"] += 1
-                return
             bids, asks = self._levels[symbol].pairs(depth.bids, depth.asks)
         except RuleViolation as violation:
             batch.reject(symbol, violation.rule, str(violation), frame, book=True)

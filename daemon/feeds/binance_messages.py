@@ -115,6 +115,13 @@ class WrittenDepth(Struct, gc=False):
     time: VenueClock = field(default=0, name="T")
 
 
+class CombinedDepth(Struct, gc=False):
+    """A difference of the book with its stream's name."""
+
+    stream: str
+    data: WrittenDepth
+
+
 class Depth(Struct, gc=False):
     """The REST answer; `E` and `T` are the futures markets'."""
 

@@ -13,6 +13,7 @@ v2 is read, never subscribed (`bybit_v2`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -39,6 +40,7 @@ from marketd.daemon.feeds.venue_records import UNREADABLE, chunks
 from marketd.market.errors import RuleViolation
 from marketd.market.times import NS_PER_MS
 
+MAX_ROUTES = 4096  # topics come from the venue
 RESTARTED = 1  # the update id of a snapshot after a restart of the service
 
 Handler = Callable[[Batch, messages.Envelope, Sequence[str], bytes], None]
@@ -73,8 +75,9 @@ class BybitAdapter(BybitV2):
             "tickers": self._on_ticker,
             "allLiquidation": self._on_liquidations,
             "trade": self._on_old_trades,
-            **dict.fromkeys(OLD_DEPTHS, self._on_old_book),
+            **{name: partial(self._on_old_book, name) for name in OLD_DEPTHS},
         }
+        self._routes: dict[str, tuple[Handler | None, list[str]]] = {}  # by topic
 
     # ---- names and streams --------------------------------------------------------------------
 
@@ -117,12 +120,19 @@ class BybitAdapter(BybitV2):
         if not isinstance(topic, str):
             self._on_reply(batch, envelope, frame)
             return
-        name, *parts = topic.split(".")
-        handler = self._handlers.get(name)
-        if handler is not None and parts:
+        handler, parts = self._routes.get(topic) or self._route(topic)
+        if handler is not None:
             handler(batch, envelope, parts, frame)
         else:
-            batch.ignore_unknown(name)
+            batch.ignore_unknown(topic.partition(".")[0])
+
+    def _route(self, topic: str) -> tuple[Handler | None, list[str]]:
+        """Who takes a topic, and its words behind the first one."""
+        name, *parts = topic.split(".")
+        if len(self._routes) >= MAX_ROUTES:
+            self._routes.clear()
+        route = self._routes[topic] = self._handlers.get(name) if parts else None, parts
+        return route
 
     def _on_reply(self, batch: Batch, envelope: messages.Envelope, frame: bytes) -> None:
         if envelope.success is False:
@@ -149,7 +159,11 @@ class BybitAdapter(BybitV2):
             return
         depth = BOOK_DEPTHS.get(parts[0])
         is_snapshot = envelope.type == "snapshot"
-        if not self._book or depth is None or not self._holds(symbol, depth, parts[0], is_snapshot=is_snapshot):
+        if (
+            not self._book
+            or depth is None
+            or not self._channels.takes(symbol, depth, parts[0], is_snapshot=is_snapshot)
+        ):
             batch.ignore_unknown(f"orderbook.{parts[0]}")
             return
         try:

@@ -45,9 +45,6 @@ class BybitV2(BybitRest):
         super().forget(symbol)
         self._channels.forget(symbol)
 
-    def _holds(self, symbol: str, depth: int, channel: str, *, is_snapshot: bool) -> bool:
-        return self._channels.takes(symbol, depth, channel, is_snapshot=is_snapshot)
-
     def _subscribed(self, batch: Batch, envelope: messages.Envelope, parts: Sequence[str]) -> str | None:
         """The symbol of a topic; None (and counted) when it is not one of ours."""
         symbol = self._symbol(batch, parts[-1])
@@ -88,13 +85,14 @@ class BybitV2(BybitRest):
         batch.see(symbol, ts_ns)
         batch.trade(symbol, self._trade(symbol, ts_ns, trade.trade_id, str(trade.price), str(trade.size), side))
 
-    def _on_old_book(self, batch: Batch, envelope: messages.Envelope, parts: Sequence[str], frame: bytes) -> None:
+    def _on_old_book(
+        self, name: str, batch: Batch, envelope: messages.Envelope, parts: Sequence[str], frame: bytes
+    ) -> None:
         symbol = self._subscribed(batch, envelope, parts)
         if symbol is None:
             return
-        name = str(envelope.topic).partition(".")[0]
         is_snapshot = envelope.type == "snapshot"
-        if not self._book or not self._holds(symbol, OLD_DEPTHS[name], name, is_snapshot=is_snapshot):
+        if not self._book or not self._channels.takes(symbol, OLD_DEPTHS[name], name, is_snapshot=is_snapshot):
             batch.ignore(name)
             return
         try:

@@ -72,9 +72,12 @@ class Checksums:
 
     def of(self, book: OrderBook, instrument: Instrument, places: Places) -> int:
         """The venue's checksum of a book that is held at the instrument's scales."""
-        more = places.price - instrument.price_scale, places.size - instrument.size_scale
-        if _digits_of_best is not None and (digits := _digits_of_best(book, CHECKED_LEVELS, *more)) is not None:
-            return crc32(digits)
+        price, size = places
+        more = price - instrument.price_scale, size - instrument.size_scale
+        if _digits_of_best is not None:
+            digits: bytes | None = _digits_of_best(book, CHECKED_LEVELS, *more)
+            if digits is not None:
+                return crc32(digits)
         bid_prices, bid_sizes, ask_prices, ask_sizes = book.top(CHECKED_LEVELS)
         asks = _digits(self._asks, instrument.symbol, (ask_prices, ask_sizes, more))
         return crc32(_digits(self._bids, instrument.symbol, (bid_prices, bid_sizes, more)), crc32(asks))

@@ -114,7 +114,7 @@ class KrakenRest(AdapterBase):
         return self._names.read_pair(symbol)
 
     def _symbol(self, batch: Batch, wire: str) -> str | None:
-        symbol = self._adopted(wire)
+        symbol = self._symbols.get(wire) or self._adopted(wire)
         if symbol is None:
             batch.ignore("not subscribed")
         return symbol

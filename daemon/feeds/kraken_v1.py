@@ -35,6 +35,7 @@ _text = msgspec.json.Decoder(str).decode
 _changes = msgspec.json.Decoder(messages.Changes).decode
 _book = msgspec.json.Decoder(messages.BookUpdate).decode
 _rows = msgspec.json.Decoder(list[messages.TextLevel]).decode
+NO_PLACES = Places(0, 0)
 _BOOK, _TWO_BODIES = b'"book-', b"},{"  # told by a look at the bytes
 _USED = ("book-", "trade", "ohlc-")  # names of channels, or how they begin
 _TRADES = msgspec.json.Decoder(list[messages.TextTrade])
@@ -153,23 +154,22 @@ class KrakenV1Adapter(KrakenSocket):
             batch.see(symbol, ts_ns)
 
     def _snapshot(self, symbol: str, part: messages.Changes) -> BookSnapshot:
-        bids = _rows(part.all_bids) if part.all_bids else []
-        asks = _rows(part.all_asks) if part.all_asks else []
-        rows = bids + asks
-        if rows:
-            self._places[symbol] = Places(
-                max([decimal_places(row.price) for row in rows]), max([decimal_places(row.size) for row in rows])
-            )
-        reader = self._readers[symbol]
+        bids, asks, newest, places = _dated(
+            self._readers[symbol],
+            part.all_bids or messages.NO_LEVELS,
+            part.all_asks or messages.NO_LEVELS,
+            is_whole=True,
+        )
+        if newest != ABSENT:
+            self._places[symbol] = places
         self._book_ns.pop(symbol, None)
-        ts_ns = self._newest_ns(symbol, _newest_of(rows))
-        return BookSnapshot(symbol, 0, ts_ns, _side(reader, bids), _side(reader, asks))
+        return BookSnapshot(symbol, 0, self._newest_ns(symbol, newest), bids, asks)
 
     def _delta(self, symbol: str, parts: Sequence[messages.Changes]) -> BookDelta:
         reader = self._readers[symbol]
-        bids, asks, newest = _dated(reader, parts[0])
+        bids, asks, newest, _ = _dated(reader, parts[0].bids, parts[0].asks)
         for part in parts[1:]:
-            more_bids, more_asks, later = _dated(reader, part)
+            more_bids, more_asks, later, _ = _dated(reader, part.bids, part.asks)
             bids, asks, newest = _joined(bids, more_bids), _joined(asks, more_asks), max(newest, later)
         ts_ns = self._newest_ns(symbol, newest)
         return BookDelta(symbol, 0, 0, None, ts_ns, bids, asks, _checksum_of(parts))
@@ -254,22 +254,29 @@ def _depth_of(channel: str) -> int:
     return int(depth)
 
 
-def _dated(reader: LevelReader, part: messages.Changes) -> tuple[Levels, Levels, int]:
-    """Bids, asks, and the newest time of them."""
+def _dated(
+    reader: LevelReader, bids: msgspec.Raw, asks: msgspec.Raw, *, is_whole: bool = False
+) -> tuple[Levels, Levels, int, Places]:
+    """Both sides, the newest time of them (ABSENT of none), and of a whole book the most decimal places of them."""
     quick = reader.quick
-    found = None if quick is None else quick.dated(part.bids, part.asks)
+    found = None if quick is None else quick.dated(bids, asks)
     if found is not None:
-        return found
-    bids, asks = _rows(part.bids), _rows(part.asks)
-    newest = _newest_of(bids + asks)
-    return _side(reader, bids), _side(reader, asks), newest
+        bid_levels, ask_levels, newest, price, size = found
+        return bid_levels, ask_levels, newest, Places(price, size) if is_whole else NO_PLACES
+    bid_rows, ask_rows = _rows(bids), _rows(asks)
+    rows, newest = bid_rows + ask_rows, ABSENT
+    if rows:
+        # compared as texts: seconds of this century have ten digits before the point
+        newest = seconds_ns(rows[0].time if len(rows) == 1 else max([row.time for row in rows]))
+    sides = _side(reader, bid_rows), _side(reader, ask_rows)
+    return *sides, newest, _places_of(rows) if is_whole else NO_PLACES
 
 
-def _newest_of(rows: Sequence[messages.TextLevel]) -> int:
-    """ABSENT of none. Times are compared as texts: seconds of this century have ten digits before the point."""
-    if not rows:
-        return ABSENT
-    return seconds_ns(rows[0].time if len(rows) == 1 else max([row.time for row in rows]))
+def _places_of(rows: Sequence[messages.TextLevel]) -> Places:
+    return Places(
+        max([decimal_places(row.price) for row in rows], default=0),
+        max([decimal_places(row.size) for row in rows], default=0),
+    )
 
 
 def _joined(first: Levels, second: Levels) -> Levels:

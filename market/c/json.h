@@ -7,6 +7,7 @@
 
 typedef struct {
     const char *at, *end;
+    Py_ssize_t places; /* decimal places of the last decimal, as it is written */
 } Text;
 
 typedef struct {
@@ -79,6 +80,7 @@ static inline int take_digits(Text *text, int scale, int is_number, int most_dig
     while (is_digit(text))
         whole = 10 * whole + (uint64_t)(*text->at++ - '0');
     Py_ssize_t digits = text->at - begin, places = 0;
+    text->places = 0;
     if (digits == 0 || digits > 18 || (is_number && digits > 1 && *begin == '0'))
         return 0;
     if (text->at < text->end && *text->at == '.') {
@@ -89,8 +91,9 @@ static inline int take_digits(Text *text, int scale, int is_number, int most_dig
         }
         while (text->at < text->end && *text->at == '0')
             text->at++;
-        digits += text->at - begin;
-        if (is_digit(text) || (is_number && text->at == begin))
+        text->places = text->at - begin;
+        digits += text->places;
+        if (is_digit(text) || (is_number && text->places == 0))
             return 0;
     }
     if (digits > most_digits)

@@ -7,6 +7,7 @@
 static PyMethodDef functions[] = {
     {"digits_of_best", FAST(digits_of_best), METH_FASTCALL, "Asks, then bids, as digits; _compiled.pyi."},
     {"texts_of_best", FAST(texts_of_best), METH_FASTCALL, "Bids and asks in turns, as texts; _compiled.pyi."},
+    {"moment_ns", moment_ns, METH_O, "A time in words, in ns; _compiled.pyi."},
     {NULL, NULL, 0, NULL},
 };
 

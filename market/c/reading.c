@@ -74,22 +74,22 @@ static LevelsObject *rows_levels(const Rows *rows)
     return made;
 }
 
-/* (bids, asks), and a time where there is room for it. */
-static PyObject *pair_of(const Rows *bids, const Rows *asks, PyObject *third)
+/* (bids, asks), followed by `more` integers. */
+static PyObject *pair_of(const Rows *bids, const Rows *asks, const int64_t *numbers, Py_ssize_t more)
 {
-    PyObject *made = PyTuple_New(third ? 3 : 2);
-    PyObject *first = made ? (PyObject *)rows_levels(bids) : NULL;
-    PyObject *second = first ? (PyObject *)rows_levels(asks) : NULL;
-    if (second == NULL) {
-        Py_XDECREF(made);
-        Py_XDECREF(first);
-        Py_XDECREF(third);
+    PyObject *made = PyTuple_New(2 + more);
+    if (made == NULL)
         return NULL;
+    PyTuple_SET_ITEM(made, 0, (PyObject *)rows_levels(bids));
+    PyTuple_SET_ITEM(made, 1, (PyObject *)rows_levels(asks));
+    for (Py_ssize_t i = 0; i < more; i++)
+        PyTuple_SET_ITEM(made, 2 + i, PyLong_FromLongLong(numbers[i]));
+    for (Py_ssize_t i = 0; i < 2 + more; i++) {
+        if (PyTuple_GET_ITEM(made, i) == NULL) {
+            Py_DECREF(made);
+            return NULL;
+        }
     }
-    PyTuple_SET_ITEM(made, 0, first);
-    PyTuple_SET_ITEM(made, 1, second);
-    if (third)
-        PyTuple_SET_ITEM(made, 2, third);
     return made;
 }
 
@@ -136,22 +136,38 @@ static int take_seconds(Text *text, int64_t *ns)
     return 1;
 }
 
-/* [price, size, time] with one text more, perhaps; the newest time. */
-static int take_dated_rows(const ReaderObject *self, Text *text, Rows *rows, int64_t *newest)
+/* What rows with times tell besides: the newest time, and the most places of a price and of a size. */
+enum { NEWEST, PRICE_PLACES, SIZE_PLACES, TOLD };
+
+static int take_dated(const ReaderObject *self, Text *text, Rows *rows, int64_t *told)
+{
+    int64_t price, size, ns;
+    Word passed;
+    if (!take(text, '[') || !take_decimal(text, self->price_scale, TEXTS, &price))
+        return 0;
+    if (text->places > told[PRICE_PLACES])
+        told[PRICE_PLACES] = text->places;
+    if (!take(text, ',') || !take_decimal(text, self->size_scale, TEXTS, &size))
+        return 0;
+    if (text->places > told[SIZE_PLACES])
+        told[SIZE_PLACES] = text->places;
+    if (!rows_add(rows, price, size) || !take(text, ',') || !take_seconds(text, &ns))
+        return 0;
+    if (ns > told[NEWEST])
+        told[NEWEST] = ns;
+    return (!take(text, ',') || take_word(text, &passed)) && take(text, ']');
+}
+
+/* [price, size, time] with one text more, perhaps. */
+static int take_dated_rows(const ReaderObject *self, Text *text, Rows *rows, int64_t *told)
 {
     if (!take(text, '['))
         return 0;
     if (take(text, ']'))
         return 1;
     do {
-        int64_t price, size, ns;
-        Word passed;
-        if (!take(text, '[') || !take_decimal(text, self->price_scale, TEXTS, &price) || !take(text, ',') ||
-            !take_decimal(text, self->size_scale, TEXTS, &size) || !rows_add(rows, price, size) || !take(text, ',') ||
-            !take_seconds(text, &ns) || (take(text, ',') && !take_word(text, &passed)) || !take(text, ']'))
+        if (!take_dated(self, text, rows, told))
             return 0;
-        if (ns > *newest)
-            *newest = ns;
     } while (take(text, ','));
     return take(text, ']');
 }
@@ -283,7 +299,7 @@ static PyObject *reader_sides(PyObject *self, PyObject *const *args, Py_ssize_t 
     more = more ? 8 : 0;
     int is_plain = take_text_rows((ReaderObject *)self, &bid_text, more, &bids) && at_end(&bid_text) &&
                    take_text_rows((ReaderObject *)self, &ask_text, more, &asks) && at_end(&ask_text);
-    PyObject *made = is_plain ? pair_of(&bids, &asks, NULL) : Py_NewRef(Py_None);
+    PyObject *made = is_plain ? pair_of(&bids, &asks, NULL, 0) : Py_NewRef(Py_None);
     rows_end(&bids);
     rows_end(&asks);
     PyBuffer_Release(&bid_buffer);
@@ -296,7 +312,7 @@ static PyObject *reader_dated(PyObject *self, PyObject *const *args, Py_ssize_t 
     Text bid_text, ask_text;
     Py_buffer bid_buffer, ask_buffer;
     Rows bids, asks;
-    int64_t newest = INT64_MIN;
+    int64_t told[TOLD] = {INT64_MIN, 0, 0};
     if (!count_is("dated", count, 2) || text_begin(&bid_text, &bid_buffer, args[0]) < 0)
         return NULL;
     if (text_begin(&ask_text, &ask_buffer, args[1]) < 0) {
@@ -305,13 +321,9 @@ static PyObject *reader_dated(PyObject *self, PyObject *const *args, Py_ssize_t 
     }
     rows_begin(&bids);
     rows_begin(&asks);
-    int is_plain = take_dated_rows((ReaderObject *)self, &bid_text, &bids, &newest) && at_end(&bid_text) &&
-                   take_dated_rows((ReaderObject *)self, &ask_text, &asks, &newest) && at_end(&ask_text);
-    PyObject *time = is_plain ? PyLong_FromLongLong(newest) : NULL, *made = NULL;
-    if (!is_plain)
-        made = Py_NewRef(Py_None);
-    else if (time != NULL)
-        made = pair_of(&bids, &asks, time);
+    int is_plain = take_dated_rows((ReaderObject *)self, &bid_text, &bids, told) && at_end(&bid_text) &&
+                   take_dated_rows((ReaderObject *)self, &ask_text, &asks, told) && at_end(&ask_text);
+    PyObject *made = is_plain ? pair_of(&bids, &asks, told, TOLD) : Py_NewRef(Py_None);
     rows_end(&bids);
     rows_end(&asks);
     PyBuffer_Release(&bid_buffer);
@@ -341,7 +353,7 @@ static PyObject *reader_sided(PyObject *self, PyObject *const *args, Py_ssize_t 
     rows_begin(&bids);
     rows_begin(&asks);
     int is_plain = take_sided_rows((ReaderObject *)self, &text, &bid, &ask, &bids, &asks) && at_end(&text);
-    PyObject *made = is_plain ? pair_of(&bids, &asks, NULL) : Py_NewRef(Py_None);
+    PyObject *made = is_plain ? pair_of(&bids, &asks, NULL, 0) : Py_NewRef(Py_None);
     rows_end(&bids);
     rows_end(&asks);
     PyBuffer_Release(&buffer);
@@ -385,7 +397,7 @@ static PyObject *reader_objects(PyObject *self, PyObject *const *args, Py_ssize_
     int is_plain = take_arrays((ReaderObject *)self, args[0], &names, &bids, &asks);
     PyObject *made = NULL;
     if (is_plain >= 0)
-        made = is_plain ? pair_of(&bids, &asks, NULL) : Py_NewRef(Py_None);
+        made = is_plain ? pair_of(&bids, &asks, NULL, 0) : Py_NewRef(Py_None);
     rows_end(&bids);
     rows_end(&asks);
     return made;
@@ -418,7 +430,7 @@ static void reader_free(PyObject *self) { PyObject_Free(self); }
 
 static PyMethodDef reader_methods[] = {
     {"sides", FAST(reader_sides), METH_FASTCALL, "Two arrays of [price, size], with more texts behind these if the third argument allows."},
-    {"dated", FAST(reader_dated), METH_FASTCALL, "Two arrays of [price, size, seconds]; the newest time in ns comes third, ABSENT of none."},
+    {"dated", FAST(reader_dated), METH_FASTCALL, "Two arrays of [price, size, seconds]; _compiled.pyi tells what follows."},
     {"sided", FAST(reader_sided), METH_FASTCALL, "One array of [side, price, size]; what bids and asks are called follows."},
     {"objects", FAST(reader_objects), METH_FASTCALL, "Arrays of objects; _compiled.pyi names the arguments."},
     {NULL, NULL, 0, NULL},

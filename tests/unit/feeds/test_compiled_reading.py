@@ -17,8 +17,8 @@ from marketd.daemon.feeds import (
     coinbase_exchange,
     coinbase_messages,
     kraken,
-    kraken_messages,
     kraken_v1,
+    venue_records,
 )
 from marketd.daemon.feeds.bybit import BybitLinearAdapter
 from marketd.daemon.feeds.levels import LevelReader
@@ -124,8 +124,7 @@ dated = arrays([text, text, name.map(quoted)]) | arrays([text, text, name.map(qu
 
 @given(st.sampled_from(PLACES), dated, dated)
 def test_kraken_s_rows_with_their_times(places, bids, asks):
-    part = kraken_messages.Changes(asks=written(asks), bids=written(bids))
-    assert_same(places, lambda reader: kraken_v1._dated(reader, part))
+    assert_same(places, lambda reader: kraken_v1._dated(reader, written(bids), written(asks), is_whole=True))
 
 
 @given(st.sampled_from(PLACES), objects({"price": number, "qty": number}))
@@ -211,3 +210,21 @@ def test_any_bytes_do_no_harm(data: bytes) -> None:
     quick.dated(data, data)
     quick.sided(data, b"buy", b"sell")
     quick.objects((data, data), b"p", b"s", b"", b"", b"", 2, False)
+
+
+fields = st.integers(1960, 2270), st.integers(0, 13), st.integers(0, 32), *[st.integers(0, 61)] * 3
+moments = st.tuples(
+    *fields, st.text("0123456789", max_size=11), st.sampled_from(["Z", "Z", "Z", "z", "+00:00", ""])
+).map(lambda n: f"{n[0]:04d}-{n[1]:02d}-{n[2]:02d}T{n[3]:02d}:{n[4]:02d}:{n[5]:02d}.{n[6]}{n[7]}")
+
+
+@given(moments | st.datetimes().map(lambda moment: moment.isoformat() + "Z") | st.text(max_size=32))
+def test_a_time_in_words_is_the_same(text: str) -> None:
+    assert compiled.part is not None
+    found = compiled.part.moment_ns(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(venue_records, "_moment_ns", None)
+        if found is not None:
+            assert venue_records.rfc3339_ns(text) == found
+    assert compiled.part.moment_ns("2021-04-17T16:43:37.093357Z") == 1618677817_093357000
+    assert compiled.part.moment_ns(b"2021-04-17T16:43:37.093357Z") is None
