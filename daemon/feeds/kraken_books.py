@@ -59,11 +59,22 @@ def depth_of(levels: int) -> int:
     return levels if levels in DEPTHS else 0
 
 
+def quick_checksum(book: OrderBook, instrument: Instrument, places: Places) -> int | None:
+    """`Checksums.of`, where it was compiled; None where it was not, or where a number does not fit into 64 bits."""
+    if _digits_of_best is None:
+        return None
+    price, size = places
+    digits: bytes | None = _digits_of_best(
+        book, CHECKED_LEVELS, price - instrument.price_scale, size - instrument.size_scale
+    )
+    return None if digits is None else crc32(digits)
+
+
 class Checksums:
     """Checksums of books of which each has changed little since its last one.
 
-    Where it was compiled, the digits are written from the book at once. Else those of a side whose best levels are the
-    same are not written anew. Nothing is taken on trust: the levels are compared.
+    The digits of a side whose best levels are the same are not written anew. Nothing is taken on trust: the levels are
+    compared.
     """
 
     def __init__(self) -> None:
@@ -72,12 +83,7 @@ class Checksums:
 
     def of(self, book: OrderBook, instrument: Instrument, places: Places) -> int:
         """The venue's checksum of a book that is held at the instrument's scales."""
-        price, size = places
-        more = price - instrument.price_scale, size - instrument.size_scale
-        if _digits_of_best is not None:
-            digits: bytes | None = _digits_of_best(book, CHECKED_LEVELS, *more)
-            if digits is not None:
-                return crc32(digits)
+        more = places.price - instrument.price_scale, places.size - instrument.size_scale
         bid_prices, bid_sizes, ask_prices, ask_sizes = book.top(CHECKED_LEVELS)
         asks = _digits(self._asks, instrument.symbol, (ask_prices, ask_sizes, more))
         return crc32(_digits(self._bids, instrument.symbol, (bid_prices, bid_sizes, more)), crc32(asks))

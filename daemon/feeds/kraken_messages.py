@@ -47,12 +47,13 @@ class Changes(Struct, gc=False):
 
 
 class BookUpdate(Struct, gc=False, array_like=True):
-    """`[channel id, body, name, pair]` of a book, with one body."""
+    """`[channel id, body, name, pair]` of a book, or with two bodies."""
 
     channel_id: Any
     body: Changes
-    name: str
-    pair: str
+    second: Changes | str
+    third: str
+    fourth: str = ""
 
 
 class TextTrade(Struct, gc=False, array_like=True):

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from marketd.daemon.feeds.adapter import BookRule
-from marketd.daemon.feeds.kraken_books import Checksums, Places, places_of
+from marketd.daemon.feeds.kraken_books import Checksums, Places, places_of, quick_checksum
 from marketd.daemon.feeds.kraken_rest import DEPTH, KrakenRest
 from marketd.daemon.feeds.venue_books import ChainedBooks, unnumbered
 from marketd.daemon.feeds.venue_records import OpenBars, chunks
@@ -47,7 +47,9 @@ class KrakenSocket(KrakenRest):
         self._bars = OpenBars()
 
     def _checksum(self, book: OrderBook, instrument: Instrument) -> int:
-        return self._checksums.of(book, instrument, self._places.get(instrument.symbol) or places_of(instrument))
+        places = self._places.get(instrument.symbol) or places_of(instrument)
+        checksum = quick_checksum(book, instrument, places)
+        return self._checksums.of(book, instrument, places) if checksum is None else checksum
 
     def forget(self, symbol: str) -> None:
         super().forget(symbol)

@@ -36,7 +36,7 @@ _changes = msgspec.json.Decoder(messages.Changes).decode
 _book = msgspec.json.Decoder(messages.BookUpdate).decode
 _rows = msgspec.json.Decoder(list[messages.TextLevel]).decode
 NO_PLACES = Places(0, 0)
-_BOOK, _TWO_BODIES = b'"book-', b"},{"  # told by a look at the bytes
+_BOOK, TAIL_BYTES = b'"book-', 48  # told by a look at the bytes
 _USED = ("book-", "trade", "ohlc-")  # names of channels, or how they begin
 _TRADES = msgspec.json.Decoder(list[messages.TextTrade])
 _bar = msgspec.json.Decoder(messages.TextBar).decode
@@ -72,7 +72,7 @@ class KrakenV1Adapter(KrakenSocket):
             symbol: str | None = None
             name = ""
             try:
-                if _BOOK in frame and _TWO_BODIES not in frame and self._on_plain_book(batch, frame):
+                if _BOOK in frame[-TAIL_BYTES:] and self._on_plain_book(batch, frame):
                     continue
                 if frame[:1] == b"{":
                     self._on_event(batch, frame)
@@ -121,9 +121,17 @@ class KrakenV1Adapter(KrakenSocket):
             message = _book(frame)
         except UNREADABLE:
             return False
-        symbol = self._symbol(batch, message.pair)
+        second, third = message.second, message.third
+        parts: tuple[messages.Changes, ...] = (message.body,)
+        if isinstance(second, str):
+            name, pair = second, third
+        else:
+            name, pair, parts = third, message.fourth, (message.body, second)
+        if not pair or not name.startswith("book-"):
+            return False
+        symbol = self._symbol(batch, pair)
         if symbol is not None:
-            self._on_book(batch, symbol, message.name, (message.body,), frame)
+            self._on_book(batch, symbol, name, parts, frame)
         return True
 
     def _on_book(self, batch: Batch, symbol: str, name: str, parts: Sequence[messages.Changes], frame: bytes) -> None:

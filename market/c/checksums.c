@@ -4,18 +4,27 @@
 
 enum { MOST_LEVELS = 100, NUMBER_BYTES = 2 * MAX_SCALE + 4 };
 
-/* A number above zero, or zero. */
+/* A number above zero, or zero; two digits at a time. */
 static char *write_digits(char *to, uint64_t number)
 {
-    char digits[20];
-    int count = 0;
-    do {
-        digits[count++] = (char)('0' + number % 10);
-        number /= 10;
-    } while (number);
-    while (count)
-        *to++ = digits[--count];
-    return to;
+    static const char pairs[] = "00010203040506070809101112131415161718192021222324252627282930313233343536373839404142434445464748"
+                                "49505152535455565758596061626364656667686970717273747576777879808182838485868788899091929394959697"
+                                "9899";
+    char digits[20], *at = digits + sizeof digits;
+    while (number >= 100) {
+        at -= 2;
+        memcpy(at, pairs + 2 * (number % 100), 2);
+        number /= 100;
+    }
+    if (number >= 10) {
+        at -= 2;
+        memcpy(at, pairs + 2 * number, 2);
+    } else {
+        *--at = (char)('0' + number);
+    }
+    size_t count = (size_t)(digits + sizeof digits - at);
+    memcpy(to, at, count);
+    return to + count;
 }
 
 /* Without needless zeros: 847700 at scale 2 is 8477. */
