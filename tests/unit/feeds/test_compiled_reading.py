@@ -21,7 +21,7 @@ from marketd.daemon.feeds import (
     venue_records,
 )
 from marketd.daemon.feeds.bybit import BybitLinearAdapter
-from marketd.daemon.feeds.levels import LevelReader
+from marketd.daemon.feeds.levels import DIGITS, REALS, LevelReader
 from marketd.market import compiled
 from marketd.market.book import Levels
 from marketd.market.errors import RuleViolation
@@ -185,6 +185,18 @@ def test_plain_levels_are_read_without_python(places: tuple[int, int]) -> None:
     assert quick.objects((b'[{"side":"Buy","price":2,"id":5}]',), *names, 2, False) is not None
     assert quick.objects((b'[{"side":"Buy","price":2,"id":5}]',), *names, 2, True) is None
     assert quick.objects((b'[{"side":"Buy","price":1.000000000000001}]',), *names, 2, False) is None
+
+
+@pytest.mark.parametrize(
+    "written", ["007", "00", "1.", ".5", "-1", "+1", "1e3", "1.5e1", "0x1", "1 2", "NaN", "", "1.001"]
+)
+def test_what_is_no_number_of_json_or_of_the_scale_is_left_to_python(written: str) -> None:
+    quick = reader_at((2, 5)).quick
+    assert quick is not None
+    for way in (DIGITS, REALS):
+        row = f'[{{"price":{written},"qty":1}}]'.encode()
+        assert quick.objects((row,), b"price", b"qty", b"", b"", b"", way, True) is None
+    assert quick.objects((b'[{"price":1.5,"qty":1}]',), b"price", b"qty", b"", b"", b"", DIGITS, True) is not None
 
 
 @pytest.mark.parametrize(
