@@ -1,7 +1,8 @@
 """Order books: the classes that everybody uses, in C where that was built, else in Python (`plain_book.py`).
 
-Both do the same. Of the ones in C an array is behind a `Levels` until somebody asks for its lists, an `OrderBook` makes
-the dicts `bids` and `asks` for who asks, and a book takes only what fits into 64 bits (`Levels.is_possible` tells).
+Both do the same. Of the ones in C an array is behind a `Levels` until somebody asks for its lists, and a book takes
+only what fits into 64 bits (`Levels.is_possible` tells). The dicts `OrderBook.bids` and `.asks` are made anew for who
+asks: nothing that is done for each message may ask.
 """
 
 from __future__ import annotations

@@ -159,7 +159,7 @@ class ImbalanceKernel(SecondsKernel[list[int]]):
             near_bids = near_asks = ABSENT
         elif near_bids > MAX_FIXED or near_asks > MAX_FIXED:
             near_bids, near_asks = (side if side <= MAX_FIXED else ABSENT for side in near)
-        self._figures = (band.mid2, ask - bid, near_bids, near_asks, book.bids[bid], book.asks[ask])
+        self._figures = (band.mid2, ask - bid, near_bids, near_asks, book.best_bid_size, book.best_ask_size)
 
     def leave(self, ts_ns: int, state: BookState) -> None:
         """From `ts_ns` on the book is in `state`, which is not LIVE."""

@@ -210,6 +210,15 @@ class OrderBook:
         return [-key for key in reversed(self._ask_keys)]
 
     @property
+    def best_bid_size(self) -> int:
+        """0: there is none."""
+        return self.bids[self._bid_keys[-1]] if self._bid_keys else 0
+
+    @property
+    def best_ask_size(self) -> int:
+        return self.asks[-self._ask_keys[-1]] if self._ask_keys else 0
+
+    @property
     def is_crossed(self) -> bool:
         """The best bid is not below the best ask: no venue's book looks like that, so this one is wrong."""
         return bool(self._bid_keys and self._ask_keys) and self._bid_keys[-1] >= -self._ask_keys[-1]

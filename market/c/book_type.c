@@ -42,6 +42,11 @@ static PyObject *number_or_none(const Side *side, int64_t sign)
     return PyLong_FromLongLong(sign * side->keys[side->count - 1]);
 }
 
+static PyObject *best_size(const Side *side)
+{
+    return PyLong_FromLongLong(side->count ? side->sizes[side->count - 1] : 0);
+}
+
 static PyObject *levels_as_dict(const Side *side, int64_t sign)
 {
     PyObject *made = PyDict_New();
@@ -399,6 +404,8 @@ FIELD(bids, levels_as_dict(&book->bids, 1))
 FIELD(asks, levels_as_dict(&book->asks, -1))
 FIELD(best_bid, number_or_none(&book->bids, 1))
 FIELD(best_ask, number_or_none(&book->asks, -1))
+FIELD(best_bid_size, best_size(&book->bids))
+FIELD(best_ask_size, best_size(&book->asks))
 FIELD(bid_edge, book->has_bid_edge ? PyLong_FromLongLong(book->bid_edge) : Py_NewRef(no_bid_edge))
 FIELD(ask_edge, book->has_ask_edge ? PyLong_FromLongLong(book->ask_edge) : Py_NewRef(no_ask_edge))
 FIELD(is_cut, PyBool_FromLong(book->has_bid_edge || book->has_ask_edge))
@@ -415,6 +422,8 @@ static PyGetSetDef book_fields[] = {
     GET(asks, "A dict price -> size, made for who asks."),
     GET(best_bid, "None: there is none."),
     GET(best_ask, "None: there is none."),
+    GET(best_bid_size, "0: there is none."),
+    GET(best_ask_size, "0: there is none."),
     GET(bid_edge, "Down to which bids are known."),
     GET(ask_edge, "Up to which asks are known."),
     GET(is_cut, "A side has an edge."),

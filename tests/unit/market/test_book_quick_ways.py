@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import pytest
 
 from marketd.market import buckets
+from marketd.market.book import OrderBook
+from marketd.market.book_deltas import DeltaRecorder
+from marketd.market.book_records import BookRecorder
 from marketd.market.book_states import Action, BookEvent, transition
 from marketd.market.book_sync import BookDelta, BookRule, BookSnapshot, BookSync, Fit, Levels
 from marketd.market.buckets import BucketKernel
@@ -99,3 +104,34 @@ def test_a_kernel_goes_on_after_a_leap_back_within_the_second_it_had_left() -> N
     told = kernel.advance(START + 4 * NS_PER_SECOND)
     assert told["ts_event"].tolist() == [START + second * NS_PER_SECOND for second in (1, 2, 3)]
     assert told["book_1s"].tolist() == [0, 0, 0]
+
+
+class WithoutDicts:
+    """A book that does not tell all of itself: where it is compiled, that costs as much as the book is deep."""
+
+    def __init__(self, book: Any) -> None:
+        self._book = book
+
+    def __getattr__(self, name: str) -> Any:
+        assert name not in ("bids", "asks", "bid_prices", "ask_prices"), f"a change asked for {name}"
+        return getattr(self._book, name)
+
+    def __len__(self) -> int:
+        return len(self._book)
+
+
+def test_a_change_is_told_without_going_through_the_whole_book() -> None:
+    sync = live_book(3)
+    kernels: list[Any] = [ImbalanceKernel(100.0), BucketKernel(1)]
+    recorder, deltas = BookRecorder(5, 10**6, 1.0), DeltaRecorder()
+    none = Levels([], [])
+    for number, change in enumerate((None, sync.book.apply(Levels([100, 98], [3, 1]), Levels([102], [2])))):
+        book: Any = sync.book if change is None else WithoutDicts(sync.book)
+        for kernel in kernels:
+            kernel.book(START + number * 10**8, book, change)
+        recorder.book(START + number * 10**8, number, book)
+        deltas.book(START + number * 10**8, number, book, change)
+    sync.book = cast(OrderBook, WithoutDicts(sync.book))
+    step = sync.delta(BookDelta("BTCUSDT", 4, 4, None, START, Levels([99], [1]), none))
+    assert step.event is BookEvent.APPLIED
+    assert len(recorder.advance(START + 10**9))

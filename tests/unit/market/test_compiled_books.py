@@ -85,7 +85,17 @@ def told(book: Any, low: int, high: int, depth: int) -> list[Any]:
     """All that can be asked of a book."""
     return [
         *(book.bids, book.asks, list(book.bid_prices), list(book.ask_prices), book.best_bid, book.best_ask),
-        *(book.bid_edge, book.ask_edge, book.is_cut, book.window, book.is_crossed, len(book), repr(book)),
+        *(
+            book.best_bid_size,
+            book.best_ask_size,
+            book.bid_edge,
+            book.ask_edge,
+            book.is_cut,
+            book.window,
+            book.is_crossed,
+            len(book),
+            repr(book),
+        ),
         *(book.bids_within(low, high), book.asks_within(low, high), book.top(depth), book.known(depth), book.top(0)),
         *(book.knows(depth), book.knows_bids(depth), book.knows_asks(depth), book.is_deeper_than(depth)),
     ]
