@@ -56,14 +56,16 @@ async def worth_of_answer(
 def _stretch(result: Result, timeframe: int | None, span: Span, known_at: int | None, tail: Tail) -> _Stretch | None:
     """What a result is judged for; None where there is nothing that the ledger could speak of."""
     start, newest_ns = span.start, tail.newest_ns
-    if start is None or not newest_ns:
+    if not newest_ns and span.end is not None:
+        # what was asked for is judged though nothing of it is there: that may be what the ledger has to say
+        newest_ns = time.time_ns()
+    if start is None or not newest_ns:  # finding out the times of packed blocks means unpacking them
         told = stretch_of(_kind_of(result), time_bounds(result), timeframe)
         if start is None:
             if told is None:
                 return None
             start = told[0]
-        # what was asked for is judged though nothing of it is there: that may be what the ledger has to say
-        newest_ns = newest_ns or (time.time_ns() if told is None or span.end is not None else told[1])
+        newest_ns = newest_ns or (time.time_ns() if told is None else told[1])
     now_ns = max(newest_ns + 1, time.time_ns()) if tail.is_live else newest_ns
     return _Stretch(start, min(each for each in (span.end, known_at, now_ns) if each is not None), newest_ns)
 

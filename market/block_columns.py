@@ -85,9 +85,10 @@ def remainder(prediction: Prediction, values: Ints, said: Ints | None) -> Ints:
 
 
 def restored(prediction: Prediction, left: Ints, said: Ints | None) -> Ints:
+    """The column, where `left` was."""
     if said is None:
         return left
-    return said - left if prediction[0] == "below" else left + said
+    return np.subtract(said, left, out=left) if prediction[0] == "below" else np.add(left, said, out=left)
 
 
 def _worth(prices: list[Ints], volume: Ints, power: int) -> Ints:

@@ -1,4 +1,4 @@
-"""Integers of one column as few bytes: differences or repeats, narrowed, cut into byte planes, deflated. Pure.
+"""Integers of one column as few bytes: differences or repeats, narrowed, cut into byte planes, compressed. Pure.
 
 `encode` finds out by a sample which of four ways is shortest, `decode` undoes it bit for bit:
 
@@ -7,8 +7,8 @@
     repeat  0 where a value is the one before, else the value + 1: for what changes seldom and then by much
 
 Byte k of all numbers stands together (a plane): the high ones are nearly constant and cost nothing, and what is noise
-is stored as it is, because deflating noise costs time at every read and saves nothing. All arithmetic wraps at 64 bits,
-which loses nothing: any int64 pattern comes back.
+costs no time, because zstd stores it as it is. All planes of a column are one frame of zstd, each a zstd block or
+several of its own. All arithmetic wraps at 64 bits, which loses nothing: any int64 pattern comes back.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from marketd.market.errors import BlockDamaged
+from marketd.market.zstd import CompressionParameter, ZstdCompressor, ZstdDecompressor, compress
 
 Ints = npt.NDArray[np.int64]
 Coded = npt.NDArray[np.unsignedinteger[Any]]
@@ -28,10 +29,10 @@ Meta = list[Any]  # what the header tells of a stream, in msgpack's types
 Take = Callable[[int], memoryview]  # the next bytes of a block
 
 CONSTANT, PLAIN, DELTA, DELTA2, REPEAT = range(5)
-_LEVEL = 6  # zlib's; 9 takes three times as long for half a percent
-_QUICK = 1  # for comparing ways
-_RAW_DEFLATE = -15  # without zlib's own header and sum: the block has one
-_WORTH = 0.96  # of a plane's bytes; what deflates to more than this is stored as it is
+# Levels of zstd: 12 and more take forty times as long for half a percent; 1 is for comparing ways.
+_OPTIONS = {int(CompressionParameter.compression_level): 9}
+_QUICK = 1
+_RAW_DEFLATE = -15  # of blocks of before: without zlib's own header and sum
 _SAMPLE, _SAMPLES = 2048, 3  # values in a row, and how often
 _NARROW = (1, 1, 2, 4, 4, 8, 8, 8, 8)  # bytes of the integer that so many planes are read as
 _UNSIGNED = 2**63
@@ -41,14 +42,14 @@ class Encoded(NamedTuple):
     """What the header tells of the stream, and its bytes."""
 
     meta: Meta
-    parts: list[bytes]
+    data: bytes
 
 
 def encode(values: Ints, way: int | None = None) -> Encoded:
     """In this way, where it can be gone, or the shortest one, judged by a sample. `values` has shape (n,), n > 0."""
     low, high = int(values.min()), int(values.max())
     if low == high:
-        return Encoded([CONSTANT, low], [])
+        return Encoded([CONSTANT, low], b"")
     base, step, numbers = _in_units(values, low, high)
     ways = _ways(low, high) if len(values) > 2 else (PLAIN,)
     if way not in ways:
@@ -56,9 +57,8 @@ def encode(values: Ints, way: int | None = None) -> Encoded:
         way = min(ways, key=lambda candidate: _cost(_transformed(sample, candidate)[1]))
     heads, coded = _transformed(numbers, way)
     offset, planes = _planes(coded)
-    deflated = [_deflated(plane) for plane in planes]
-    lengths = [len(part) if part is not plane else -len(part) for part, plane in zip(deflated, planes, strict=True)]
-    return Encoded([way, base, step, heads, offset, lengths], deflated)
+    frame = _compressed(planes)
+    return Encoded([way, base, step, heads, offset, len(planes), len(frame)], frame)
 
 
 def estimate(values: Ints) -> float:
@@ -76,8 +76,10 @@ def decode(meta: Meta, count: int, take: Take) -> Ints:
     """The `count` values of a stream; `take` gives its next bytes."""
     if meta[0] == CONSTANT:
         return np.full(count, meta[1], np.int64)
-    way, base, step, heads, offset, lengths = meta
-    coded = _joined([_inflated(take(abs(length)), length, count - len(heads)) for length in lengths], offset)
+    way, base, step, heads, offset, *told = meta
+    left = count - len(heads)
+    planes = _inflated_planes(told[0], left, take) if len(told) == 1 else _decompressed(told[0], told[1], left, take)
+    coded = _joined(planes, offset)
     values = _restored(way, heads, coded, offset, count)
     if step != 1:
         values *= step
@@ -88,7 +90,10 @@ def decode(meta: Meta, count: int, take: Take) -> Ints:
 
 def bytes_of(meta: Meta) -> int:
     """How many bytes of the block a stream takes."""
-    return 0 if meta[0] == CONSTANT else sum(map(abs, meta[5]))
+    if meta[0] == CONSTANT:
+        return 0
+    length = meta[-1]
+    return sum(map(abs, length)) if isinstance(length, list) else int(length)
 
 
 # ---- ways ---------------------------------------------------------------------------------------------
@@ -118,7 +123,7 @@ def _sample(values: Ints) -> Ints:
 
 
 def _cost(coded: Coded) -> int:
-    return sum(len(zlib.compress(plane, _QUICK)) for plane in _planes(coded)[1])
+    return sum(len(compress(plane, _QUICK)) for plane in _planes(coded)[1])
 
 
 def _transformed(numbers: Ints, way: int) -> tuple[list[int], Coded]:
@@ -144,12 +149,11 @@ def _restored(way: int, heads: list[int], coded: Coded, offset: int, count: int)
         changed = np.flatnonzero(coded)
         values = coded[changed].astype(np.int64) - 1
         return np.repeat(values, np.diff(changed, append=count))
-    values = _unzigzag(coded)
-    for head in reversed(heads):
-        summed = np.empty(len(values) + 1, np.int64)
-        summed[0] = head
-        summed[1:] = values
-        values = np.cumsum(summed, out=summed)
+    values = np.empty(count, np.int64)
+    values[len(heads) :] = _unzigzag(coded)
+    for place in reversed(range(len(heads))):
+        values[place] = heads[place]
+        np.add.accumulate(values[place:], out=values[place:])
     return values
 
 
@@ -184,18 +188,35 @@ def _bytes(number: int) -> int:
     return (number.bit_length() + 7) // 8
 
 
-def _deflated(plane: memoryview) -> Any:
-    """The plane in fewer bytes; the plane itself when that saves next to nothing."""
-    deflater = zlib.compressobj(_LEVEL, zlib.DEFLATED, _RAW_DEFLATE, zlib.DEF_MEM_LEVEL)
-    data = deflater.compress(plane) + deflater.flush()
-    return data if len(data) < _WORTH * len(plane) else plane
+def _compressed(planes: list[memoryview]) -> bytes:
+    """One frame; nothing where there are no planes."""
+    if not planes:
+        return b""
+    compressor = ZstdCompressor(options=_OPTIONS)
+    # a plane is like itself and not like the next one: each has tables of its own
+    parts = [compressor.compress(plane, ZstdCompressor.FLUSH_BLOCK) for plane in planes]
+    return b"".join((*parts, compressor.flush()))
 
 
-def _inflated(data: memoryview, length: int, count: int) -> npt.NDArray[np.uint8]:
-    if length > 0:
-        data = memoryview(zlib.decompressobj(_RAW_DEFLATE).decompress(data, count + 1))
+def _decompressed(planes: int, length: int, count: int, take: Take) -> list[npt.NDArray[np.uint8]]:
+    if not planes:
+        return []
+    data = ZstdDecompressor().decompress(take(length), planes * count + 1)
+    return list(_checked(data, planes * count).reshape(planes, -1))
+
+
+def _inflated_planes(lengths: list[int], count: int, take: Take) -> list[npt.NDArray[np.uint8]]:
+    """Of blocks of before: each plane is deflated by itself, or stored as it is (its length is negative)."""
+    return [_checked(_inflated(take(abs(length)), length, count), count) for length in lengths]
+
+
+def _inflated(data: memoryview, length: int, count: int) -> bytes | memoryview:
+    return zlib.decompressobj(_RAW_DEFLATE).decompress(data, count + 1) if length > 0 else data
+
+
+def _checked(data: bytes | memoryview, count: int) -> npt.NDArray[np.uint8]:
     if len(data) != count:
-        raise BlockDamaged(f"a column of a packed block has {len(data)} numbers instead of {count}")
+        raise BlockDamaged(f"a column of a packed block has {len(data)} bytes of numbers instead of {count}")
     return np.frombuffer(data, np.uint8)
 
 

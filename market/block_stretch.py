@@ -73,7 +73,8 @@ def unpacked_stretch(
     lengths = [_count(block, rows) for block, rows in zip(read, wanted, strict=True)]
     found = np.empty(sum(lengths), kind.dtype)
     at = 0
-    for block, rows, length in zip(read, wanted, lengths, strict=True):
+    for rows, length in zip(wanted, lengths, strict=True):
+        block = read.pop(0)  # its columns are let go before the next one's are made, which then lie in the same memory
         into = found[at : at + length]
         if block.dtype == kind.dtype:
             block.write(into, rows)

@@ -28,8 +28,10 @@ from marketd.market.block_streams import Ints, Meta
 from marketd.market.book_rows import depth_of, refit
 from marketd.market.errors import BlockDamaged, InvalidArgument
 from marketd.market.records import Kind, Records
+from marketd.market.zstd import ZstdError
 
-_MAGIC, _VERSION = b"MKTB", 1
+_MAGIC = b"MKTB"
+_VERSION, _VERSIONS = 2, (1, 2)  # that is written, that are read: in 1 planes were deflated
 _FRAME = struct.Struct("<4sB3xII")
 _CHECKED_FROM = 12  # the CRC is of everything from here on
 _ROWS_IN_CACHE = 2048
@@ -156,7 +158,7 @@ class _Packer:
         encoded = streams.encode(values, self._choices.get(name, what))
         if encoded.meta[0] != streams.CONSTANT:
             self._choices.keep(name, what, encoded.meta[0])
-        self.parts += encoded.parts
+        self.parts.append(encoded.data)
         return encoded.meta
 
 
@@ -185,8 +187,10 @@ class Block:
             magic, version, crc, length = _FRAME.unpack_from(view)
         except struct.error:
             raise BlockDamaged(f"{len(view)} bytes are no packed block") from None
-        if magic != _MAGIC or version != _VERSION:
-            raise BlockDamaged(f"a packed block begins with {magic!r}, version {version}: marketd reads {_VERSION}")
+        if magic != _MAGIC or version not in _VERSIONS:
+            raise BlockDamaged(
+                f"a packed block begins with {magic!r}, version {version}: marketd reads up to {_VERSION}"
+            )
         if zlib.crc32(view[_CHECKED_FROM:]) != crc:
             raise BlockDamaged(f"a packed block of {len(view)} bytes is damaged: its CRC does not agree")
         start = _FRAME.size + length
@@ -306,7 +310,16 @@ class _Reading:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(
             error,
-            (ArithmeticError, RecursionError, LookupError, TypeError, ValueError, zlib.error, msgspec.MsgspecError),
+            (
+                ArithmeticError,
+                RecursionError,
+                LookupError,
+                TypeError,
+                ValueError,
+                zlib.error,
+                ZstdError,
+                msgspec.MsgspecError,
+            ),
         ):
             if isinstance(error, BlockDamaged):
                 return

@@ -1,8 +1,8 @@
 """The reading side of the database: named statements, bound by instrument and time, answered as binary COPY.
 
-`Reader` methods take an open connection and give the COPY bytes as they come: rows newest first, in the layout of
-`marketd.market.rows.codec(table, kind)`. Decoding is left to whoever wants numbers, often the client. Where a part of
-an answer is packed (`sql/read_packed.py`) the answer is records.
+`Reader` methods take an open connection and give the COPY bytes as they come: rows newest first (of bars in any order
+where all of them come), in the layout of `marketd.market.rows.codec(table, kind)`. Decoding is left to whoever wants
+numbers, often the client. Where a part of an answer is packed (`sql/read_packed.py`) the answer is records.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from marketd.market.instruments import Instrument
 from marketd.market.ordering import newest_of_each_time
 from marketd.market.records import BY_NAME, Kind, Records
 from marketd.market.rows import codec
+from marketd.market.times import NS_PER_SECOND
 from marketd.sql.copy import copy_out
 from marketd.sql.literals import bind
 from marketd.sql.packed_tables import PACKED_TABLES, joined
@@ -157,7 +158,16 @@ def bars_statement(
     if source is not None:
         name += "_of_source"
         args.append(source)
-    return _READ[name].format(columns=columns_of("candles_1s" if timeframe == SECOND else "candles", _CANDLE)), args
+    columns = columns_of("candles_1s" if timeframe == SECOND else "candles", _CANDLE)
+    order = "" if _has_room(timeframe, span, rows) else "ORDER BY ts DESC"
+    return _READ[name].format(columns=columns, order=order), args
+
+
+def _has_room(timeframe: int, span: Span, rows: int) -> bool:
+    """Can there be no more than that many rows? Then it does not matter which of them come first."""
+    if span.start is None or span.end is None:
+        return rows == NO_LIMIT
+    return rows > (span.end - span.start) // (timeframe * NS_PER_SECOND) * SOURCES_PER_BAR + SOURCES_PER_BAR
 
 
 def _as_known(timeframe: int, source: int | None) -> str:

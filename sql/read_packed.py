@@ -18,6 +18,7 @@ import numpy.typing as npt
 from marketd.market.block_stretch import Within, has_versions, unpacked_stretch, unpacked_times
 from marketd.market.records import Kind, Records
 from marketd.sql.packed_tables import NO_TIMEFRAME, PACKED_TABLES, newest_packed, to_ns
+from marketd.sql.sessions import told_once
 from marketd.sql.statements import statements
 from marketd.sql.store import Connection
 
@@ -51,6 +52,13 @@ class PackedSpan(NamedTuple):
         return Within(to_ns(self.start), to_ns(self.end), to_ns(self.known))
 
 
+async def may_be_packed(connection: Connection, span: PackedSpan) -> bool:
+    """False: nothing of the span is, and nobody needs to look."""
+    if span.table not in PACKED_TABLES or span.start >= newest_packed():
+        return False
+    return bool(await told_once(connection, _PACKED["may_have_blocks"]))
+
+
 class WholeBlocks(NamedTuple):
     """Blocks that have all of an answer, in the order of time: those of their records that lie `within` are the answer,
     or its newest ones where a limit was asked for. `inside`: how many these are at least; `rows`: all that are packed.
@@ -75,10 +83,12 @@ async def packed_records(
     """The records that the span has packed, stretch by stretch, the newest (or oldest) first: one stretch, as a rule,
     for who wants no more than `wanted`.
     """
+    if not await may_be_packed(connection, span):
+        return
     start, end = span.start, min(span.end, newest_packed())
     statement = _PACKED["blocks"].format(direction="DESC" if span.newest else "ASC")
     most = max(1, _UNPACKED_BYTES // span.kind.dtype.itemsize)
-    while span.table in PACKED_TABLES and start < end:
+    while start < end:
         blocks = await connection.fetch(statement, *span.key, start, end, span.known, wanted, most, _MOST_BLOCKS)
         if not blocks:
             return
@@ -99,9 +109,9 @@ async def whole_blocks(connection: Connection, span: PackedSpan, limit: int) -> 
     """The blocks that have all that the span has packed, or its newest `limit`. None when there are no such blocks:
     they would have to be looked into, or are too much.
     """
-    if span.table not in PACKED_TABLES or span.start >= newest_packed():
-        return None
     if not span.newest and limit < _NO_LIMIT:
+        return None
+    if not await may_be_packed(connection, span):
         return None
     most = _WHOLE_BYTES // span.kind.dtype.itemsize
     blocks: list[Any] = await connection.fetch(

@@ -19,11 +19,12 @@ _SPREAD = 0.25  # of it, by which lives differ: sessions that began together do 
 
 
 class Session(asyncpg.Connection):
-    __slots__ = ("_preface", "ends_at")  # asyncpg's own has them
+    __slots__ = ("_preface", "ends_at", "told")  # asyncpg's own has them
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._preface = ""
+        self.told: dict[str, Any] = {}
         self.ends_at = time.monotonic() + SESSION_SECONDS * random.uniform(1 - _SPREAD, 1)
 
     def precede(self, statements: str) -> None:
@@ -56,3 +57,11 @@ class Session(asyncpg.Connection):
 def is_old(conn: asyncpg.Connection[Any]) -> bool:
     """Whether the session behind a pool's connection is to be replaced."""
     return time.monotonic() >= float(getattr(conn, "ends_at", float("inf")))
+
+
+async def told_once(conn: asyncpg.Connection[Any], question: str) -> Any:
+    """The one value that a statement gives, where it is the same as long as the database lives: a session asks once."""
+    told: dict[str, Any] = getattr(conn, "told", {})
+    if question not in told:
+        told[question] = await conn.fetchval(question)
+    return told[question]

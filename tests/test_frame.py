@@ -55,7 +55,7 @@ def test_the_version_is_the_same_everywhere() -> None:
 
 def test_a_bare_install_brings_what_a_client_needs_and_no_more() -> None:
     names = {Requirement(text).name for text in PYPROJECT["project"]["dependencies"]}
-    assert names == {"numpy", "pyzmq", "msgspec"}
+    assert names == {"numpy", "pyzmq", "msgspec", "backports-zstd"}
 
 
 def test_all_means_every_extra_a_user_may_want() -> None:

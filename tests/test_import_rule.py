@@ -23,7 +23,9 @@ MAY_IMPORT = {
     "client": frozenset({"ipc", "market"}),
     "ops": frozenset({"daemon", "client", "sql", "ipc", "market", "marketd"}),
 }
-MARKET_THIRD_PARTY = frozenset({"numpy", "msgspec"})
+MARKET_THIRD_PARTY = frozenset(
+    {"numpy", "msgspec", "backports", "compression"}
+)  # zstd: the standard library's from 3.14 on
 EXTRAS = (
     "asyncpg",
     "uvloop",
@@ -73,7 +75,7 @@ def complaint(room: str, name: str) -> str | None:
         return f"{name}: a room by its bare name; write marketd.{name}"
     if top != "marketd":
         if room == "market" and top not in MARKET_THIRD_PARTY | sys.stdlib_module_names:
-            return f"{name}: market imports only numpy, msgspec and the standard library"
+            return f"{name}: market imports only numpy, msgspec, zstd and the standard library"
         return None
     if rest == "__version__":
         return None  # the one name of the public package that is below every room
@@ -168,7 +170,7 @@ assert not above, above
 
 
 def test_a_bare_install_can_import_all_of_the_client() -> None:
-    """`pip install marketd` brings numpy, pyzmq, msgspec; pandas and pyarrow come in where they are used."""
+    """`pip install marketd` brings numpy, pyzmq, msgspec, zstd; pandas and pyarrow come in where they are used."""
     command = [sys.executable, "-c", _IMPORT_EVERYTHING_A_CLIENT_HAS, *EXTRAS]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr

@@ -2,6 +2,10 @@
 -- Stretches are at most a day long, so that whoever looks for those that touch a span begins a day before it.
 -- `{table}` and `{time}` are filled in from the table of kinds, never from input.
 
+-- name: may_have_blocks
+-- Only the profile `postgres` packs; the other one has longer bars to refresh.
+SELECT to_regclass('marketd.refresh_due') IS NULL;
+
 -- name: blocks
 -- Blocks that touch a span and have something that was known at $6, the newest first (`{direction}` DESC) or the oldest: of
 -- the nearest $9 as many as are needed for $7 rows, with $8 rows in all. `are_all`: there is none beyond them.

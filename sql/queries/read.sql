@@ -11,24 +11,25 @@ SELECT instrument_id, symbol, venue, base, quote, market, price_scale, size_scal
 FROM instruments ORDER BY instrument_id;
 
 -- name: bars_1s
+-- `{order}` is left out where the limit cannot be reached: the columnstore gives ordered rows one by one, others by batches.
 SELECT {columns} FROM candles_1s
 WHERE instrument_id = $1 AND ts >= $2 AND ts < $3
-ORDER BY ts DESC LIMIT $4;
+{order} LIMIT $4;
 
 -- name: bars_1s_of_source
 SELECT {columns} FROM candles_1s
 WHERE instrument_id = $1 AND ts >= $2 AND ts < $3 AND source = $5
-ORDER BY ts DESC LIMIT $4;
+{order} LIMIT $4;
 
 -- name: bars
 SELECT {columns} FROM candles
 WHERE instrument_id = $1 AND ts >= $2 AND ts < $3 AND timeframe = $5
-ORDER BY ts DESC LIMIT $4;
+{order} LIMIT $4;
 
 -- name: bars_of_source
 SELECT {columns} FROM candles
 WHERE instrument_id = $1 AND ts >= $2 AND ts < $3 AND timeframe = $5 AND source = $6
-ORDER BY ts DESC LIMIT $4;
+{order} LIMIT $4;
 
 -- name: bars_as_known
 -- The newest version known at $6, of each bar and source; of one source: $7.

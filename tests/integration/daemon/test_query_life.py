@@ -120,20 +120,35 @@ async def test_a_picture_begins_with_its_first_statement_and_ends_by_itself(data
 async def test_several_timeframes_and_what_they_are_worth_cost_two_round_trips(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(desk.service._bar_reader, "_timeframes", [1, 60, 300])
+    sent = await _spied(desk, monkeypatch)
+    await desk.service.answer(Bars(symbol=BTC.name, timeframes=[60, 300], start=START, end=START + SECOND, limit=9))
+    assert [statement.split()[0] for statement in sent] == ["BEGIN", "SELECT"]
+
+
+async def test_for_packed_blocks_is_looked_only_where_there_may_be_some(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = await _spied(desk, monkeypatch)
+    await desk.service.answer(Bars(symbol=BTC.name, timeframes=[1], start=START, end=START + SECOND))
+    looks = sum("FROM packed_blocks" in statement for statement in sent)
+    assert looks == (1 if await desk.database.profile() is Profile.POSTGRES else 0)
+
+
+async def _spied(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is sent to PostgreSQL from now on."""
     await desk.service._instruments.read()
     monkeypatch.setattr(desk.service._instruments, "_old_at", float("inf"))  # they are not asked for again meanwhile
-    monkeypatch.setattr(desk.service._bar_reader, "_timeframes", [1, 60, 300])
-    trips: list[str] = []
+    sent: list[str] = []
     for name in ("_copy_out", "_execute", "execute"):
         spied = getattr(asyncpg.Connection, name)
 
         async def spy(self: Any, *args: Any, spied: Any = spied, **options: Any) -> Any:
-            trips.append(args[0].split()[0])
+            sent.append(args[0])
             return await spied(self, *args, **options)
 
         monkeypatch.setattr(asyncpg.Connection, name, spy)
-    await desk.service.answer(Bars(symbol=BTC.name, timeframes=[60, 300], start=START, end=START + SECOND, limit=9))
-    assert trips == ["BEGIN", "SELECT"]
+    return sent
 
 
 async def test_who_asks_while_the_list_of_instruments_grows_old_does_not_wait_for_the_next(desk: Desk) -> None:

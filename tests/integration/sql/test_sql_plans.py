@@ -56,6 +56,7 @@ EXEMPT = {
     "storage": set(statements("storage")),  # sizes of pieces, from the catalogue; each edge is looked up in one piece
     "move": set(statements("move")),  # everything is moved, so everything is read
     "packed": {
+        "may_have_blocks",
         "try_lock",
         "share_locks",
         "insert_block",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from itertools import pairwise
 from typing import Any
 
@@ -83,3 +84,15 @@ def test_books_of_other_depths_come_at_the_one_that_is_asked_for() -> None:
     blocks = [pack(records_at([1], book_kind(2))), pack(records_at([2], book_kind(5)))]
     found = unpacked_stretch(blocks, book_kind(3))
     assert found.dtype == book_dtype(3) and found["ts_event"].tolist() == [1, 2]
+
+
+def test_of_one_block_at_a_time_the_columns_are_in_memory() -> None:
+    records = records_at(list(range(16_000)), CANDLE)
+    packed = [data for _, _, data in packed_parts(records, "ts", 1000)]
+    unpacked_stretch(packed, CANDLE)
+    tracemalloc.start()
+    found = unpacked_stretch(packed, CANDLE)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.tobytes() == records.tobytes()
+    assert peak < 1.5 * records.nbytes

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
+from base64 import b85decode
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,6 +30,15 @@ DTYPES = [
     book_dtype(3),
     FUNDING.dtype,
 ]
+# What `some_trades` were packed as in version 1: planes deflated, or as they are.
+OF_VERSION_1 = b85decode(
+    "O-ocl0RR91fuoTk7y$qPl0cZ2sC08*Wp-t5bfY|JH~_!^laZuuZ*FA(mIKch>E>8+m;eCH1L%?f0R)hisC08*Yi@6MZlgSDH~_!^laZuuZ*FA("
+    "mIKch>E>8+<V!%!1L%?f0sxT+mZNiJaictGH~_!^laZuuZ*FA(mI43)kpKdamZ)@cVPs`rX=I~3X*dAD0F#lVZf|a70G0yI0BX;`0g(U#kd~!z"
+    "a%p2_qdaLi0Kfo~k)&>KZe;+L1I_?jjer4?0097!3k#N{b7^{IqdaLi0Kfo~k)&>KZe;+L0RaJ!0Fuza(7=|Yb7^E{qdaLe0Kfo~k)&>KZe;+L"
+    "0sjJ!0FeilrDkklXLF-GX*2-90F#lVZf|a70FnRzV`1cCAs+z%V`0GuPG7;wfwKT(V8931*|BoqEC2v;CH9qf?CbJWJ;9L?vj3_2rRxM`)<I~^"
+    "WKmL>7V68xnY|RKiWGH0_SvC|J^RGjaohG>t0Y4}^-cN<`CI_M-$Bv)I+GlFXER5rc6EwAL-pP=U3}r1@aV~$vK~cL$M0{ywgIiGM!Tnzbu%ZN"
+    "RuTzv27n?pju0zl)2U-*V5A5F00"
+)
 EDGES = [ABSENT, ABSENT + 1, -1, 0, 1, 2**63 - 1]
 
 
@@ -46,6 +58,17 @@ def day_of_bars(count: int = 86_400) -> Records:
     bars["quote_volume"] = bars["close"] * bars["volume"] // 100_000
     bars["trade_count"], bars["timeframe"], bars["source"] = 1 + random.poisson(12, count), 1, 1
     return bars
+
+
+def some_trades() -> Records:
+    n = np.arange(64)
+    trades = np.zeros(64, BY_NAME["trade"].dtype)
+    trades["ts_event"] = START + n * n * 1000
+    trades["ts_known"] = trades["ts_event"] + 5_000_000 + n % 3 * 1000
+    trades["seq"], trades["trade_id"], trades["price"] = n, 7_000_000 + n, 6_000_000 + n * n % 1000
+    trades["size"] = 1 + n**5 * 2_654_435_761 % 4_294_967_291 % 65_521
+    trades["side"] = 1 - n % 2 * 2
+    return trades
 
 
 @st.composite
@@ -104,7 +127,7 @@ def test_some_columns_can_be_read_alone(records: Records, data: st.DataObject) -
 @given(arrays.arrays(np.int64, st.integers(1, 40), elements=st.one_of(st.sampled_from(EDGES), st.integers(-300, 300))))
 def test_every_integer_of_a_stream_comes_back(values: Any) -> None:
     encoded = encode(values)
-    data = memoryview(b"".join(encoded.parts))
+    data = memoryview(encoded.data)
     at = 0
 
     def take(count: int) -> memoryview:
@@ -164,6 +187,28 @@ def test_a_damaged_block_is_refused_by_name(place: int) -> None:
 def test_a_cut_block_is_refused_by_name(length: int) -> None:
     with pytest.raises(BlockDamaged):
         Block(pack(day_of_bars(100))[:length])
+
+
+def test_a_block_of_the_version_before_is_read() -> None:
+    assert OF_VERSION_1[4] == 1 and pack(some_trades())[4] == 2
+    assert Block(OF_VERSION_1).records().tobytes() == some_trades().tobytes()
+
+
+def test_a_block_of_a_later_version_is_refused_by_name() -> None:
+    data = bytearray(pack(some_trades()))
+    data[4] = 3
+    with pytest.raises(BlockDamaged, match="version 3"):
+        Block(bytes(data))
+
+
+@pytest.mark.parametrize("packed", [pack(some_trades()), OF_VERSION_1])
+def test_a_column_that_cannot_be_decompressed_is_refused_by_name(packed: bytes) -> None:
+    data = bytearray(packed)
+    start = 16 + struct.unpack_from("<I", data, 12)[0]
+    data[start:] = bytes(len(data) - start)
+    data[8:12] = struct.pack("<I", zlib.crc32(data[12:]))
+    with pytest.raises(BlockDamaged, match="price"):
+        Block(bytes(data)).column("price")
 
 
 def test_a_column_that_a_block_has_not_is_refused_by_name() -> None:

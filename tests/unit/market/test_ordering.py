@@ -38,3 +38,9 @@ def test_what_is_in_order_or_in_the_opposite_one_is_not_copied() -> None:
 def test_of_each_moment_the_greatest_seq_counts(moments: list[tuple[int, int]]) -> None:
     found = newest_of_each_time(at(moments), "ts_event")
     assert found.tolist() == at(sorted(dict(sorted(moments)).items())).tolist()
+
+
+def test_records_of_one_version_each_are_not_copied() -> None:
+    records = at([(1, 1), (2, 2), (4, 4)])
+    assert newest_of_each_time(records, "ts_event") is records
+    assert len(newest_of_each_time(records[:0], "ts_event")) == 0
