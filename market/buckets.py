@@ -121,6 +121,7 @@ class BucketKernel(SecondsKernel[bytes]):
         self._live_ns = 0  # since the kernel began
         self._live_before = [0] * len(TIMEFRAMES)  # of it, before the open intervals
         self._mid2 = [ABSENT] * len(TIMEFRAMES)  # the last one in each interval
+        self._is_carried = [False] * len(TIMEFRAMES)  # it is that of the state in which the interval began
         self._mid2_now = ABSENT
         self._edges_now = _NO_EDGES
         self._edges = [_NO_EDGES] * len(TIMEFRAMES)  # the narrowest in each interval
@@ -128,6 +129,8 @@ class BucketKernel(SecondsKernel[bytes]):
     def book(self, ts_ns: int, book: OrderBook, change: Change | None = None) -> None:
         """The book is LIVE and like this from `ts_ns` on, by `change` since the last call; None: it began anew."""
         self._move(ts_ns)
+        if self._now == self._starts[0]:
+            self._drop_carried()
         bid, ask = book.best_bid, book.best_ask
         self._mid2_now = ABSENT
         if bid is not None and ask is not None:
@@ -151,11 +154,19 @@ class BucketKernel(SecondsKernel[bytes]):
     def leave(self, ts_ns: int, state: BookState) -> None:
         """From `ts_ns` on the book is in `state`, which is not LIVE."""
         self._move(ts_ns)
+        if self._now == self._starts[0]:
+            self._drop_carried()
         self._settle()
         self._state, self._mid2_now, self._edges_now = state, ABSENT, _NO_EDGES
         elapsed_ns = self._elapsed_ns()
         self._bids.become({}, elapsed_ns)
         self._asks.become({}, elapsed_ns)
+
+    def _drop_carried(self) -> None:
+        """The state in which an interval began stood in it for no time."""
+        for index, start in enumerate(self._starts):
+            if self._is_carried[index] and start == self._now:
+                self._mid2[index], self._is_carried[index] = ABSENT, False
 
     def _see_edges(self, book: OrderBook) -> None:
         bid, ask = self._edges_now = book.bid_edge, book.ask_edge
@@ -191,6 +202,7 @@ class BucketKernel(SecondsKernel[bytes]):
         start = self._starts[index] = ts_ns - ts_ns % (TIMEFRAMES[index] * NS_PER_SECOND)
         self._live_before[index] = self._live_ns
         self._mid2[index], self._edges[index] = self._mid2_now, self._edges_now
+        self._is_carried[index] = ts_ns == start
         for side in (self._bids, self._asks):
             side.moments[index].clear()
             if ts_ns > start:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from book_oracles import SECOND, Moment, Trade, applied, buckets, imbalance, levels
@@ -109,6 +109,9 @@ def test_every_second_has_the_imbalance_of_its_definition(script):
 
 @settings(deadline=None, max_examples=40)
 @given(scripts)
+@example([("anew", 1000, [], [])])  # it loses its mid just when a second begins
+@example([("anew", 2000, [], [])])  # and a minute
+@example([("leave", 2000, BookState.STALE, None), ("anew", 100, [], [])])
 def test_every_second_and_minute_has_the_buckets_of_its_definition(script):
     run = Run()
     run.play(script)
