@@ -27,7 +27,7 @@ def exchange(venue: str, speed: str, files: Sequence[str]) -> tuple[EmulatorBase
     """As `marketd emulate` makes it; what it plays, and the symbols."""
     if venue.startswith("BINANCE"):
         source = CaptureSource(files, speed=speed)
-        return Emulator(source), source, sorted(source.rules)
+        return Emulator(source, venue=venue), source, sorted(source.rules)
     playback = Playback(files, venue, speed=speed)
     return PlaybackEmulator(playback), playback, playback.symbols
 

@@ -36,7 +36,7 @@ from marketd.daemon.feeds.adapter import (
     clip_name,
 )
 from marketd.daemon.feeds.asked import Asked, words_of
-from marketd.daemon.feeds.binance_markets import COIN_M, SPOT, USD_M, Market
+from marketd.daemon.feeds.binance_markets import COIN_M, ENDPOINTS, SPOT, USD_M, Market
 from marketd.daemon.feeds.binance_names import venue_symbol
 from marketd.daemon.feeds.binance_records import (
     INTERVALS,
@@ -150,7 +150,16 @@ class BinanceAdapter(BinanceRest):
 
     def connect_url(self, base: str, streams: Sequence[str]) -> tuple[str, list[str]]:
         named, rest = streams[:URL_STREAMS], list(streams[URL_STREAMS:])
-        return f"{base.rstrip('/')}/stream?streams={'/'.join(named)}", rest
+        return f"{self._place(base, streams)}/stream?streams={'/'.join(named)}", rest
+
+    def _place(self, base: str, streams: Sequence[str]) -> str:
+        """The address that has the streams; a path of the market's own in `base` is no more than one of them."""
+        base, endpoint_of = base.rstrip("/"), self._market.endpoint_of
+        if endpoint_of is None:
+            return base
+        for endpoint in ENDPOINTS:
+            base = base.removesuffix(endpoint)
+        return base + (endpoint_of(streams[0]) if streams else ENDPOINTS[0])
 
     def commands(self, verb: str, streams: Sequence[str], first_id: int) -> list[str]:
         chunks = [streams[i : i + COMMAND_STREAMS] for i in range(0, len(streams), COMMAND_STREAMS)]

@@ -8,10 +8,18 @@ not a change of it, so what reaches back over the last applied update may be app
 COIN-M futures are inverse contracts: a size is a number of contracts (of 100 USD for BTC, of 10 USD for the others),
 not of coins. `quote_volume` of marketd's own bars is the sum of price times contracts there, which is no turnover; the
 venue's own bars have the volume in the base coin in its place.
+
+USD-M futures have had two addresses since 2026: `/public` with what the matching engine tells of each change (single
+trades, differences of books, best prices) and `/market` with what is summed up (aggregate trades, bars, mark prices,
+liquidations). At the wrong one a subscription is acknowledged, and nothing comes; the host without a path is `/public`.
+The venue's documentation does not name `trade` at all; it comes at `/public` alone. COIN-M futures and the spot market
+have one address for everything.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 from marketd.daemon.feeds.adapter import BookDelta, BookRule, Fit
@@ -28,6 +36,17 @@ class Weights(NamedTuple):
     book: int  # 1000 levels
 
 
+_KIND = re.compile(r"[@!]([A-Za-z]+)")
+_AT_PUBLIC = ("trade", "depth", "rpiDepth", "bookTicker")
+ENDPOINTS = ("/public", "/market")
+
+
+def usd_m_endpoint(stream: str) -> str:
+    """The path of the address that has a stream: of `btcusdt@depth20@100ms`, say, or of `!bookTicker`."""
+    kind = _KIND.search(stream)
+    return ENDPOINTS[0] if kind is not None and kind[1] in _AT_PUBLIC else ENDPOINTS[1]
+
+
 class Market(NamedTuple):
     venue: str
     prefix: str  # of REST paths
@@ -38,6 +57,7 @@ class Market(NamedTuple):
     series: tuple[str, ...] = ()  # of `feeds.series.STREAMS`
     names_all: bool = False  # exchangeInfo takes no symbols, and names them all
     example: str = "BTC/USDT"
+    endpoint_of: Callable[[str], str] | None = None  # of a stream, where the market has several addresses
 
     @property
     def is_spot(self) -> bool:
@@ -91,6 +111,7 @@ USD_M = Market(
     series=_FUTURES_SERIES,
     names_all=True,
     example="BTC/USDT:USDT",
+    endpoint_of=usd_m_endpoint,
 )
 COIN_M = Market(
     venue="BINANCE_DELIVERY",

@@ -32,8 +32,8 @@ _ADDRESSES: tuple[tuple[re.Pattern[str], Told], ...] = tuple(
     (re.compile(pattern), told)
     for pattern, told in (
         (r"(dstream|dapi)[\w-]*\.binance(future)?\.com/|www\.binance\.com/dapi/", Told("BINANCE_DELIVERY")),
-        (r"((fstream|fapi)[\w-]*\.binance\.com|(stream|testnet)\.binancefuture\.com)/", Told("BINANCE_FUTURES")),
-        (r"www\.binance\.com/fapi/", Told("BINANCE_FUTURES")),
+        (r"((demo-)?(fstream|fapi)[\w-]*|www(?=[^/]*/fapi/))\.binance\.com/", Told("BINANCE_FUTURES")),
+        (r"(f?stream|testnet)\.binancefuture\.com/", Told("BINANCE_FUTURES")),
         (r"(stream|data-stream|api|data-api|ws-api|www|testnet)[\w.-]*\.binance\.(com|vision)/", Told("BINANCE")),
         (r"testnet\.binance\.vision/", Told("BINANCE")),
         (r"(?!.*international)[\w.-]+\.(coinbase|gdax)\.com/", Told("COINBASE")),

@@ -98,6 +98,7 @@ VENUES: dict[str, Venue] = {
         api_key_header=_BINANCE_KEY,
         series=USD_M.series,
         market_of=_futures_market,
+        endpoint_of=USD_M.endpoint_of,
     ),
     "BINANCE_DELIVERY": Venue(
         name="BINANCE_DELIVERY",

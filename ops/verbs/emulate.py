@@ -98,9 +98,10 @@ def _market_of(args: argparse.Namespace) -> _Market:
     if args.venue.startswith("BINANCE"):
         if args.synthetic:
             synthetic = _synthetic(args)
-            return _Market(Emulator(synthetic, **where), sorted(synthetic.rules))
+            return _Market(Emulator(synthetic, venue=args.venue, **where), sorted(synthetic.rules))
         recorded = _recorded(args)
-        return _Market(Emulator(recorded, **where), sorted(recorded.rules), recorded.recorded_trades)
+        emulator = Emulator(recorded, venue=args.venue, **where)
+        return _Market(emulator, sorted(recorded.rules), recorded.recorded_trades)
     if args.synthetic:
         raise InvalidArgument(f"--synthetic: there is none of {args.venue}, only of {DEFAULT_VENUE}", field="venue")
     print(f"reading {words.plural(len(args.captures), 'file')} …", file=sys.stderr)

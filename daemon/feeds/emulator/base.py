@@ -59,6 +59,7 @@ class Client:
     def __init__(self, socket: ServerConnection) -> None:
         self.socket = socket
         self.combined = False  # each message tells its stream
+        self.endpoint = ""  # of the address at which it is connected, where a venue has several
         self.streams: set[str] = set()
         self._queue: deque[bytes] = deque()
         self._filled = asyncio.Event()
@@ -209,7 +210,8 @@ class EmulatorBase(ABC):
     def _subscribe(self, client: Client, streams: list[str]) -> None:
         client.streams.update(streams)
         for stream in map(canonical, streams):
-            self._listeners.setdefault(stream, set()).add(client)
+            if self._has(client, stream):
+                self._listeners.setdefault(stream, set()).add(client)
         if self._listeners:
             self._someone.set()
 
@@ -239,6 +241,10 @@ class EmulatorBase(ABC):
     @abstractmethod
     async def _listen(self, client: Client) -> None:
         """See to what a client asks for, until it goes."""
+
+    def _has(self, client: Client, stream: str) -> bool:
+        """Whether a stream comes at the address at which a client is connected."""
+        return True
 
     def _frame_for(self, client: Client, message: Message) -> bytes:
         return message.frame

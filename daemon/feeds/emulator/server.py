@@ -1,7 +1,13 @@
-"""Binance's WebSocket, and its REST on the same port: streams by name, commands, limits, refusals."""
+"""Binance's WebSocket, and its REST on the same port: streams by name, commands, limits, refusals.
+
+The USD-M market has its streams at two addresses (`/public`, `/market`). As on the exchange one may ask at either for
+all of them, is told that they are subscribed, and gets those that are there; the plain address is `/public`.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import re
 import time
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -10,12 +16,16 @@ import msgspec
 from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Request, Response
 
+from marketd.daemon.feeds.binance_markets import ENDPOINTS
 from marketd.daemon.feeds.emulator import rest
 from marketd.daemon.feeds.emulator.base import Client, EmulatorBase, EmulatorStatistics, response_of
 from marketd.daemon.feeds.emulator.source import Message, Source
+from marketd.daemon.feeds.venues import venue_of
 
 MAX_STREAMS = 1024  # of one connection, as Binance allows
 POLICY_VIOLATION = 1008
+PATIENCE, LOOK_SECONDS = 500, 0.01  # how often, and how far apart: for a client's connection to another address
+_PLACE = re.compile(r"(/\w+)?(/stream|/ws(?:/.*)?)")
 
 
 class Command(msgspec.Struct):
@@ -30,33 +40,60 @@ _command = msgspec.json.Decoder(Command).decode
 
 
 class Emulator(EmulatorBase):
-    """`await start()`, then `url` (WebSocket) and `rest_url`; `await stop()` in the end."""
+    """`await start()`, then `url` (WebSocket) and `rest_url`; `await stop()` in the end.
 
-    def __init__(self, source: Source, host: str = "127.0.0.1", port: int = 0, *, expose: bool = False) -> None:
+    `venue` is the market that is played: whether its streams are split over addresses.
+    """
+
+    def __init__(
+        self, source: Source, host: str = "127.0.0.1", port: int = 0, *, expose: bool = False, venue: str = "BINANCE"
+    ) -> None:
         super().__init__(source, host, port, expose=expose)
         self._source = source
+        self._endpoint_of = venue_of(venue).endpoint_of
+        self._awaited: set[str] = set()  # addresses for whose first client the recording has waited
 
     def _on_request(self, socket: ServerConnection, request: Request) -> Response | None:
         answer = rest.answer(self._source, request.path)
         if answer is not None:
             self._rest_requests += 1
             return response_of(answer.status, answer.body)
-        path = urlsplit(request.path).path
-        if path == "/stream" or path == "/ws" or path.startswith("/ws/"):
+        place = _PLACE.fullmatch(urlsplit(request.path).path)
+        if place is not None and place[1] in ((None,) if self._endpoint_of is None else (None, *ENDPOINTS)):
             return None
         return response_of(404, b'{"code":-1,"msg":"Neither a stream nor a REST path."}')
 
     async def _listen(self, client: Client) -> None:
         assert client.socket.request is not None
         parts = urlsplit(client.socket.request.path)
-        client.combined = parts.path == "/stream"
-        named = parse_qs(parts.query).get("streams", [""])[0] if client.combined else unquote(parts.path[len("/ws/") :])
+        place = _PLACE.fullmatch(parts.path)
+        assert place is not None
+        client.endpoint, client.combined = place[1] or ENDPOINTS[0], place[2] == "/stream"
+        named = parse_qs(parts.query).get("streams", [""])[0] if client.combined else unquote(place[2][len("/ws/") :])
         streams = [stream for stream in named.split("/") if stream]
         if len(streams) > MAX_STREAMS:
             await client.socket.close(POLICY_VIOLATION, "too many streams")
             return
         self._subscribe(client, streams)
         await self._commands(client)
+
+    def _has(self, client: Client, stream: str) -> bool:
+        return self._endpoint_of is None or self._endpoint_of(stream) == client.endpoint
+
+    async def _send(self, message: Message) -> None:
+        """A recording whose time waits for its clients waits for one at each address, since they come one by one."""
+        if self._endpoint_of is not None and not self._market.realtime:
+            await self._someone_at(self._endpoint_of(message.stream), message.stream)
+        await super()._send(message)
+
+    async def _someone_at(self, endpoint: str, stream: str) -> None:
+        if endpoint in self._awaited:
+            return
+        self._awaited.add(endpoint)
+        for _ in range(PATIENCE):
+            if self.wants(stream) or any(client.endpoint == endpoint and client.streams for client in self._clients):
+                return
+            await asyncio.sleep(LOOK_SECONDS)
 
     def _frame_for(self, client: Client, message: Message) -> bytes:
         return message.frame if client.combined else _bare(message.frame)

@@ -99,8 +99,8 @@ def feed_of(
 
 
 @contextlib.asynccontextmanager
-async def emulated(source: Source) -> AsyncIterator[Emulator]:
-    emulator = Emulator(source)
+async def emulated(source: Source, venue: str = "BINANCE") -> AsyncIterator[Emulator]:
+    emulator = Emulator(source, venue=venue)
     await emulator.start()
     try:
         yield emulator

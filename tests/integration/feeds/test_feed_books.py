@@ -234,7 +234,7 @@ async def test_recorded_futures_come_through_with_their_books(
     source = CaptureSource([shared_data / "ws_binance_raw" / f"{stem}.gz"])
     name = next(iter(source.rules))
     async with (
-        emulated(source) as emulator,
+        emulated(source, venue) as emulator,
         running(feed_of(emulator, sink, [symbol], venue=venue, book=True)) as feed,
     ):
         await eventually_async(lambda: emulator.progress().ended and feed.statistics().books_live == 1, timeout=60.0)

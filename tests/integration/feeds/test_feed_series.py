@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from recording_sink import RecordingSink, emulated, feed_of, running
+from websockets.asyncio.client import connect
 
 from marketd.daemon.feeds.emulator import CaptureSource
 from marketd.market.errors import ConfigError
@@ -43,7 +46,7 @@ def recording(tmp_path: Path) -> Path:
 async def test_declared_series_arrive_with_the_fields_that_are_declared(tmp_path: Path) -> None:
     sink, kinds = RecordingSink(), (FUNDING, LIQUIDATION)
     async with (
-        emulated(CaptureSource([recording(tmp_path)])) as emulator,
+        emulated(CaptureSource([recording(tmp_path)]), "BINANCE_FUTURES") as emulator,
         running(feed_of(emulator, sink, ["BTC/USDT:USDT"], venue="BINANCE_FUTURES", candles=(), series=kinds)),
     ):
         await eventually_async(lambda: [kind for kind, _ in sink.parts["BTCUSDT"] if kind == "liquidation"])
@@ -55,10 +58,52 @@ async def test_declared_series_arrive_with_the_fields_that_are_declared(tmp_path
     assert forced[["side", "price", "size"]].tolist() == [(1, 618400, 14)]
 
 
+async def test_streams_of_both_addresses_of_a_market_come_together(tmp_path: Path) -> None:
+    """Trades at one, mark prices at the other; asked for at the wrong one they are acknowledged and never come."""
+    sink = RecordingSink()
+    async with (
+        emulated(CaptureSource([recording(tmp_path)]), "BINANCE_FUTURES") as emulator,
+        running(feed_of(emulator, sink, ["BTCUSDT"], venue="BINANCE_FUTURES", candles=(), series=(FUNDING,))) as feed,
+    ):
+        await eventually_async(lambda: len(sink.ids("BTCUSDT")) == 5 and feed.statistics().messages == 10)
+        assert sorted(each.streams for each in feed.statistics().connections) == [1, 1]
+
+
+async def test_an_address_of_the_market_in_the_settings_means_its_host(tmp_path: Path) -> None:
+    sink = RecordingSink()
+    async with emulated(CaptureSource([recording(tmp_path)]), "BINANCE_FUTURES") as emulator:
+        at_market = {"venue": "BINANCE_FUTURES", "ws_url": f"{emulator.ws_url}/market/", "candles": ()}
+        async with running(feed_of(emulator, sink, ["BTCUSDT"], series=(FUNDING,), **at_market)) as feed:
+            await eventually_async(lambda: feed.statistics().messages == 10)
+
+
+@pytest.mark.parametrize(
+    ("path", "wanted"),
+    [
+        ("/public/stream", {"btcusdt@trade"}),
+        ("/market/stream", {"btcusdt@markPrice@1s", "btcusdt@forceOrder"}),
+        ("/stream", {"btcusdt@trade"}),
+    ],
+)
+async def test_the_emulator_has_each_stream_where_the_venue_has_it(tmp_path: Path, path: str, wanted: set[str]) -> None:
+    every = "btcusdt@trade/btcusdt@markPrice@1s"
+    heard: list[dict[str, Any]] = []
+    async with (
+        emulated(CaptureSource([recording(tmp_path)], speed="10"), "BINANCE_FUTURES") as emulator,
+        connect(f"{emulator.url}{path}?streams={every}", proxy=None) as socket,
+    ):
+        await socket.send(json.dumps({"method": "SUBSCRIBE", "params": ["btcusdt@forceOrder"], "id": 1}))
+        with contextlib.suppress(TimeoutError):
+            while True:
+                heard.append(json.loads(await asyncio.wait_for(socket.recv(), 1.0)))
+    assert {"result": None, "id": 1} in heard  # whatever is asked for is acknowledged
+    assert {message["stream"] for message in heard if "stream" in message} == wanted
+
+
 async def test_what_is_not_declared_is_not_asked_for(tmp_path: Path) -> None:
     sink = RecordingSink()
     async with (
-        emulated(CaptureSource([recording(tmp_path)])) as emulator,
+        emulated(CaptureSource([recording(tmp_path)]), "BINANCE_FUTURES") as emulator,
         running(feed_of(emulator, sink, ["BTC/USDT:USDT"], venue="BINANCE_FUTURES", candles=())) as feed,
     ):
         await eventually_async(lambda: len(sink.ids("BTCUSDT")) == 5)
@@ -70,7 +115,7 @@ async def test_a_poll_that_is_not_answered_is_counted_and_costs_nothing_else(tmp
     sink = RecordingSink()
     series = (OPEN_INTEREST,)  # the emulator does not know this path
     async with (
-        emulated(CaptureSource([recording(tmp_path)])) as emulator,
+        emulated(CaptureSource([recording(tmp_path)]), "BINANCE_FUTURES") as emulator,
         running(feed_of(emulator, sink, ["BTCUSDT"], venue="BINANCE_FUTURES", candles=(), series=series)) as feed,
     ):
         await eventually_async(lambda: feed.statistics().polls_failed == 1 and len(sink.ids("BTCUSDT")) == 5)

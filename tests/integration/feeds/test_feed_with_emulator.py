@@ -6,6 +6,7 @@ import asyncio
 import random
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ from marketd.daemon.feeds.adapter import Rejected
 from marketd.daemon.feeds.capture_writer import CaptureWriter
 from marketd.daemon.feeds.captures import CaptureReader
 from marketd.daemon.feeds.connection import Timing
-from marketd.daemon.feeds.emulator import CaptureSource, Emulator, SyntheticMarket
+from marketd.daemon.feeds.emulator import CaptureSource, Emulator, SyntheticFutures, SyntheticMarket
 from marketd.daemon.feeds.emulator.source import Crowd, Message, Send
+from marketd.daemon.feeds.recorded_venue import recorded_venue
 from marketd.daemon.feeds.survey import survey
 from marketd.market.records import BY_NAME, Coverage, Ended, Source
 from support import eventually_async
@@ -377,17 +379,30 @@ async def test_a_finer_grid_of_the_venue_is_noticed_by_what_it_breaks_and_taken_
         assert float(said[trade["trade_id"]]) == trade["price"] / 10**true_rules.price_places
 
 
-async def test_a_raw_capture_of_a_feed_can_be_served_again(tmp_path: Path) -> None:
-    sink, again = RecordingSink(), RecordingSink()
-    market = SyntheticMarket(7, ["BTCUSDT"], 100.0)
-    async with emulated(market) as emulator:
-        capture = CaptureWriter(tmp_path, "BINANCE")
-        async with running(feed_of(emulator, sink, ["BTCUSDT"], capture=capture)):
+@pytest.mark.parametrize(
+    ("venue", "kind", "trades", "addresses"),
+    [
+        ("BINANCE", SyntheticMarket, "trade", {"/stream"}),
+        ("BINANCE_FUTURES", SyntheticFutures, "aggTrade", {"/public/stream", "/market/stream"}),
+    ],
+)
+async def test_a_raw_capture_of_a_feed_can_be_served_again(
+    tmp_path: Path, venue: str, kind: type[SyntheticMarket], trades: str, addresses: set[str]
+) -> None:
+    sink, again, options = RecordingSink(), RecordingSink(), {"venue": venue, "trades": trades, "book": True}
+    async with emulated(kind(7, ["BTCUSDT"], 100.0), venue) as emulator:
+        capture = CaptureWriter(tmp_path, venue)
+        async with running(feed_of(emulator, sink, ["BTCUSDT"], capture=capture, **options)):
             await eventually_async(lambda: len(sink.ids("BTCUSDT")) > 100)
     (path,) = tmp_path.iterdir()
-    kinds = {line.kind for line in CaptureReader(path)}
-    assert kinds == {"ws", "connect", "rest"}
-    async with emulated(CaptureSource([path])) as emulator, running(feed_of(emulator, again, ["BTCUSDT"])):
+    lines = list(CaptureReader(path))
+    assert {line.kind for line in lines} == {"ws", "connect", "rest"}
+    assert {urlsplit(line.url).path for line in lines if line.kind == "connect"} == addresses
+    assert recorded_venue([path], None) == venue
+    async with (
+        emulated(CaptureSource([path], venue), venue) as emulator,
+        running(feed_of(emulator, again, ["BTCUSDT"], **options)),
+    ):
         await eventually_async(lambda: again.ids("BTCUSDT")[-1:] == sink.ids("BTCUSDT")[-1:])
     first, second = sink.records("BTCUSDT", "trade"), again.records("BTCUSDT", "trade")
     begin = max(first["trade_id"][0], second["trade_id"][0])  # around the first message one had more over REST

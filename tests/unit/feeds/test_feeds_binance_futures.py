@@ -220,3 +220,36 @@ def test_a_declared_stream_gets_the_fields_that_it_declares() -> None:
 def test_a_declaration_that_no_venue_can_fill_is_refused_by_its_field(fields: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match=r"streams\.funding\.fields"):
         series.wanted([series_kind(64, "funding", fields)], ["funding"])
+
+
+# ---- addresses ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("stream", "endpoint"),
+    [
+        ("btcusdt@trade", "/public"),
+        ("btcusdt@depth@100ms", "/public"),
+        ("btcusdt@depth20@500ms", "/public"),
+        ("btcusdt@bookTicker", "/public"),
+        ("!bookTicker", "/public"),
+        ("btcusdt@aggTrade", "/market"),
+        ("btcusdt@kline_1m", "/market"),
+        ("btcusdt@markPrice@1s", "/market"),
+        ("!markPrice@arr@1s", "/market"),
+        ("btcusdt@forceOrder", "/market"),
+    ],
+)
+def test_each_stream_of_usd_m_is_asked_for_at_the_address_that_has_it(stream: str, endpoint: str) -> None:
+    venue = VENUES["BINANCE_FUTURES"]
+    assert venue.endpoint_of is not None and venue.endpoint_of(stream) == endpoint
+    made = adapter()
+    for base in ("wss://host", "wss://host/", "wss://host/public", "wss://host/market"):
+        assert made.connect_url(base, [stream]) == (f"wss://host{endpoint}/stream?streams={stream}", [])
+
+
+@pytest.mark.parametrize("venue", ["BINANCE", "BINANCE_DELIVERY"])
+def test_the_other_markets_have_one_address_for_everything(venue: str) -> None:
+    assert VENUES[venue].endpoint_of is None
+    streams = ["x@trade", "x@kline_1m"]
+    assert adapter(venue).connect_url("wss://host", streams) == ("wss://host/stream?streams=x@trade/x@kline_1m", [])

@@ -23,6 +23,10 @@ def recording(tmp_path: Path, *lines: str) -> Path:
     [
         ("wss://ws.kraken.com", "KRAKEN"),
         ("wss://fstream.binance.com/stream?streams=a@depth", "BINANCE_FUTURES"),
+        ("wss://fstream.binance.com/public/stream?streams=a@depth", "BINANCE_FUTURES"),
+        ("wss://fstream.binance.com/market/ws/a@aggTrade", "BINANCE_FUTURES"),
+        ("wss://demo-fstream.binance.com/market/stream?streams=a@kline_1m", "BINANCE_FUTURES"),
+        ("wss://fstream.binancefuture.com/public/stream?streams=a@depth", "BINANCE_FUTURES"),
         ("wss://stream.binance.com:9443/stream", "BINANCE"),
         ("wss://ws-feed.pro.coinbase.com", "COINBASE"),
         ("wss://ws.bitstamp.net/", "BITSTAMP"),
