@@ -157,6 +157,7 @@ def _check_what_the_venue_has(where: str, name: str, venue: Venue) -> None:
     from marketd.daemon.feeds.venues import venue_of  # adapters read settings, which are made by these rules
 
     row = venue_of(name, venue.ws_url)
+    _check_api_key_file(f"{where}.api_key_file", venue.api_key_file, row.api_key_header)
     adapter = row.adapter(trades=venue.trades, candles=())
     for i, text in enumerate(venue.candles):
         try:
@@ -168,6 +169,13 @@ def _check_what_the_venue_has(where: str, name: str, venue: Venue) -> None:
             adapter.venue_symbol(symbol)
         except InvalidArgument as error:
             fail(f"{where}.symbols[{i}]", str(error).removeprefix(f"{error.field}: "))
+
+
+def _check_api_key_file(path: str, name: str, header: str) -> None:
+    if name and not header:
+        fail(path, "nothing that is asked of this venue needs a key; leave it out")
+    if name and not name.startswith("/") and "/" in name:
+        fail(path, f"{name!r} is neither an absolute path nor the name of a credential of systemd's")
 
 
 def _check_venue_name(path: str, name: str, venues: Iterable[str]) -> None:

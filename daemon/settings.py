@@ -55,6 +55,7 @@ class Venue(Table, frozen=True, kw_only=True):
     reconnect_min: Nanoseconds = _duration("250ms")
     reconnect_max: Nanoseconds = _duration("30s")
     request_weight: Positive = 3000
+    api_key_file: str = ""
 
 
 class Stream(Table, frozen=True, kw_only=True):

@@ -25,6 +25,7 @@ from typing import Any
 
 from marketd import __version__
 from marketd.daemon import logs, metrics, plan, verdict
+from marketd.daemon.api_keys import check_api_keys
 from marketd.daemon.config import SUPERVISOR_VARIABLE, load
 from marketd.daemon.control_server import ControlServer
 from marketd.daemon.database import DatabaseKeeper, Postgres, type_prepare
@@ -68,6 +69,7 @@ def run_supervisor(
     logs.setup("supervisor", config.log.level, config.log.format)
     os.umask(0o027)  # readers are in the group
     try:
+        check_api_keys(config)
         database = DatabaseKeeper(config.database.url, postgres, prepare, config.supervisor)
         return asyncio.run(Supervisor(config, file, overrides, database, command).run())
     except Exception as error:  # the supervision border: nobody is above us but systemd
@@ -251,6 +253,7 @@ class Supervisor:
                 f"{', '.join(found.needs_restart)}: cannot change in a running daemon; restart it, or change it back",
                 field=found.needs_restart[0],
             )
+        check_api_keys(new)
         await self._offer(new)
         self._config = new
         self._announce()

@@ -30,6 +30,7 @@ def daemon_checks(config: Config) -> Iterator[Finding]:
     """All of this module."""
     if not config.database.url:
         yield from embedded_postgres(config)
+    yield from api_keys(config)
     running = is_running(config)
     yield sockets(config)
     yield http_address(config, running=running)
@@ -41,6 +42,20 @@ def is_running(config: Config) -> bool:
     from marketd.daemon.runtime import is_held
 
     return is_held(config.runtime_path)
+
+
+def api_keys(config: Config) -> Iterator[Finding]:
+    """Whether the keys of venues can be read, by whoever looks; never what they are."""
+    from marketd.daemon.api_keys import api_key_of
+
+    for name, venue in config.active_venues.items():
+        if venue.api_key_file:
+            try:
+                api_key_of(name, venue)
+            except ConfigError as error:
+                yield Finding("api key", "fail", f"that of {name} cannot be used", str(error))
+            else:
+                yield Finding("api key", "ok", f"that of {name} can be read")
 
 
 # ---- PostgreSQL ---------------------------------------------------------------------------------

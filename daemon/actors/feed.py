@@ -8,6 +8,7 @@ from typing import Any
 
 from marketd.daemon import metrics
 from marketd.daemon.actor import AsyncActor
+from marketd.daemon.api_keys import api_key_of
 from marketd.daemon.feeds.adapter import Rejected
 from marketd.daemon.feeds.adapter import Venue as VenueRow
 from marketd.daemon.feeds.capture_writer import CaptureWriter
@@ -61,7 +62,7 @@ class FeedActor(AsyncActor):
             venue,
             settings.symbols,
             sink,
-            feed_settings(venue, settings, config),
+            feed_settings(venue, settings, config)._replace(api_key=api_key_of(name, settings)),
             capture=capture,
             on_rejected=sink.reject,
         )

@@ -159,6 +159,8 @@ class VenueAdapter(Protocol):
     numbered_trades: bool
     """Trade ids are consecutive integers per symbol, so that a hole is a loss and can be fetched by its ids. If not,
     recent trades are fetched after a reconnect and told apart by their ids."""
+    has_key: bool
+    """Set by who makes REST requests: an API key goes with them."""
     ping: tuple[str, float] | None
     """A text to send every so many seconds, beside WebSocket's own pings; None: the venue wants none."""
 
@@ -173,6 +175,10 @@ class VenueAdapter(Protocol):
     @property
     def timeframes(self) -> tuple[int, ...]:
         """Timeframes (s) of the venue's own bars that are subscribed."""
+
+    @property
+    def needs_key(self) -> bool:
+        """Old trades are only given to who has a key; without one `trades_request` asks for the newest."""
 
     # streams
     def streams(self, symbol: str) -> list[str]:
@@ -272,6 +278,10 @@ class Venue(NamedTuple):
     endpoint_of: Callable[[str], str] | None = None
     """Of a stream, where a venue has several addresses: streams of different endpoints need connections of their own,
     and `connect_url` makes the address by the first of its streams."""
+
+    def headers_with(self, api_key: str) -> dict[str, str]:
+        """Of each REST request; a key goes with it where the venue has a header for one."""
+        return {**self.headers, self.api_key_header: api_key} if api_key and self.api_key_header else dict(self.headers)
 
 
 def clip_name(name: Any) -> str:

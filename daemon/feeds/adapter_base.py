@@ -42,6 +42,7 @@ class AdapterBase:
     venue = ""
     book_rule: BookRule | None = None
     numbered_trades = False
+    has_key = needs_key = False
     unnumbered_books = False  # nothing but `Rejected.book` tells that a message of a book is missing
     ping: tuple[str, float] | None = None
 

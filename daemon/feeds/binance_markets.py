@@ -58,6 +58,7 @@ class Market(NamedTuple):
     names_all: bool = False  # exchangeInfo takes no symbols, and names them all
     example: str = "BTC/USDT"
     endpoint_of: Callable[[str], str] | None = None  # of a stream, where the market has several addresses
+    old_trades_need_key: bool = False  # those from an id on; the newest and the aggregate ones are for everybody
 
     @property
     def is_spot(self) -> bool:
@@ -110,6 +111,7 @@ USD_M = Market(
     rule=FUTURES_RULE,
     series=_FUTURES_SERIES,
     names_all=True,
+    old_trades_need_key=True,
     example="BTC/USDT:USDT",
     endpoint_of=usd_m_endpoint,
 )
@@ -122,5 +124,6 @@ COIN_M = Market(
     rule=FUTURES_RULE,
     series=_FUTURES_SERIES,
     names_all=True,
+    old_trades_need_key=True,
     example="BTC/USD:BTC",
 )

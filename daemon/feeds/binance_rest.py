@@ -63,6 +63,8 @@ _rest_kline = msgspec.json.Decoder(list[Any]).decode
 class BinanceRest:
     """The REST half of the adapter."""
 
+    has_key = False
+
     def __init__(
         self, market: Market, trades: str, candles: Sequence[str | int], wanted: Sequence[str], *, book: bool
     ) -> None:
@@ -116,8 +118,18 @@ class BinanceRest:
 
     # ---- trades -------------------------------------------------------------------------------
 
+    @property
+    def needs_key(self) -> bool:
+        return self._market.old_trades_need_key and not self._is_aggregate
+
+    @property
+    def _has_only_newest(self) -> bool:
+        return self.needs_key and not self.has_key
+
     def trades_request(self, symbol: str, first_id: int) -> RestRequest | None:
         weights = self._market.weights
+        if self._has_only_newest:  # what everybody gets: enough for a short hole
+            return self._request("trades", weights.trades, symbol=symbol, limit=PAGE_ROWS)
         if self._is_aggregate:
             return self._request("aggTrades", weights.agg_trades, symbol=symbol, fromId=first_id, limit=PAGE_ROWS)
         limit = self._market.old_trades_rows
@@ -144,7 +156,7 @@ class BinanceRest:
         decoded.sort(key=lambda message: message[0].trade_id)
         records, broken = trade_records(self._instruments[symbol], decoded, self._flags)
         most = PAGE_ROWS if self._is_aggregate else self._market.old_trades_rows
-        return Page(records, rejected + broken, len(rows), at_present=len(rows) < most)
+        return Page(records, rejected + broken, len(rows), at_present=self._has_only_newest or len(rows) < most)
 
     # ---- bars ---------------------------------------------------------------------------------
 

@@ -38,6 +38,11 @@ from marketd.market.errors import Timeout
 
 _log = logging.getLogger(__name__)
 
+NO_API_KEY = (
+    "%s gives single trades of the past only to who has an API key: of a hole in the stream no more than the newest "
+    "trades can be fetched, and the rest stays a GAP. Name a file with a key in venues.%s.api_key_file, or, for "
+    'instruments that are not stored yet, set trades = "aggTrade"'
+)
 LOOK_SECONDS = 0.25  # how often the clock looks for quiet symbols
 ALIVE_SECONDS = 5.0  # since the venue was last heard: beyond, time does not go on by itself, and books are old
 
@@ -60,6 +65,7 @@ class Feed:
         self._adapter: VenueAdapter = venue.adapter(
             trades=settings.trades, candles=settings.candles, book=settings.book, series=tuple(series)
         )
+        self._adapter.has_key = bool(settings.api_key and venue.api_key_header)
         self._wanted = self._venue_symbols(symbols)
         self._capture = capture
         self._tasks = Tasks()
@@ -117,13 +123,10 @@ class Feed:
 
     def _rest_client(self) -> RestClient:
         settings, venue = self._settings, self.venue
-        headers = dict(venue.headers)
-        if settings.api_key and venue.api_key_header:
-            headers[venue.api_key_header] = settings.api_key
         return RestClient(
             settings.rest_url or venue.rest_url,
             weight_per_minute=settings.weight_per_minute or venue.limits.weight_per_minute,
-            headers=headers,
+            headers=venue.headers_with(settings.api_key),
             record=self._record_rest if self._capture is not None else None,
         )
 
@@ -138,6 +141,8 @@ class Feed:
 
     async def run(self) -> None:
         """Until `stop`, cancellation, or an error of the sink, which is raised."""
+        if self._adapter.needs_key and not self._adapter.has_key:
+            _log.warning(NO_API_KEY, *[self.venue.name] * 2, extra={"action": "no_api_key"})
         try:
             async with self._tasks as tasks:
                 tasks.spawn(self._look_for_quiet(), "feed quiet symbols")

@@ -24,6 +24,7 @@ from typing import NamedTuple
 import zmq.asyncio
 
 from marketd.client.async_provider import AsyncUnifiedDataProvider
+from marketd.daemon.api_keys import api_key_of
 from marketd.daemon.feeds.adapter import Rejected, UnknownSymbol, VenueAdapter
 from marketd.daemon.feeds.backfill import Backfill, Fetched, Progress, Stretch
 from marketd.daemon.feeds.rest import RestClient
@@ -173,11 +174,19 @@ class Job:
         venue = venue_of(name, settings.ws_url)
         candles = settings.candles if self._args.candles is None else frames_of(self._args.candles)
         adapter = venue.adapter(trades=settings.trades, candles=candles, book=False, series=())
+        key = api_key_of(name, settings)
+        adapter.has_key = bool(key)
+        if self._args.trades and adapter.needs_key and not key:
+            print(
+                f"! {name} gives single trades of the past only to who has an API key: name its file in "
+                f"venues.{name}.api_key_file",
+                file=sys.stderr,
+            )
         allowed = min(settings.request_weight, venue.limits.weight_per_minute)
         rest = RestClient(
             settings.rest_url or venue.rest_url,
             weight_per_minute=self._args.weight or max(1, allowed // 2),
-            headers=venue.headers,
+            headers=venue.headers_with(key),
         )
         try:
             instrument = known or await self._declared(adapter, rest, symbol)

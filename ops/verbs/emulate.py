@@ -59,6 +59,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--host", default="127.0.0.1", help="where to listen (default 127.0.0.1)")
     parser.add_argument("--port", type=int, default=0, help="default: any that is free")
+    parser.add_argument(
+        "--api-key",
+        default="",
+        metavar="KEY",
+        help="Binance's: demanded of who asks for trades of the past",
+    )
     parser.add_argument("--expose", action="store_true", help="allow a --host that other machines can reach")
     add_json_option(parser)
 
@@ -96,11 +102,12 @@ def _market_of(args: argparse.Namespace) -> _Market:
     args.venue = recorded_venue(args.captures, args.venue) if args.captures else args.venue or DEFAULT_VENUE
     where = {"host": args.host, "port": args.port, "expose": args.expose}
     if args.venue.startswith("BINANCE"):
+        binance = {"venue": args.venue, "api_key": args.api_key, **where}
         if args.synthetic:
             synthetic = _synthetic(args)
-            return _Market(Emulator(synthetic, venue=args.venue, **where), sorted(synthetic.rules))
+            return _Market(Emulator(synthetic, **binance), sorted(synthetic.rules))
         recorded = _recorded(args)
-        emulator = Emulator(recorded, venue=args.venue, **where)
+        emulator = Emulator(recorded, **binance)
         return _Market(emulator, sorted(recorded.rules), recorded.recorded_trades)
     if args.synthetic:
         raise InvalidArgument(f"--synthetic: there is none of {args.venue}, only of {DEFAULT_VENUE}", field="venue")

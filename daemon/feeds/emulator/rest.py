@@ -35,6 +35,12 @@ class Refused(Exception):
 Query = dict[str, str]
 
 
+def wants_key(target: str) -> bool:
+    """Whether an exchange that demands API keys demands one here."""
+    match = _PATH.fullmatch(urlsplit(target).path)
+    return match is not None and match[2] == "historicalTrades"
+
+
 def answer(source: Source, target: str) -> Answer | None:
     """None for a path that is no REST path."""
     parts = urlsplit(target)

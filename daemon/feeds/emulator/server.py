@@ -42,18 +42,31 @@ _command = msgspec.json.Decoder(Command).decode
 class Emulator(EmulatorBase):
     """`await start()`, then `url` (WebSocket) and `rest_url`; `await stop()` in the end.
 
-    `venue` is the market that is played: whether its streams are split over addresses.
+    `venue` is the market that is played: whether its streams are split over addresses. With an `api_key` trades of the
+    past are only given to who sends it, as the futures markets do.
     """
 
     def __init__(
-        self, source: Source, host: str = "127.0.0.1", port: int = 0, *, expose: bool = False, venue: str = "BINANCE"
+        self,
+        source: Source,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        expose: bool = False,
+        venue: str = "BINANCE",
+        api_key: str = "",
     ) -> None:
         super().__init__(source, host, port, expose=expose)
+        self._api_key = api_key
+        self._key_header = venue_of(venue).api_key_header
         self._source = source
         self._endpoint_of = venue_of(venue).endpoint_of
         self._awaited: set[str] = set()  # addresses for whose first client the recording has waited
 
     def _on_request(self, socket: ServerConnection, request: Request) -> Response | None:
+        if self._api_key and rest.wants_key(request.path) and request.headers.get(self._key_header) != self._api_key:
+            self._rest_requests += 1
+            return response_of(401, b'{"code":-2014,"msg":"API-key format invalid."}')
         answer = rest.answer(self._source, request.path)
         if answer is not None:
             self._rest_requests += 1

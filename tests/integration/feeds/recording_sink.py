@@ -99,8 +99,8 @@ def feed_of(
 
 
 @contextlib.asynccontextmanager
-async def emulated(source: Source, venue: str = "BINANCE") -> AsyncIterator[Emulator]:
-    emulator = Emulator(source, venue=venue)
+async def emulated(source: Source, venue: str = "BINANCE", api_key: str = "") -> AsyncIterator[Emulator]:
+    emulator = Emulator(source, venue=venue, api_key=api_key)
     await emulator.start()
     try:
         yield emulator
