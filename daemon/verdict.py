@@ -82,13 +82,18 @@ def _storage_problems(actor: ActorReport) -> list[str]:
 
 def feed_problems(actors: Iterable[ActorReport]) -> list[str]:
     """What venues do not give their feeds, or their instruments do not allow: perhaps the configuration is wrong."""
-    kinds = (_refusals, _unknown_symbols, _refused_settings)
+    kinds = (_refusals, _silences, _unknown_symbols, _refused_settings)
     return [problem for actor in actors for told in kinds for problem in told(actor)]
 
 
 def _refusals(actor: ActorReport) -> list[str]:
     refused = _part(_part(actor.statistics, "feed"), "refused")
     return [f"{actor.name} is refused {symbol}: {words}" for symbol, words in refused.items()]
+
+
+def _silences(actor: ActorReport) -> list[str]:
+    silent = _part(_part(actor.statistics, "feed"), "silent")
+    return [f"{actor.name} hears nothing of {symbol}: {streams}" for symbol, streams in silent.items()]
 
 
 def _refused_settings(actor: ActorReport) -> list[str]:

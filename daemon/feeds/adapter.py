@@ -187,6 +187,9 @@ class VenueAdapter(Protocol):
     def book_streams(self, symbol: str) -> list[str]:
         """Those of `streams` that carry the book; where snapshots come on the stream, subscribing them gives one."""
 
+    def cadences(self, symbol: str) -> dict[str, float]:
+        """Of the wanted series those that the venue sends of a symbol, whatever happens, and how often (s) at least."""
+
     def connect_url(self, base: str, streams: Sequence[str]) -> tuple[str, list[str]]:
         """The address of a connection, and those of the streams that must be subscribed by message."""
 

@@ -85,6 +85,9 @@ class AdapterBase:
             batch.ignore("not subscribed")
         return symbol
 
+    def cadences(self, symbol: str) -> dict[str, float]:
+        return {}
+
     # ---- messages -----------------------------------------------------------------------------
 
     def decode_many(self, frames: Sequence[bytes]) -> list[Event]:

@@ -54,6 +54,7 @@ from marketd.market.times import NS_PER_SECOND
 
 URL_STREAMS = 200  # in the address of a connection: some 5 kB; proxies refuse longer ones
 COMMAND_STREAMS = 200  # in one SUBSCRIBE message
+MARK_PRICE_SECONDS = 1.0
 DEPTH_SPEEDS = ("depth", *(f"depth@{speed}ms" for speed in (0, 100, 250, 500, 1000)))
 _DEPTH, NAME_BYTES = b"@depth", 64  # told by a look at the bytes, which may err
 _SIDES = {"BUY": 1, "SELL": -1}
@@ -142,6 +143,11 @@ class BinanceAdapter(BinanceRest):
 
     def book_streams(self, symbol: str) -> list[str]:
         return [f"{symbol.lower()}@{self._market.depth}"] if self._book else []
+
+    def cadences(self, symbol: str) -> dict[str, float]:
+        ends = "_" in symbol and not symbol.endswith("_PERP")  # then it has no funding
+        told = {"mark_price"} if ends else {"mark_price", "funding"}
+        return dict.fromkeys(told & self._series, MARK_PRICE_SECONDS)
 
     @property
     def _wants_marks(self) -> bool:

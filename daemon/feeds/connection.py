@@ -115,6 +115,11 @@ class Connection:
         """Streams that the venue is asked for by message, and not by the connection's address."""
         return set(self.streams).difference(self._in_address)
 
+    @property
+    def up_since(self) -> float | None:
+        """Monotonic s; None while it is not connected."""
+        return self._session.opened if self._session else None
+
     def silent_seconds(self, now: float) -> float:
         """Since the last proof that the venue is there; infinite while it is not connected."""
         return now - self._session.heard if self._session else float("inf")

@@ -18,6 +18,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 from marketd.daemon.feeds import series as declared
 from marketd.daemon.feeds.adapter import Rejected, Venue, VenueAdapter, VenueClosing, VenueRefused, VenueTime
@@ -31,6 +32,7 @@ from marketd.daemon.feeds.polls import Polls
 from marketd.daemon.feeds.repair import Repairs
 from marketd.daemon.feeds.rest import RestClient, RestFailed
 from marketd.daemon.feeds.roster import Roster
+from marketd.daemon.feeds.silence import Silence
 from marketd.daemon.feeds.subscriptions import Subscriptions
 from marketd.daemon.feeds.symbol_state import Part, SymbolState
 from marketd.daemon.feeds.tasks import Tasks
@@ -107,6 +109,16 @@ class Feed:
             spawn=self._tasks.spawn,
         )
         self._intake.repairs = self._roster.repairs = self._repairs
+        self._silence = Silence(
+            self._adapter,
+            self._rest,
+            self._roster,
+            self._repairs,
+            order=self._order,
+            hand_over=self._intake.hand_over,
+            weight_per_minute=settings.weight_per_minute or venue.limits.weight_per_minute,
+        )
+        self._intake.on_trades = self._silence.heard_trades
         self._subscriptions = Subscriptions(
             self._adapter,
             self._tasks,
@@ -148,6 +160,7 @@ class Feed:
                 tasks.spawn(self._look_for_quiet(), "feed quiet symbols")
                 tasks.spawn(self._bring_up(), "feed start")
                 tasks.spawn(self._polls.run(), "feed polls")
+                tasks.spawn(self._silence.run(), "feed silence")
                 await tasks.stopping.wait()
                 async with self._order:  # what was begun to be handed over is, so that the ledger ends with it
                     tasks.cancel()
@@ -239,7 +252,8 @@ class Feed:
             if clock.ts_ns:
                 self._lag_ns = recv_ns - clock.ts_ns
             await self._subscriptions.take(connection, events)
-            await self._intake.take(events, symbols, clock.ts_ns, now)
+            clocked_by = partial(self._roster.clocked_by, connection)
+            await self._intake.take(events, symbols, clock.ts_ns, now, clocked_by)
             if clock.ts_ns - clock.swept_ns >= QUIET_NS:
                 clock.swept_ns = clock.ts_ns
                 await self._intake.tick_quiet(self._roster.clocked_by(connection), clock.ts_ns, now, by_clock=False)
@@ -251,7 +265,8 @@ class Feed:
     async def _take_polled(self, symbol: str, target: str, body: bytes) -> None:
         async with self._order:  # read with the lock held: else at scales that may be others when it is handed on
             if symbol in self._roster.states:
-                await self._intake.take(self._adapter.decode_rest(target, body), (), 0, time.monotonic())
+                events = self._adapter.decode_rest(target, body)
+                await self._intake.take(events, (), 0, time.monotonic(), clocked_by=tuple)
 
     # ---- quiet symbols ------------------------------------------------------------------------
 
@@ -303,6 +318,8 @@ class Feed:
             venue_errors=counts["venue errors"],
             unknown_symbols=dict(roster.unknown),
             refused=self._subscriptions.refusals,
+            silent=self._silence.silent,
+            silent_symbols=len(self._silence.silent),
             refused_settings=books.refused_settings,
             lag_ns=self._lag_ns,
             connections=[connection.statistics() for connection in roster.connections],

@@ -95,6 +95,8 @@ class FeedStatistics(NamedTuple):
     venue_errors: int
     unknown_symbols: dict[str, str]  # symbols that the venue does not have, and what it says
     refused: dict[str, str]  # symbols whose subscription the venue refuses, and what it says
+    silent: dict[str, str]  # symbols of which streams do not come that the venue has taken, and which
+    silent_symbols: int
     refused_settings: list[str]  # of the configuration, which an instrument does not allow
     lag_ns: int  # receipt after the venue's time, of the newest message; below 0 when the clocks differ
     connections: list[ConnectionStatistics]

@@ -58,6 +58,7 @@ class Intake:
         self._on_rejected = on_rejected
         self._refresh = refresh  # asks for the rules of symbols again
         self.repairs: Repairs  # set once, by the feed: each needs the other
+        self.on_trades: Callable[[SymbolState], None]  # likewise; before live ones are handed on
         self.counts: Counter[str] = Counter()
         self.ignored: Counter[str] = Counter()
         self.rejected: Counter[str] = Counter()
@@ -65,11 +66,19 @@ class Intake:
 
     # ---- events -------------------------------------------------------------------------------
 
-    async def take(self, events: Sequence[Event], symbols: Collection[str], venue_ns: int, now: float) -> None:
-        """What the messages of a connection said; `symbols` are all of that connection."""
+    async def take(
+        self,
+        events: Sequence[Event],
+        symbols: Collection[str],
+        venue_ns: int,
+        now: float,
+        clocked_by: Callable[[], Collection[str]],
+    ) -> None:
+        """What the messages of a connection said; `symbols` are all of that connection, `clocked_by` those whose trades
+        come over it: the time of another one says nothing of them."""
         lots = self._lots(events, now)
         if venue_ns and self.unobserved:
-            self._begin_observed(lots, symbols, venue_ns)
+            self._begin_observed(lots, clocked_by(), venue_ns)
         self._keep_books(lots, events, symbols)
         for state, parts in lots.values():
             await self.hand_over(state, parts)
@@ -97,10 +106,18 @@ class Intake:
     def _parts(self, state: SymbolState, event: Trades | Candles | Series, now: float) -> list[Part]:
         records = event.records
         if isinstance(event, Trades):
+            if len(records):
+                self.on_trades(state)
+                state.saw_trades(int(records["ts_event"][-1]), now)
             return [("trade", state.trades.live(records, now))]
         if isinstance(event, Candles):
-            frames = records["timeframe"]
-            return [("candle", track.live(records[frames == frame], now)) for frame, track in state.bars.items()]
+            parts: list[Part] = []
+            for frame, track in state.bars.items():
+                bars = records[records["timeframe"] == frame]
+                state.saw_bars(frame, bars)
+                parts.append(("candle", track.live(bars, now)))
+            return parts
+        state.series_at[event.stream] = now
         kind = self._series.get(event.stream)
         if kind is None:
             self.ignore(f"series {event.stream}", len(records))

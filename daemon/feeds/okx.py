@@ -36,6 +36,8 @@ COMMAND_STREAMS = 100  # in one message; the venue allows 64 kB, and 480 message
 SERIES = ("funding", "mark_price", "open_interest", "liquidation")
 CHANNELS = {"funding": "funding-rate", "mark_price": "mark-price", "open_interest": "open-interest"}
 LIQUIDATIONS = "liquidation-orders"
+# of a series and a type, the longest time between two messages
+CADENCES = {("mark_price", "SWAP"): 10.0, ("mark_price", "FUTURES"): 10.0, ("funding", "SWAP"): 90.0}
 ALL_TRADES = "trades-all"
 
 _NAMED = re.compile(rb"channel:([\w-]+),instId:([\w-]+)")  # in the words of a refusal
@@ -98,6 +100,10 @@ class OkxAdapter(OkxRest):
             names += [CHANNELS[name] for name in CHANNELS if name in self._series and (is_swap or name != "funding")]
             names += [LIQUIDATIONS] if "liquidation" in self._series else []
         return [*(f"{name}:{inst_id}" for name in names), *self.book_streams(symbol)]
+
+    def cadences(self, symbol: str) -> dict[str, float]:
+        kind = kind_of(self._wire(symbol))
+        return {name: CADENCES[name, kind] for name in self._series if (name, kind) in CADENCES}
 
     def book_streams(self, symbol: str) -> list[str]:
         return [f"books:{self._wire(symbol)}"] if self._book else []

@@ -65,6 +65,11 @@ class RecentIds:
         self._catching_up = self.last is not None
         self._held, self._held_count = [], 0
 
+    def has_newer(self, records: Records) -> bool:
+        """Whether some of these are later than all that was handed on."""
+        last = self.last
+        return last is not None and bool((self._fresh(records)["ts_event"] > last).any())
+
     def live(self, records: Records) -> Records:
         fresh = self._fresh(records)
         self.duplicates += len(records) - len(fresh)
@@ -149,6 +154,9 @@ class AsTheyCome:
     def begin_catch_up(self, last: int | None = None) -> None:
         if last is not None:
             self.last = last if self.last is None else max(self.last, last)
+
+    def has_newer(self, records: Records) -> bool:
+        return self.last is not None and bool((self._numbers(records) > self.last).any())
 
     def drop_held(self) -> None:
         """Nothing is held back."""

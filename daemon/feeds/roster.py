@@ -83,6 +83,19 @@ class Roster:
         book = self._adapter.book_streams(symbol)
         return next((c for c, symbols in self.connections.items() if symbol in symbols and _carries(c, book)), None)
 
+    def trades_connection_of(self, symbol: str) -> Connection | None:
+        """The one over which a symbol's trades come."""
+        trades = self._adapter.streams(symbol)[:1]
+        return next((each for each in self.connections_of(symbol) if _carries(each, trades)), None)
+
+    def connections_of(self, symbol: str) -> list[Connection]:
+        return [connection for connection, symbols in self.connections.items() if symbol in symbols]
+
+    def up_since(self, symbol: str) -> float | None:
+        """Since when (monotonic s) all of a symbol's connections are up; None while one is not."""
+        since = [connection.up_since for connection in self.connections_of(symbol)]
+        return None if not since or None in since else max(each for each in since if each is not None)
+
     def states_of(self, connection: Connection) -> list[SymbolState]:
         return [self.states[symbol] for symbol in self.connections.get(connection, ()) if symbol in self.states]
 
@@ -129,7 +142,7 @@ class Roster:
         state = SymbolState(
             instrument, resume, timeframes, numbered_trades=self._adapter.numbered_trades, has_bars=has_bars
         )
-        state.refreshed_at = time.monotonic()
+        state.refreshed_at = state.trade_at = time.monotonic()
         self.states[symbol] = state
         self.books.add(state)
         if not state.observed:

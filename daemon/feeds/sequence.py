@@ -124,6 +124,10 @@ class NumberSequence:
     def overfull(self) -> bool:
         return self._held_count > self._max_held
 
+    def has_newer(self, records: Records) -> bool:
+        """Whether some of these come after all that was handed on."""
+        return self.last is not None and bool((self._numbers(records) > self.last).any())
+
     def begin_catch_up(self, last: int | None = None) -> None:
         """A new connection: whatever came after `last` (or after what was handed on) may have been missed."""
         if last is not None and (self.last is None or last > self.last):

@@ -103,6 +103,13 @@ class SymbolState:
         self.bars = {timeframe: Track("candle", timeframe, can_ask=has_bars) for timeframe in timeframes}
         self.newest_ns = ABSENT  # the newest ts_event handed on, ticks included
         self.sent_at = 0.0  # monotonic s of the last trade or tick
+        self.trade_at = 0.0  # … of the last trade that came, or since when they are subscribed
+        self.series_at: dict[str, float] = {}  # … of the last record of each series
+        # By timeframe, numbers of bars: of the newest that came live; of one that must have ended, since trades came
+        # before and after its end, and since when (monotonic s) such a one is waited for; of the newest trade.
+        self.live_bars: dict[int, int] = {}
+        self.due_bars: dict[int, tuple[int, float]] = {}
+        self._trade_bars: dict[int, int] = {}
         # ingest knows since when its trades and the venue's bars are observed
         self.observed = BY_NAME["trade"].id in resume.observed
         self.observes_bars = BY_NAME["candle"].id in resume.observed
@@ -120,6 +127,25 @@ class SymbolState:
     @property
     def tracks(self) -> list[Track]:
         return [self.trades, *self.bars.values()]
+
+    def saw_trades(self, newest_ns: int, now: float) -> None:
+        """Live ones came: none is waited for, and the bar of those before them is."""
+        self.trade_at = now
+        for timeframe in self.bars:
+            number = newest_ns // (timeframe * NS_PER_SECOND)
+            before = self._trade_bars.get(timeframe)
+            if before is None or number > before:
+                self._trade_bars[timeframe] = number
+                if before is not None:
+                    due, since = self.due_bars.get(timeframe, (before, now))
+                    is_waited_for = self.live_bars.get(timeframe, -1) < due
+                    self.due_bars[timeframe] = before, since if is_waited_for else now
+
+    def saw_bars(self, timeframe: int, records: Records) -> None:
+        """Live ones came."""
+        if len(records):
+            newest = newest_of(records, "ts") // (timeframe * NS_PER_SECOND)
+            self.live_bars[timeframe] = max(self.live_bars.get(timeframe, newest), newest)
 
     def begin_catch_up(self, resume: Resume | None = None) -> None:
         """Something may have been missed since the last record, here or (resume) before this process."""

@@ -110,6 +110,13 @@ def test_what_a_venue_refuses_is_a_problem_that_is_told() -> None:
     assert judge("live", reports, "") == ("degraded", ["feed-KRAKEN is refused BTCUSD: no such pair"])
 
 
+def test_a_stream_that_was_subscribed_and_does_not_come_is_a_problem() -> None:
+    statistics = {"feed": {"silent": {"BTCUSDT": "candle 60s, trade"}}}
+    feed = msgspec.structs.replace(actors()[0], name="feed-BINANCE", statistics=statistics)
+    said = "feed-BINANCE hears nothing of BTCUSDT: candle 60s, trade"
+    assert judge("live", [*actors(), feed], "") == ("degraded", [said])
+
+
 def test_a_setting_that_an_instrument_does_not_allow_is_a_problem() -> None:
     statistics = {"feed": {"refused_settings": ["book.buckets.BTCUSDT.BINANCE: 0.001 is no multiple"]}}
     feed = msgspec.structs.replace(actors()[0], name="feed-BINANCE", statistics=statistics)
