@@ -21,12 +21,14 @@ from marketd.sql.server_settings import merge_settings, parse_listen
 from marketd.sql.widths import WIDTHS
 
 if TYPE_CHECKING:
+    from marketd.daemon.feeds.adapter import Venue as VenueRow
     from marketd.daemon.settings import Config, Venue
 
 MIN_SEGMENT_BYTES = 1 << 20
 PAGE_BYTES = 4096
 MIN_BOOK_INTERVAL_NS = 1_000_000
 MAX_BAND_BPS = 5_000
+BARS = ("1s", "1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d")  # what venues may have
 DAY_NS = 86_400 * NS_PER_SECOND
 MIN_RETENTION_NS = DAY_NS
 MIN_SECONDS_NS = 5 * DAY_NS  # a refresh of bars of a day looks two whole days back, from a day ago, and one to spare
@@ -164,11 +166,32 @@ def _check_what_the_venue_has(where: str, name: str, venue: Venue) -> None:
             row.adapter(trades=venue.trades, candles=(text,))
         except ConfigError as error:
             fail(f"{where}.candles[{i}]", str(error).removeprefix(f"{error.field}: "))
+    if venue.candles != type(venue)().candles:  # the default is for all venues, and means those that have it
+        for i, why in unsent_candles(name, venue):
+            fail(f"{where}.candles[{i}]", why)
     for i, symbol in enumerate(venue.symbols):
         try:
             adapter.venue_symbol(symbol)
         except InvalidArgument as error:
             fail(f"{where}.symbols[{i}]", str(error).removeprefix(f"{error.field}: "))
+
+
+def unsent_candles(name: str, venue: Venue) -> list[tuple[int, str]]:
+    """Which of the candles the venue has not on its stream, and what it has instead."""
+    from marketd.daemon.feeds.venues import venue_of
+
+    row = venue_of(name, venue.ws_url)
+    unsent = [(i, text) for i, text in enumerate(venue.candles) if not _streams(row, text)]
+    has = ", ".join(text for text in BARS if _streams(row, text)) or "none" if unsent else ""
+    way = "`marketd backfill --candles` fetches bars over REST"
+    return [(i, f"the stream of {name} has no bars of {text!r}, but {has}; {way}") for i, text in unsent]
+
+
+def _streams(row: VenueRow, timeframe: str) -> bool:
+    try:
+        return bool(row.adapter(candles=(timeframe,)).timeframes)
+    except ConfigError:
+        return False
 
 
 def _check_api_key_file(path: str, name: str, header: str) -> None:

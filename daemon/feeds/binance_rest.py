@@ -73,7 +73,7 @@ class BinanceRest:
         self._market = market
         self._book = book
         self._trades = trades
-        self._intervals = [_interval(candle) for candle in candles]
+        self._intervals = [_interval(candle, market) for candle in candles]
         self._series = frozenset(wanted) & frozenset(market.series)
         self._instruments: dict[str, Instrument] = {}
         self._levels: dict[str, LevelReader] = {}
@@ -253,11 +253,12 @@ class BinanceRest:
         return [Candles(symbol, page.records[:-1]), *page.rejected]
 
 
-def _interval(candle: str | int) -> str:
+def _interval(candle: str | int, market: Market) -> str:
     name = INTERVAL_NAMES.get(parse_timeframe(candle, field="candles"))
-    if name is None:
+    has = [each for each in INTERVALS if market.is_spot or each != "1s"]
+    if name not in has:
         raise ConfigError(
-            f"candles: Binance has no klines of {candle!r}; it has {', '.join(INTERVALS)}", field="candles"
+            f"candles: {market.venue} has no klines of {candle!r}; it has {', '.join(has)}", field="candles"
         )
     return name
 

@@ -122,10 +122,10 @@ class Job:
         self._show = ProgressLine()
 
     async def symbol(self, symbol: str, stretch: Stretch) -> Report:
-        async with self._venue(symbol) as (instrument, adapter, rest):
+        async with self._venue(symbol) as (instrument, adapter, rest, timeframes):
             backfill = Backfill(adapter, rest, self._send, self._show)
             trades = await self._trades(backfill, instrument, stretch) if self._args.trades else Fetched()
-            candles = {each: await self._candles(backfill, instrument, each, stretch) for each in adapter.timeframes}
+            candles = {each: await self._candles(backfill, instrument, each, stretch) for each in timeframes}
         unreachable = [("trades", *lost) for lost in trades.unreachable]
         for timeframe, fetched in candles.items():
             unreachable += [(f"candles {timeframe_name(timeframe)}", *lost) for lost in fetched.unreachable]
@@ -163,8 +163,9 @@ class Job:
         await self._link.flush()  # one chunk at a time: live batches get their turn between two
 
     @asynccontextmanager
-    async def _venue(self, symbol: str) -> AsyncIterator[tuple[Instrument, VenueAdapter, RestClient]]:
-        """The instrument, its venue's adapter, and the way to its REST interface."""
+    async def _venue(self, symbol: str) -> AsyncIterator[tuple[Instrument, VenueAdapter, RestClient, list[int]]]:
+        """The instrument, its venue's adapter, the way to its REST interface, and the timeframes of the bars (s): a
+        venue may give some over REST that are not on its stream."""
         try:
             known = (await self._provider.query("coverage", symbol, limit=1)).instrument
         except UnknownInstrument:
@@ -191,7 +192,7 @@ class Job:
         try:
             instrument = known or await self._declared(adapter, rest, symbol)
             adapter.adopt(instrument)
-            yield instrument, adapter, rest
+            yield instrument, adapter, rest, [parse_timeframe(each) for each in candles]
         finally:
             rest.close()
 

@@ -19,6 +19,7 @@ from importlib import resources
 from typing import Any
 
 from marketd.daemon import config as configuration
+from marketd.daemon.rules import unsent_candles
 from marketd.daemon.settings import Config
 from marketd.market.errors import NotRunning
 from marketd.ops import configurations
@@ -70,8 +71,10 @@ def _show(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> int:
     config = load_config(args)
     file = configuration.find_file(args.config)
+    notes = _notes(args, config)
     if args.json:
-        print_json({"ok": True, "file": file, "instance": config.instance, "venues": sorted(config.active_venues)})
+        found = {"ok": True, "file": file, "instance": config.instance, "venues": sorted(config.active_venues)}
+        print_json({**found, "notes": notes})
         return 0
     page = Page()
     page.line(f"{file or 'the defaults (there is no file)'}: right", "green")
@@ -86,8 +89,21 @@ def _check(args: argparse.Namespace) -> int:
             "  database": configurations.shown("database.url", config.database.url) or "embedded",
         }
     )
+    for note in notes:
+        page.line(f"! {note}", "yellow")
     page.show()
     return 0
+
+
+def _notes(args: argparse.Namespace, config: Config) -> list[str]:
+    """What is written there and does nothing."""
+    written = {value.path for value in configurations.effective(args) if value.origin != DEFAULT}
+    return [
+        f"venues.{name}.candles[{i}]: {why}"
+        for name, venue in config.active_venues.items()
+        if f"venues.{name}.candles" in written
+        for i, why in unsent_candles(name, venue)
+    ]
 
 
 def _diff(args: argparse.Namespace) -> int:

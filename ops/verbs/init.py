@@ -18,7 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from marketd.daemon import config as configuration
-from marketd.daemon.settings import Config
+from marketd.daemon.rules import fail, unsent_candles
+from marketd.daemon.settings import Config, Venue
 from marketd.market.errors import InvalidArgument, MarketdError
 from marketd.ops.options import add_json_option, print_json
 from marketd.ops.tables import Page
@@ -84,7 +85,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="such as BTC/USDT,ETH/USDT; once for each --venue",
     )
     parser.add_argument("--trades", choices=("trade", "aggTrade"), default="trade", help="which stream (default trade)")
-    parser.add_argument("--candles", default="1m", metavar="A,B", help="the venue's own bars (default 1m; empty: none)")
+    parser.add_argument(
+        "--candles", metavar="A,B", help="the venue's own bars (default 1m, where it sends them; empty: none)"
+    )
     parser.add_argument("--instance", default=Config().instance, help="name of this daemon (default: %(default)s)")
     parser.add_argument(
         "--daemon-no", type=int, default=1, metavar="N", help="its number in a database that it shares (default 1)"
@@ -97,7 +100,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     output = Path(args.output)
     venues = _venues(args.venue, args.symbols)
-    text = render(venues, args.trades, _split(args.candles), args.instance, args.daemon_no)
+    candles = None if args.candles is None else _split(args.candles)
+    text = render(venues, args.trades, candles, args.instance, args.daemon_no)
     config = write_verified(output, text, force=args.force)
     following = _next_commands(output)
     if args.json:
@@ -112,8 +116,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def render(venues: dict[str, list[str]], trades: str, candles: Sequence[str], instance: str, daemon_no: int) -> str:
-    """The text of the file. Raises ConfigError for an instance that cannot be one, and for a venue without a feed."""
+def render(
+    venues: dict[str, list[str]], trades: str, candles: Sequence[str] | None, instance: str, daemon_no: int
+) -> str:
+    """The text of the file. Raises ConfigError for an instance that cannot be one, for a venue without a feed, and for
+    candles that a venue does not send; None: those of a minute, where it does."""
     _require_feeds(venues)
     # computed, not written: what the paths will be without a setting
     plain = Config(instance=instance)
@@ -126,7 +133,7 @@ def render(venues: dict[str, list[str]], trades: str, candles: Sequence[str], in
         venue=_toml(next(iter(venues))),
     )
     tables = [
-        _VENUE.format(name=name, symbols=_toml(symbols), trades=_toml(trades), candles=_toml(list(candles)))
+        _VENUE.format(name=name, symbols=_toml(symbols), trades=_toml(trades), candles=_toml(_sent(name, candles)))
         for name, symbols in venues.items()
     ]
     return "".join((_HEAD, head, *tables, _TAIL.format(port=_FIRST_PORT + daemon_no - 1)))
@@ -166,6 +173,20 @@ def _require_feeds(venues: dict[str, list[str]]) -> None:
         return  # a host that only writes the file; the daemon says so when it starts
     for name in venues:
         venue_of(name)
+
+
+def _sent(name: str, candles: Sequence[str] | None) -> list[str]:
+    """The candles for a venue; ConfigError for some that were asked for and are not on its stream."""
+    wanted = list(Venue().candles if candles is None else candles)
+    try:
+        unsent = unsent_candles(name, Venue(candles=tuple(wanted)))
+    except ModuleNotFoundError:
+        return wanted  # a host that only writes the file
+    except InvalidArgument:  # no timeframe at all: loading the file says so
+        return wanted
+    if candles is not None and unsent:
+        fail(f"venues.{name}.candles[{unsent[0][0]}]", unsent[0][1])
+    return [] if unsent else wanted
 
 
 def _venues(names: Sequence[str], symbols: Sequence[str]) -> dict[str, list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from marketd.daemon.config import convert
+from marketd.daemon.rules import unsent_candles
 from marketd.daemon.settings import Config
 from marketd.market.errors import ConfigError
 
@@ -32,3 +33,26 @@ def test_what_a_venue_has_passes() -> None:
 def test_a_database_that_is_no_address_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"database.url: 'foo' does not begin with postgresql://"):
         convert({"database": {"url": "foo"}})
+
+
+@pytest.mark.parametrize(
+    ("name", "candles", "has"),
+    [("COINBASE", ["1m", "5m"], "5m"), ("BITSTAMP", ["1h"], "none")],
+)
+def test_candles_that_are_not_on_the_stream_are_refused_with_those_that_are(
+    name: str, candles: list[str], has: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"has no bars of '{candles[0]}', but {has}; `marketd backfill") as raised:
+        convert({"venues": {name: {"symbols": ["BTC/USD"], "candles": candles}}})
+    assert raised.value.field == f"venues.{name}.candles[0]"
+
+
+def test_the_default_candles_are_for_all_venues_and_mean_those_that_have_them() -> None:
+    config = convert({"venues": {"BITSTAMP": {"symbols": ["BTC/USD"]}, "COINBASE": {"symbols": ["BTC/USD"]}}})
+    assert [len(unsent_candles(name, venue)) for name, venue in config.venues.items()] == [1, 1]
+    assert unsent_candles("KRAKEN", config_of().venues["KRAKEN"]) == []
+
+
+def test_futures_of_binance_have_no_bars_of_a_second() -> None:
+    with pytest.raises(ConfigError, match="BINANCE_FUTURES has no klines of '1s'"):
+        convert({"venues": {"BINANCE_FUTURES": {"symbols": ["BTCUSDT"], "candles": ["1s"]}}})

@@ -100,3 +100,15 @@ def test_default_is_the_explained_file(capsys: pytest.CaptureFixture[str]) -> No
     assert tomllib.loads(text)["journal"]["segment"] == "64MiB"
     assert main(["config", "default", "--json"]) == 0
     assert told(capsys)["journal"]["segment"] == "64MiB"
+
+
+@pytest.mark.parametrize(("candles", "noted"), [('candles = ["1m"]', 1), ("", 0), ("candles = []", 0)])
+def test_check_names_candles_that_are_written_there_and_never_come(
+    file: Path, capsys: pytest.CaptureFixture[str], candles: str, noted: int
+) -> None:
+    file.write_text(f'[venues.BITSTAMP]\nsymbols = ["BTC/USD"]\n{candles}\n')
+    assert main(["config", "check", "--json", "--config", str(file)]) == 0
+    notes = told(capsys)["notes"]
+    assert len(notes) == noted
+    main(["config", "check", "--config", str(file)])
+    assert capsys.readouterr().out.count("! venues.BITSTAMP.candles[0]: the stream of BITSTAMP has no bars") == noted

@@ -87,3 +87,22 @@ def test_the_environment_does_not_hide_a_flaw_of_the_file(tmp_path: Path, monkey
     monkeypatch.setenv("MARKETD_INSTANCE", "lab")
     with pytest.raises(ConfigError):
         init.write_verified(tmp_path / "marketd.toml", "instance = 'NOT A NAME'\n")
+
+
+def test_candles_are_written_only_for_venues_that_send_them(tmp_path: Path) -> None:
+    file = tmp_path / "marketd.toml"
+    names = ("KRAKEN", "COINBASE", "BITSTAMP")
+    asked = [part for name in names for part in ("--venue", name, "--symbols", "BTC/USD")]
+    assert main(["init", *asked, "--output", str(file)]) == 0
+    venues = configuration.load(file, environment={}).venues
+    assert [venues[name].candles for name in names] == [("1m",), (), ()]
+
+
+def test_candles_that_were_asked_for_and_do_not_come_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "marketd.toml"
+    asked = ["init", "--venue", "COINBASE", "--symbols", "BTC/USD", "--candles", "1m", "--output", str(file)]
+    assert main(asked) == EXIT_USAGE
+    assert "has no bars of '1m', but 5m" in capsys.readouterr().err
+    assert not file.exists()
