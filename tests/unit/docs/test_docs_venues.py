@@ -55,6 +55,11 @@ def test_every_member_of_an_adapter_is_told(name: str) -> None:
     assert is_told(name, ADDING_PAGE)
 
 
+@pytest.mark.parametrize("field", [*adapter.Venue._fields, *adapter.Limits._fields, "needs_older", "venue_answers.py"])
+def test_every_field_of_a_row_is_told(field: str) -> None:
+    assert re.search(rf"`(daemon/feeds/emulator/)?{field}[`:]", ADDING_PAGE) is not None
+
+
 @pytest.mark.parametrize("event", [event.__name__ for event in typing.get_args(adapter.Event)])
 def test_every_event_is_told(event: str) -> None:
     assert is_told(event, ADDING_PAGE)
