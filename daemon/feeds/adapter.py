@@ -263,6 +263,7 @@ class Limits(NamedTuple):
     session_seconds: float  # after this the venue closes a connection
     weight_per_minute: int  # of REST requests, per address
     page_rows: int  # most rows of one REST answer
+    commands_per_hour: int = 0  # (un)subscriptions that one connection may ask for; 0: no limit is told
 
 
 class Venue(NamedTuple):

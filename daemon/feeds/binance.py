@@ -237,7 +237,7 @@ class BinanceAdapter(BinanceRest):
         if isinstance(envelope.event, str):
             handler = self._handlers.get(envelope.event)
             if envelope.event == "serverShutdown":
-                batch.others.append(VenueClosing("the venue announced that it shuts this server down"))
+                batch.others.append(_closing(frame))
             elif handler is None:
                 self._unknown(batch, envelope.event, frame)
             else:
@@ -264,7 +264,7 @@ class BinanceAdapter(BinanceRest):
             batch.ignored[clip_name(name)] += 1
             return
         if head.event == "serverShutdown":
-            batch.others.append(VenueClosing("the venue announced that it shuts this server down"))
+            batch.others.append(_closing(data))
             return
         # the best levels, say, are told by the same event as changes: then only the stream's name tells
         batch.ignored[clip_name(name if name and head.event in self._handlers else head.event or name)] += 1
@@ -414,6 +414,11 @@ class BinanceAdapter(BinanceRest):
 def _real(text: str) -> float | None:
     """ "" is what the venue writes where it has none."""
     return float(text) if text else None
+
+
+def _closing(data: msgspec.Raw | bytes) -> VenueClosing:
+    """The venue's own message."""
+    return VenueClosing(bytes(data)[:500].decode("utf-8", "replace"))
 
 
 def _symbol_of(data: Any) -> str:

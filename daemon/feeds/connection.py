@@ -16,7 +16,6 @@ loss.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import logging
 import time
@@ -26,12 +25,12 @@ from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 
 from marketd.daemon.feeds.adapter import VenueAdapter
 from marketd.daemon.feeds.backoff import Backoff
 from marketd.daemon.feeds.rest import LOOPBACK
-from marketd.daemon.feeds.session import Session, Silent, Timing
+from marketd.daemon.feeds.session import BudgetSpent, Session, Silent, Timing
 
 _log = logging.getLogger(__name__)
 # The library logs each connection and each ping; what operators need is logged here.
@@ -45,6 +44,7 @@ OVERLAP_SECONDS = 1.0  # both sessions deliver when rolled, after the new one's 
 OVERLAP_AT_MOST_SECONDS = 30.0  # a new session that delivers nothing replaces the old one after this
 HEALTHY_AFTER_SECONDS = 10.0  # a session that lived so long was no failure
 KEPT_ERRORS = 20
+MAX_WORDS_BYTES = 300  # of a refusal's page
 # Of commands; one may be several messages, numbered on from its id. Of all connections: an adapter knows what it asked
 # for by the number alone.
 _IDS = itertools.count(1, 1000)
@@ -159,8 +159,23 @@ class Connection:
         session = self._session
         if session is None or not streams:
             return
-        with contextlib.suppress(ConnectionClosed):  # the next connect brings the streams as they then are
-            await session.command(self._adapter.commands(verb, list(streams), next(_IDS)))
+        await self._send(session, self._adapter.commands(verb, list(streams), next(_IDS)))
+
+    async def _send(self, session: Session, commands: Sequence[str]) -> None:
+        """What a session that is closed, or has sent too much, does not take the next one brings: it asks for all."""
+        try:
+            await session.command(commands)
+        except ConnectionClosed:
+            pass  # the session has ended, and says so itself
+        except BudgetSpent as spent:
+            if session is self._session and not self._roll_now.is_set():
+                _log.warning(
+                    "%s: %s, and the venue takes no more over one connection: a fresh one is made",
+                    self.name,
+                    spent,
+                    extra={"action": "command_budget", "connection": self.name},
+                )
+                self.roll()
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -169,7 +184,7 @@ class Connection:
             try:
                 session = await self._open()
             except (OSError, TimeoutError, InvalidHandshake, InvalidURI, ConnectionClosed) as error:
-                self._note(f"connecting to {self._base_url} failed: {type(error).__name__}: {error}")
+                self._note(f"connecting to {self._base_url} failed: {_words_of(error)}")
                 await asyncio.sleep(backoff.next())
                 continue
             reason = await self._serve(session)
@@ -205,8 +220,7 @@ class Connection:
         """Ask for what is not in the address, while the session is read: that takes seconds where streams are many."""
         streams = [stream for stream in self.streams if stream in session.streams - self._in_address]
         if streams:
-            with contextlib.suppress(ConnectionClosed):  # then the session has ended, and says so itself
-                await session.command(self._adapter.commands("SUBSCRIBE", streams, next(_IDS)))
+            await self._send(session, self._adapter.commands("SUBSCRIBE", streams, next(_IDS)))
         await self._catch_up(session)
         self.has_asked.set()
 
@@ -250,7 +264,7 @@ class Connection:
         try:
             new = await self._open()
         except (OSError, TimeoutError, InvalidHandshake, InvalidURI, ConnectionClosed) as error:
-            self._note(f"rolling failed, the old connection goes on: {type(error).__name__}: {error}")
+            self._note(f"rolling failed, the old connection goes on: {_words_of(error)}")
             old.opened += min(60.0, self._timing.roll_after_seconds)  # and is rolled again later
             return old, running
         if running.done():  # lost while the new one was opening: something may be missing between the two
@@ -328,6 +342,13 @@ class _Past:
     def add(self, session: Session) -> None:
         self.messages += session.messages
         self.received_bytes += session.received_bytes
+
+
+def _words_of(error: Exception) -> str:
+    """What went wrong, and what the venue said beside its refusal."""
+    body = error.response.body if isinstance(error, InvalidStatus) else None
+    said = f": {body[:MAX_WORDS_BYTES].decode('utf-8', 'replace').strip()}" if body else ""
+    return f"{type(error).__name__}: {error}{said}"
 
 
 async def _end(task: asyncio.Task[None]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
@@ -23,11 +24,33 @@ MAX_PENDING = 20_000  # messages read and not yet handled, a session
 BATCH = 200  # messages at most in one call of the handler: of a burst the first go on while the last are still decoded
 PROBE_AFTER_SECONDS = 2.0  # of silence: ask whether the other side is there
 ROLL_AHEAD_SECONDS = 3600.0  # before the venue's own end of a connection
+HOUR_SECONDS = 3600.0
 LAST_BATCH_SECONDS = 60.0  # for the handler to take what it was given, once the session is cancelled
 
 
 class Silent(MarketdError):
     """Nothing came from the venue for too long."""
+
+
+class BudgetSpent(MarketdError):
+    """The venue takes no further command over this connection within the hour."""
+
+
+class CommandBudget:
+    """How many commands one connection may send within any hour."""
+
+    def __init__(self, per_hour: int) -> None:
+        self._per_hour = per_hour  # 0: as many as one likes
+        self._sent: deque[float] = deque(maxlen=per_hour or None)  # monotonic s, of the last so many
+
+    def take(self, now: float) -> bool:
+        """One more; False where there is none left."""
+        if not self._per_hour:
+            return True
+        if len(self._sent) == self._per_hour and now - self._sent[0] < HOUR_SECONDS:
+            return False
+        self._sent.append(now)
+        return True
 
 
 class Timing(NamedTuple):
@@ -39,6 +62,7 @@ class Timing(NamedTuple):
     open_seconds: float = 10.0
     backoff_first_seconds: float = 0.25
     backoff_cap_seconds: float = 30.0
+    commands_per_hour: int = 0
 
     @classmethod
     def of(cls, limits: Limits) -> Timing:
@@ -47,6 +71,7 @@ class Timing(NamedTuple):
             dead_after_seconds=1.25 * limits.ping_interval_seconds,
             roll_after_seconds=limits.session_seconds - ROLL_AHEAD_SECONDS,
             commands_per_second=limits.commands_per_second,
+            commands_per_hour=limits.commands_per_hour,
         )
 
 
@@ -67,6 +92,7 @@ class Session:
         self._arrived = asyncio.Event()
         self._room = asyncio.Event()
         self._commands = asyncio.Lock()
+        self._budget = CommandBudget(timing.commands_per_hour)
         self._handling = False
         self._ended = False
         self.streams: set[str] = set()  # what was asked for on this socket
@@ -156,7 +182,8 @@ class Session:
             await asyncio.sleep(probe_after / 2)
             if self._ping is not None and time.monotonic() - pinged_at >= self._ping[1]:
                 pinged_at = time.monotonic()
-                await self.command([self._ping[0]])
+                async with self._commands:
+                    await self._send(self._ping[0])
             if self.pending:  # it is the handler that is slow, and the venue that waits
                 self.heard = time.monotonic()
                 continue
@@ -174,8 +201,13 @@ class Session:
             self.heard = time.monotonic()
 
     async def command(self, messages: Sequence[str]) -> None:
-        """Send commands, no faster than the venue takes them."""
+        """Send commands, no faster than the venue takes them. BudgetSpent for those that are too many for an hour."""
         async with self._commands:
             for message in messages:
-                await self._socket.send(message)
-                await asyncio.sleep(1.0 / self._timing.commands_per_second)
+                if not self._budget.take(time.monotonic()):
+                    raise BudgetSpent(f"{self._timing.commands_per_hour} commands were sent within an hour")
+                await self._send(message)
+
+    async def _send(self, message: str) -> None:
+        await self._socket.send(message)
+        await asyncio.sleep(1.0 / self._timing.commands_per_second)

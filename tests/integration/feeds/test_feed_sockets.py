@@ -25,7 +25,9 @@ from marketd.daemon.feeds.binance import BinanceAdapter
 from marketd.daemon.feeds.connection import Connection, Timing
 from marketd.daemon.feeds.emulator import Emulator, SyntheticMarket
 from marketd.daemon.feeds.emulator.source import Message
+from marketd.daemon.feeds.okx import OkxAdapter
 from marketd.daemon.feeds.rest import RestClient, RestFailed
+from marketd.daemon.feeds.session import CommandBudget
 from marketd.market.errors import InvalidArgument, Timeout
 from support import eventually_async
 
@@ -459,3 +461,48 @@ def test_the_emulator_binds_to_loopback_unless_told_otherwise() -> None:
     with pytest.raises(InvalidArgument, match="expose"):
         Emulator(SyntheticMarket(3, ["BTCUSDT"]), host="0.0.0.0")
     Emulator(SyntheticMarket(3, ["BTCUSDT"]), host="0.0.0.0", expose=True)
+
+
+async def test_what_a_venue_says_beside_its_refusal_of_a_connection_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    def refuse(socket: ServerConnection, request: Any) -> Any:
+        return socket.respond(451, "Not served from a restricted location.")
+
+    async with venue(hearing([]), process_request=refuse) as url, running(connection_to(url, Listener())) as connection:
+        await eventually_async(lambda: connection.statistics().failures)
+        assert "HTTP 451: Not served from a restricted location." in connection.statistics().last_error
+
+
+async def test_a_connection_that_has_sent_its_commands_of_an_hour_is_made_anew_with_all_its_streams(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    heard: list[list[str]] = []
+
+    async def listen(socket: ServerConnection) -> None:
+        mine: list[str] = []
+        heard.append(mine)
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                mine.append(str(await socket.recv()))
+
+    timing = Timing(commands_per_second=1000.0, commands_per_hour=4, backoff_first_seconds=0.01)
+    streams = ["books:A", "books:B"]
+    async with venue(listen) as url:
+        connection = Connection("C", url, OkxAdapter(book=True), streams, Listener(), timing, overlaps=False)
+        async with running(connection):
+            await eventually_async(lambda: heard and len(heard[0]) == 1)
+            for _ in range(3):  # each takes two
+                await connection.resubscribe(["books:A"])
+            await eventually_async(lambda: len(heard) == 2 and len(heard[1]) >= 1)
+            assert len(heard[0]) == 4
+            assert all(f'"instId":"{name}"' in heard[1][0] for name in ("A", "B"))
+    told = [record for record in caplog.records if record.__dict__.get("action") == "command_budget"]
+    assert len(told) == 1
+
+
+def test_a_budget_of_commands_counts_the_last_hour() -> None:
+    budget = CommandBudget(2)
+    assert [budget.take(now) for now in (0.0, 10.0, 20.0, 3599.0, 3600.0, 3601.0, 3610.0)] == [
+        True, True, False, False, True, False, True,
+    ]  # fmt: skip
+    unlimited = CommandBudget(0)
+    assert all(unlimited.take(0.0) for _ in range(1000))

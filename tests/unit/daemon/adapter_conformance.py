@@ -243,6 +243,7 @@ def limits_are_sane(case: Case) -> None:
     adapter = case.adapter()
     assert limits.streams_per_connection >= len(adapter.streams(case.sample.instruments[0].symbol))
     assert 0 < limits.commands_per_second <= 100
+    assert limits.commands_per_hour >= 0
     assert 0 < limits.ping_interval_seconds <= 300
     assert limits.session_seconds > 3600
     assert limits.weight_per_minute > 0

@@ -198,6 +198,14 @@ def test_an_error_and_a_shutdown_of_the_venue_are_events() -> None:
     assert [type(event) for event in events] == [VenueError, VenueClosing, VenueError]
 
 
+def test_a_shutdown_of_the_venue_is_told_as_it_came() -> None:
+    alone = b'{"e":"serverShutdown","E":1770123456789}'
+    (closing,) = adapter().decode_many([alone])
+    assert closing == VenueClosing(alone.decode())
+    within = [event for event in adapter().decode_many([b'{"stream":"x@y","data":' + alone + b"}"])]
+    assert VenueClosing(alone.decode()) in within
+
+
 @given(st.lists(st.binary(max_size=200)))
 def test_any_bytes_are_accounted_for_and_raise_nothing(frames: list[bytes]) -> None:
     assert accounted(adapter().decode_many(frames)) == len(frames)
