@@ -129,13 +129,13 @@ class Silence:
 
     async def _tell_trades(self, state: SymbolState, newest: Records, connection: Connection) -> None:
         state.is_heard = False  # until one comes
-        why = f"the venue has trades up to number {newest['trade_id'][-1]}, and has not sent them"
-        self._tell(state, "trade", why, connection)
         since_ns = state.trades.last_ts
         if state.observed and since_ns != ABSENT and state.newest_ns > since_ns:
             gap = CoverageEvent(Coverage.GAP, since_ns, state.newest_ns, reason="the stream was silent")
             await self._hand_over(state, [gap.part()])
             state.newest_ns = since_ns  # what was ticked since was no time of its trades
+        why = f"the venue has trades up to number {newest['trade_id'][-1]}, and has not sent them"
+        self._tell(state, "trade", why, connection)
 
     # ---- bars and series ----------------------------------------------------------------------
 
