@@ -272,6 +272,19 @@ def test_sighup_reloads(start: type_start) -> None:
     eventually(lambda: "ingest reloaded 0" in daemon.events)
 
 
+def test_a_key_of_a_venue_that_others_may_read_ends_the_start_and_is_not_told(
+    start: type_start, tmp_path: Path
+) -> None:
+    key = tmp_path / "key"
+    key.write_text("an-invented-key")
+    key.chmod(0o644)
+    venue = "MARKETD_VENUES__BINANCE_FUTURES__"
+    daemon = start(**{f"{venue}SYMBOLS": '["BTCUSDT"]', f"{venue}API_KEY_FILE": str(key)})
+    assert daemon.ends() == 78
+    assert "venues.BINANCE_FUTURES.api_key_file: others may read" in daemon.said
+    assert "an-invented-key" not in daemon.said
+
+
 def test_an_unusable_configuration_ends_the_start_with_its_own_exit_code(start: type_start) -> None:
     daemon = start(MARKETD_HTTP__LISTEN="192.0.2.1:1")
     assert daemon.ends() == 78
