@@ -69,6 +69,9 @@ class Sink:
     async def declare(self, instruments: list[Instrument]) -> list[tuple[Instrument, Resume]]:
         return [(instrument, Resume()) for instrument in instruments]
 
+    async def recall(self, names: list[str]) -> list[tuple[Instrument, Resume]]:
+        return []
+
     async def send(self, instrument: Instrument, parts: list[Part], observed: bool = True) -> None:
         for kind, records in parts:
             self.records[kind] = self.records.get(kind, 0) + len(records)

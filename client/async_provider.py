@@ -160,6 +160,10 @@ class AsyncUnifiedDataProvider(ProviderBase, BookCalls[Awaitable[OrderBookDataFr
         """The daemon's instruments, asked anew."""
         return await self._run(requests.instruments(self._catalogue))
 
+    async def streams(self) -> dict[str, int]:
+        """The names of all streams and the numbers by which the ledger calls them, declared series too; asked anew."""
+        return await self._run(requests.streams(self._catalogue))
+
     async def health(self) -> HealthReport:
         """What the daemon says of itself: `status` ok, degraded or failed, and the report behind it."""
         return await self._run(requests.health(self._catalogue))

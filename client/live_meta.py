@@ -34,7 +34,7 @@ class Look:
 
     def __call__(self) -> Worth:
         """From the oldest of the records until now: what is missing now is missing, however far the records reach."""
-        span = span_of(self._kind.name, self._kind.time, self._records, self._timeframe)
+        span = span_of(self._kind, self._records, self._timeframe)
         ring = self._arena.rings.get(_RING)
         if span is None or ring is None:
             return UNKNOWN
@@ -43,7 +43,7 @@ class Look:
         except (MarketdError, ValueError):  # closed meanwhile, or replaced by an arena without it
             return UNKNOWN
         end_ns = max(span[1], cut.ts_event + 1, time.time_ns())
-        return worth_of_newest(ledger, self._kind.name, span[0], end_ns)
+        return worth_of_newest(ledger, self._kind, span[0], end_ns)
 
 
 class LiveMeta(Meta, kw_only=True):

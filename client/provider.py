@@ -257,6 +257,10 @@ class UnifiedDataProvider(ProviderBase, BookCalls[OrderBookDataFrame, Frame]):
         """The daemon's instruments, asked anew."""
         return self._run(requests.instruments(self._catalogue))
 
+    def streams(self) -> dict[str, int]:
+        """The names of all streams and the numbers by which the ledger calls them, declared series too; asked anew."""
+        return self._run(requests.streams(self._catalogue))
+
     def health(self) -> HealthReport:
         """What the daemon says of itself: `status` ok, degraded or failed, and the report behind it."""
         return self._run(requests.health(self._catalogue))

@@ -351,6 +351,14 @@ def instruments(catalogue: Catalogue) -> Plan[list[Instrument]]:
     return [instrument for instrument in description.instruments if not instrument.removed]
 
 
+def streams(catalogue: Catalogue) -> Plan[dict[str, int]]:
+    """Plan: the kinds' names and numbers, those of the daemon's declared series too."""
+    description = yield from catalogue.describe(fresh=True)
+    return {name: kind.id for name, kind in BY_NAME.items()} | {
+        stream.name: stream.id for stream in description.streams
+    }
+
+
 def health(catalogue: Catalogue) -> Plan[HealthReport]:
     """Plan: what the daemon says of itself."""
     report, _ = yield from ask(Call("query", Health()), HealthReport)

@@ -33,6 +33,11 @@ class MergedImbalance:
         self._book = OrderBook()
         self._now = ABSENT
 
+    @property
+    def now(self) -> int:
+        """The newest event time of its venues."""
+        return self._now
+
     def follow(self, rows: Iterable[tuple[Kind, Records]], size_factor: int) -> None:
         """A venue's lot; its sizes times `size_factor` are at the consolidated scale."""
         for kind, records in rows:
@@ -51,7 +56,7 @@ class MergedImbalance:
     def _follow_coverage(self, events: Records) -> None:
         for event in events:
             is_loss = event["state"] in (Coverage.GAP, Coverage.VENUE_DOWN)
-            if is_loss and event["stream"] in (0, _TRADE.id):
+            if is_loss and event["ts_end"] != ABSENT and event["stream"] in (0, _TRADE.id):
                 self._kernel.trades_lost(int(event["ts_end"]))
 
     def book(self, top: Consolidated) -> None:

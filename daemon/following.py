@@ -46,7 +46,7 @@ def follow_coverage(state: InstrumentState, events: Records) -> Folded | None:
             continue  # what happened to the venue's own bars does not touch those made of trades
         start, end = int(event["ts_start"]), int(event["ts_end"])
         if event["state"] in (Coverage.GAP, Coverage.VENUE_DOWN):
-            changed.append(state.fold.gap(start, end))
+            changed.append(state.fold.unobserved(start) if end == ABSENT else state.fold.gap(start, end))
             if state.activity is not None:
                 state.activity.interrupted()
         elif event["state"] == Coverage.BACKFILLED:

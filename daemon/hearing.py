@@ -6,6 +6,10 @@ lost the venue, fetches a long stretch), the ledger gets an ENDED at the newest 
 goes on where ingest's knowledge ends, and tells itself what it missed and what it fetched; so ingest then only says
 OBSERVED from there on, before what the feed has to say. All of it is journaled, and so holds over restarts.
 
+A feed whose venue is away lives, and says so itself (VENUE_DOWN, `feeds.outages`): what is down by its word is not
+ended as long as the feed shows that it lives. Once it does not, nobody knows of the venue: ENDED at the last sign of
+life.
+
 A venue that the configuration has no more, or has disabled, is not waited for: the bars that were forming get their
 last version, as those of a symbol that was removed do.
 
@@ -27,7 +31,7 @@ from marketd.daemon.observed_streams import BARS, BOOK, TRADES
 from marketd.daemon.orphans import lost_since
 from marketd.market.instruments import CONSOLIDATED_VENUE, VENUES
 from marketd.market.records import BookState, Coverage, Ended, Kind, Records
-from marketd.market.times import ABSENT
+from marketd.market.times import ABSENT, NS_PER_SECOND
 
 _log = logging.getLogger(__name__)
 
@@ -44,14 +48,29 @@ class Hearing:
     def __init__(self, lane: LiveLane) -> None:
         self._lane = lane
         self._heard: dict[int, float] = {}  # instrument -> when it was heard, monotonic s
+        self._alive: dict[str, tuple[float, int]] = {}  # venue -> its feed's last sign of life, monotonic s and ns
         self._looked = 0.0
         self.followed: Collection[str] = VENUES  # whose feeds the configuration wants
 
+    def begin(self, last_alive_ns: int) -> None:
+        """Before anybody is heard: of what was down when ingest was there last, long ago, it can say no more."""
+        if self._lane.clock.now() - last_alive_ns <= SILENT_SECONDS * NS_PER_SECOND:
+            return
+        for state in self._lane.kernel.states:
+            if state.observed.down:
+                self._alive[state.instrument.venue] = time.monotonic(), last_alive_ns
+                self._end(state, state.observed.down)
+
     # ---- heard --------------------------------------------------------------------------------
+
+    def alive(self, venue: str) -> None:
+        """A feed's sign of life; "": of one that does not say whose it is."""
+        if venue in VENUES:
+            self._alive[venue] = time.monotonic(), self._lane.clock.now()
 
     def hear(self, state: InstrumentState, parts: Parts | None) -> None:
         """A feed's batch comes next; `parts` None: trades."""
-        if parts is None or any(kind is TRADE_KIND or kind is TICK_KIND for kind, _ in parts):
+        if parts is None or any(_is_heard_by(kind, records) for kind, records in parts):
             self._heard[state.instrument.id] = time.monotonic()
         if state.observed.has_ended:
             self._begin_again(state, parts)
@@ -76,33 +95,43 @@ class Hearing:
             return
         if now - self._looked > SILENT_SECONDS / 2:
             self._heard.clear()  # it was we who did not listen
+            self._alive = {venue: (now, alive_ns) for venue, (_, alive_ns) in self._alive.items()}
         self._looked = now
-        silent = [state for state in self._lane.kernel.states if self._is_silent(state, now)]
+        looked = [(state, self._silent(state, now)) for state in self._lane.kernel.states]
+        silent = [(state, streams) for state, streams in looked if streams is not None]
         if silent and self._lane.journal.has_room:  # else at a later look
-            for state in silent:
-                self._end(state)
+            for state, streams in silent:
+                self._end(state, streams)
             _log.warning(
                 "nothing is heard any more of %d instruments, such as %s",
                 len(silent),
-                silent[0].instrument.name,
+                silent[0][0].instrument.name,
                 extra={"action": "not_heard", "instruments": len(silent)},
             )
 
-    def _is_silent(self, state: InstrumentState, now: float) -> bool:
-        instrument = state.instrument
+    def _silent(self, state: InstrumentState, now: float) -> set[int] | None:
+        """The streams that end; None where there is nothing to say."""
+        instrument, observed = state.instrument, state.observed
         if instrument.venue not in VENUES or instrument.venue == CONSOLIDATED_VENUE:
-            return False
-        if not state.observed.now and not self._is_left(state):
-            return False
-        return now - self._heard.setdefault(instrument.id, now) > SILENT_SECONDS
+            return None
+        down = observed.down
+        has_feed = bool(down) and self._has_feed(instrument.venue, now)
+        ends = set() if has_feed else set(down)
+        is_awaited = bool(observed.now or self._is_left(state)) and not (has_feed and TRADES in down)
+        if is_awaited and now - self._heard.setdefault(instrument.id, now) > SILENT_SECONDS:
+            return ends | set(observed.now)
+        return ends or None
+
+    def _has_feed(self, venue: str, now: float) -> bool:
+        return now - self._alive.setdefault(venue, (now, self._lane.clock.now()))[0] <= SILENT_SECONDS
 
     def _is_left(self, state: InstrumentState) -> bool:
         """Are bars forming that no feed will go on with?"""
         return state.instrument.venue not in self.followed and state.fold.has_unflushed
 
-    def _end(self, state: InstrumentState) -> None:
+    def _end(self, state: InstrumentState, streams: Collection[int]) -> None:
         is_left = self._is_left(state)
-        ends = self._ends_of(state)
+        ends = self._ends_of(state, streams)
         if is_left:
             ends.setdefault(TRADES, state.fold.heard_ns)
         bars, reason = (
@@ -114,17 +143,27 @@ class Hearing:
         ]
         self._tell(state, events)
 
-    def _ends_of(self, state: InstrumentState) -> dict[int, int]:
-        """The last moment heard of each stream that is observed."""
+    def _ends_of(self, state: InstrumentState, streams: Collection[int]) -> dict[int, int]:
+        """The last moment heard of each of these streams that is observed; of one that is down, of its feed."""
         heard = max(state.fold.heard_ns, _newest_bar(state))
         lost = lost_since(self._lane.publisher.books_of(state.instrument))
         book = max(state.newest, heard) if lost is None else lost
-        return {stream: book if stream == BOOK else heard for stream in state.observed.now}
+        _, alive_ns = self._alive.get(state.instrument.venue, (0.0, self._lane.clock.now()))
+        ends = {stream: max(since, book if stream == BOOK else heard) for stream, since in state.observed.now.items()}
+        ends |= {stream: max(since, alive_ns) for stream, since in state.observed.down.items()}
+        return {stream: end for stream, end in ends.items() if stream in streams}
 
     def _tell(self, state: InstrumentState, events: list[Records]) -> None:
         """With the next batch, where the journal has no room now."""
         if events and self._lane.journal.has_room:
             self._lane.record_coverage(state.instrument, np.concatenate(events))
+
+
+def _is_heard_by(kind: Kind, records: Records) -> bool:
+    """A trade or the venue's time; or the word that a stream is observed from now on."""
+    if kind is COVERAGE_KIND:
+        return bool((records["state"] == Coverage.OBSERVED).any())
+    return kind is TRADE_KIND or kind is TICK_KIND
 
 
 def _newest_bar(state: InstrumentState) -> int:

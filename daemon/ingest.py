@@ -24,7 +24,7 @@ import zmq
 from marketd.daemon import metrics
 from marketd.daemon.acknowledger import Acknowledger
 from marketd.daemon.clock import LiveClock
-from marketd.daemon.consolidated import Consolidator
+from marketd.daemon.consolidated import Consolidator, Merged
 from marketd.daemon.few_trades import TRADE_BYTES
 from marketd.daemon.hearing import Hearing
 from marketd.daemon.kernel import COVERAGE_KIND, Kernel, Lot, coverage_record
@@ -42,7 +42,7 @@ from marketd.ipc import protocol, sockets
 from marketd.ipc.book_parts import read_fitting_part
 from marketd.ipc.journal import Journal
 from marketd.ipc.journal_errors import JournalFailed
-from marketd.ipc.protocol import Alive, Declare, Declared, Failure, Follow, Outcome, Rejection
+from marketd.ipc.protocol import Alive, Declare, Declared, Failure, Follow, Outcome, Recall, Rejection
 from marketd.market.errors import Busy, InvalidArgument, JournalFull, MarketdError, ProtocolError, UnknownInstrument
 from marketd.market.instruments import CONSOLIDATED_VENUE, Instrument
 from marketd.market.records import Coverage, Kind, Records
@@ -113,8 +113,11 @@ class Ingest:
                 self._ingest(peer, message, frames[1:])
             elif isinstance(message, Alive):
                 self._orphans.alive(message.producer, message.pid)
+                self.hearing.alive(message.venue)
             elif isinstance(message, Declare):
                 self._declare(peer, message)
+            elif isinstance(message, Recall):
+                self._recall(peer, message)
             elif isinstance(message, Follow):
                 self.acks.follow(peer, message)
             else:
@@ -215,9 +218,18 @@ class Ingest:
 
         Where the journal has no room it is left out: the next one is made of all that the venues showed meanwhile.
         """
-        merged = consolidator.follow(lot.state.instrument, lot.rows, lot.ts_known)
-        if merged is None or not self._journal.has_room:
-            return
+        room = self._journal.has_room
+        merged = consolidator.follow(lot.state.instrument, lot.rows, lot.ts_known, has_room=room)
+        if merged is not None:
+            self._show_merged(consolidator, merged)
+
+    def look_at_consolidated(self) -> None:
+        """Consolidated books that no venue is in any more, though nothing came that says so."""
+        if self._consolidator is not None and self._journal.has_room:
+            for merged in self._consolidator.look(self._clock.now()):
+                self._show_merged(self._consolidator, merged)
+
+    def _show_merged(self, consolidator: Consolidator, merged: Merged) -> None:
         try:
             instrument = self._consolidated_instrument(consolidator, merged.instrument)
         except MarketdError as error:
@@ -303,7 +315,7 @@ class Ingest:
     # ---- instruments --------------------------------------------------------------------------
 
     def _declare(self, peer: bytes, request: Declare) -> None:
-        declared, resume, end = [], [], 0
+        declared, end = [], 0
         if len(request.instruments) > MAX_DECLARED:
             raise InvalidArgument(
                 f"instruments: {len(request.instruments)} in one message; at most {MAX_DECLARED}", field="instruments"
@@ -320,13 +332,24 @@ class Ingest:
             if self._consolidator is not None:
                 self._consolidator.declare(instrument)
             declared.append(instrument)
+        if end:
+            self._publisher.announce(self._registry.instruments)
+        self._answer_declared(peer, request.id, declared)
+
+    def _recall(self, peer: bytes, request: Recall) -> None:
+        if len(request.names) > MAX_DECLARED:
+            raise InvalidArgument(f"names: {len(request.names)} in one message; at most {MAX_DECLARED}", field="names")
+        wanted = set(request.names)
+        self._answer_declared(peer, request.id, [i for i in self._registry.instruments if i.name in wanted])
+
+    def _answer_declared(self, peer: bytes, request_id: int, instruments: list[Instrument]) -> None:
+        resume = []
+        for instrument in instruments:
             known = self._kernel.state(instrument).resume()
             books = self._publisher.books_of(instrument)
             resume.append(msgspec.structs.replace(known, book_lost_ts=lost_since(books)))
-        if end:
-            self._publisher.announce(self._registry.instruments)
         # an id may have been assigned a moment ago for somebody else, and not be on disk yet
-        self.acks.answer(peer, self._journal.end, Declared(id=request.id, instruments=declared, resume=resume))
+        self.acks.answer(peer, self._journal.end, Declared(id=request_id, instruments=instruments, resume=resume))
 
     def _introduce(self, instrument: Instrument, *, new: bool = True) -> int:
         """Journal and arena of an instrument that has its id; the end of its frame, 0 when it needed none."""

@@ -24,7 +24,7 @@ import zmq.asyncio
 
 from marketd.daemon.halves import halves
 from marketd.ipc import protocol, sockets
-from marketd.ipc.protocol import Alive, Declare, Declared, Failure, Ingest, Outcome, Part, Rejection, Resume
+from marketd.ipc.protocol import Alive, Declare, Declared, Failure, Ingest, Outcome, Part, Recall, Rejection, Resume
 from marketd.market.errors import Busy, JournalFull, MarketdError, ProtocolError
 from marketd.market.instruments import Instrument
 from marketd.market.records import Records
@@ -64,13 +64,17 @@ class _Pending:
 class IngestLink:
     """`open()`, then `declare` and `send`; `flush()` waits for every answer; `close()`."""
 
-    def __init__(self, context: zmq.asyncio.Context, url: str, *, source: str, live: bool = True) -> None:
-        """`live`: records may be shown although they cannot be stored; else such batches wait."""
+    def __init__(
+        self, context: zmq.asyncio.Context, url: str, *, source: str, live: bool = True, venue: str = ""
+    ) -> None:
+        """`live`: records may be shown although they cannot be stored; else such batches wait. `venue`: whose feed it
+        is."""
         self._socket = context.socket(zmq.DEALER)
         sockets.configure(self._socket, high_water=2 * WINDOW)
         self._url = url
         self._source = source
         self._live = live
+        self._venue = venue
         self._producer = os.urandom(16)
         self._numbers = itertools.count(1)
         self._questions = itertools.count(FIRST_QUESTION)
@@ -101,11 +105,18 @@ class IngestLink:
 
     async def declare(self, instruments: Sequence[Instrument]) -> list[tuple[Instrument, Resume]]:
         """The instruments with their ids, and what ingest has of each; asks until it is answered."""
-        number = next(self._questions)
+        return await self._ask(Declare(id=next(self._questions), instruments=list(instruments)))
+
+    async def recall(self, names: Sequence[str]) -> list[tuple[Instrument, Resume]]:
+        """The same of those of these names that ingest knows from before."""
+        return await self._ask(Recall(id=next(self._questions), names=list(names)))
+
+    async def _ask(self, question: Declare | Recall) -> list[tuple[Instrument, Resume]]:
+        number = question.id
         answer = self._declares[number] = asyncio.get_running_loop().create_future()
         try:
             while True:
-                await self._socket.send(protocol.encode(Declare(id=number, instruments=list(instruments))))
+                await self._socket.send(protocol.encode(question))
                 try:
                     declared = await asyncio.wait_for(asyncio.shield(answer), RESEND_SECONDS)
                 except TimeoutError:
@@ -212,7 +223,7 @@ class IngestLink:
             )
 
     async def _live_on(self) -> None:
-        alive = protocol.encode(Alive(producer=self._producer, pid=os.getpid()))
+        alive = protocol.encode(Alive(producer=self._producer, pid=os.getpid(), venue=self._venue))
         while self._live:
             with contextlib.suppress(zmq.Again):  # ingest is away, or far behind: it has other worries
                 await self._socket.send(alive, zmq.NOBLOCK)

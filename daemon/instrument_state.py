@@ -61,6 +61,9 @@ class InstrumentState:
             last_trade_ts=None if self.last_trade_ts == ABSENT else self.last_trade_ts,
             venue_bars={frame: ts for (source, frame), ts in self.venue_bars.items() if source == Source.VENUE},
             observed=self.observed.begun,
+            ended=list(self.observed.ended),
+            down=self.observed.down,
+            heard_ts=None if self.fold.heard_ns == ABSENT else self.fold.heard_ns,
         )
 
     def follow_unstored(self, events: Records) -> None:

@@ -1,7 +1,7 @@
 """The live lane: how a lot gets into journal and arena, and what the ledger says where the journal had no room for it.
 
     take                 frame, then publish; None when the journal has no room
-    keep_live_only       publish alone: `journal.when_full = "live_only"`
+    keep_live_only       publish alone: `journal.when_full = "live_only"`, with an UNSTORED that has no end yet
     close_unstored       the ledger says what was kept live only, before anything that follows it is stored
     tell_due_events      what the daemon itself observed while there was no room
 
@@ -23,11 +23,13 @@ from marketd.ipc.journal_errors import JournalBehind
 from marketd.market.errors import JournalFull
 from marketd.market.instruments import Instrument
 from marketd.market.records import Coverage, Records
+from marketd.market.times import ABSENT
 
 _log = logging.getLogger(__name__)
 
 _CLOCK_STEPS = metrics.counter("clock_steps_total", "Steps of the wall clock by over a second")
 
+_FULL = "journal full"
 MAX_DUE_EVENTS = 1_000  # of the daemon itself, that wait for room in the journal
 
 
@@ -77,7 +79,8 @@ class LiveLane:
     def keep_live_only(self, lot: Lot) -> None:
         """Readers go on seeing the market, and the ledger will say what was not stored."""
         state = lot.state
-        if not state.unstored_since:
+        begins = not state.unstored_since
+        if begins:
             state.unstored_since = lot.ts_known
             _log.error(
                 "%s is kept live only: the journal is full",
@@ -90,6 +93,9 @@ class LiveLane:
         state.rebuild |= dict.fromkeys(lot.unknown, self.journal.end)
         self.live_only += lot.records
         self.publisher.show(lot, -1)
+        if begins:  # by itself: the ledger in shared memory says it while it lasts, the stored one once there is room
+            event = coverage_record(Coverage.UNSTORED, lot.ts_known, ABSENT, stream=0, reason=_FULL)
+            self.publisher.show(self._lot_of(state.instrument, event), -1)
 
     def close_unstored(self, state: InstrumentState) -> None:
         """Where there is room again, the ledger first says what was not stored: killed behind that, nothing is lost."""
@@ -98,7 +104,7 @@ class LiveLane:
             return
         state.unstored_since = state.unstored_count = 0
         until = max(since, self.clock.now())  # the wall clock may have stepped back meanwhile
-        event = coverage_record(Coverage.UNSTORED, since, until, stream=0, detail=count, reason="journal full")
+        event = coverage_record(Coverage.UNSTORED, since, until, stream=0, detail=count, reason=_FULL)
         if not self.record_coverage(state.instrument, event):
             state.unstored_since, state.unstored_count = since, count  # the next lot that finds room says it
 
@@ -106,8 +112,10 @@ class LiveLane:
 
     def record_coverage(self, instrument: Instrument, event: Records) -> bool:
         """Write an event of the ledger that ingest itself observed; whether the journal had room for it."""
-        lot = self.kernel.accept(instrument, [(COVERAGE_KIND, event)], self.clock.next(), source="ingest")
-        return self.take(lot) is not None
+        return self.take(self._lot_of(instrument, event)) is not None
+
+    def _lot_of(self, instrument: Instrument, event: Records) -> Lot:
+        return self.kernel.accept(instrument, [(COVERAGE_KIND, event)], self.clock.next(), source="ingest")
 
     def step_of_clock(self, everything: Instrument, step_ns: int) -> None:
         """The wall clock stepped: an event of the instrument that stands for all."""

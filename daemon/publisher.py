@@ -188,6 +188,7 @@ class Publisher:
         self._messages = 0
         self._state = ArenaState.WARMING
         self._beaten: tuple[int, int] | None = None  # offsets of the last heartbeat
+        self.last_alive_ns = 0  # the last heartbeat of an ingest before this one, as shared memory has it
         self._unannounced: list[Instrument] | None = None  # that could not be listed yet
 
     def board(self, instrument: Instrument) -> Board:
@@ -222,6 +223,8 @@ class Publisher:
             arena = ArenaWriter.attach(path, **shape)
             # whoever made it may have been killed before it was filled
             is_new, begun = arena.number == 0 or arena.is_filling, arena.number > 0 and arena.is_filling
+            if self._beaten is None:
+                self.last_alive_ns = max(self.last_alive_ns, arena.alive_ns)
         except FileNotFoundError:
             arena, is_new = ArenaWriter.create(path, **shape), True
         except ArenaLayoutChanged:

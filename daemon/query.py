@@ -184,7 +184,7 @@ class QueryService:
             return results, await worth_of_answer(facts, found, Span(request.start, request.end), request.known_at)
 
         span = guessed(Span(request.start, request.end), request.limit, max(request.timeframes) * NS_PER_SECOND)
-        return await self._settled(instrument, request, rings, Judged(stream_of("candle"), span), read, started)
+        return await self._settled(instrument, request, rings, Judged(stream_of(CANDLE_KIND), span), read, started)
 
     async def _latest_bars(self, request: LatestBars) -> tuple[protocol.Message, list[Any]]:
         started = time.perf_counter_ns()
@@ -227,7 +227,7 @@ class QueryService:
             return [result], await worth_of_answer(facts, found, span, request.known_at)
 
         span = guessed(Span(request.start, request.end), request.limit, (asked.timeframe or 0) * NS_PER_SECOND)
-        judged = Judged(stream_of(asked.kind.name), span)
+        judged = Judged(stream_of(asked.kind), span)
         return await self._settled(instrument, request, [asked.ring], judged, read, started)
 
     # ---- for ingest ---------------------------------------------------------------------------

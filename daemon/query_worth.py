@@ -19,12 +19,12 @@ from marketd.daemon.answers import Result, time_bounds
 from marketd.daemon.query_facts import Facts
 from marketd.daemon.query_tail import Tail
 from marketd.market.book_means import KIND_NAME
-from marketd.market.records import BY_NAME, Coverage, Records
+from marketd.market.records import BY_NAME, Coverage, Kind, Records
 from marketd.market.rows import BAR_VERSIONS
 from marketd.market.worth import UNKNOWN, Worth, stretch_of, table_of, worse, worth_of
 from marketd.sql.read import Span
 
-_BOOK, _CANDLE = BY_NAME["book"].name, BY_NAME["candle"].name
+_BOOK, _CANDLE = BY_NAME["book"], BY_NAME["candle"]
 
 
 class _Stretch(NamedTuple):
@@ -70,9 +70,9 @@ def _stretch(result: Result, timeframe: int | None, span: Span, known_at: int | 
     return _Stretch(start, min(each for each in (span.end, known_at, now_ns) if each is not None), newest_ns)
 
 
-def _kind_of(result: Result) -> str:
+def _kind_of(result: Result) -> Kind:
     """Books by the second are worth what the books are."""
-    return _BOOK if result.kind.name == KIND_NAME else result.kind.name
+    return _BOOK if result.kind.name == KIND_NAME else result.kind
 
 
 def _worth(ledger: Records, result: Result, stretch: _Stretch, timeframe: int | None, known_at: int | None) -> Worth:
@@ -82,7 +82,7 @@ def _worth(ledger: Records, result: Result, stretch: _Stretch, timeframe: int | 
     dropped = found["state"] == Coverage.EXPIRED
     if result.made_of is not None:  # what was dropped before then, longer bars had been made of
         found["ts_start"][dropped] = np.maximum(found["ts_start"][dropped], result.made_of.since)
-    if kind == _CANDLE and known_at is not None:
+    if kind.name == _CANDLE.name and known_at is not None:
         # a version that was replaced later than that is part of what was known then
         replaced = dropped & (found["reason"] == BAR_VERSIONS.encode()) & (found["ts_known"] > known_at)
         found["reason"][replaced] = table_of(kind, stored).encode()

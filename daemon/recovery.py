@@ -19,8 +19,8 @@ from marketd.ipc.frames import NO_BODY, Buffer, Frame
 from marketd.ipc.journal import Journal
 from marketd.market.book_rows import read_records
 from marketd.market.instruments import Instrument
-from marketd.market.records import Kind
-from marketd.market.times import NS_PER_US
+from marketd.market.records import Coverage, Kind
+from marketd.market.times import ABSENT, NS_PER_US
 
 _log = logging.getLogger(__name__)
 
@@ -63,8 +63,9 @@ def recover(journal: Journal, kernel: Kernel, registry: Registry, publisher: Pub
         if board.arena.journal_offset < 0:
             # what was kept live only is in no journal: the ledger will say so, and its numbers and moments are not
             # given again
-            board.state.unstored_since = board.state.unstored_since or board.state.ts_known + NS_PER_US
-            board.state.unstored_count += max(0, board.arena.seq - board.state.seq)
+            told = _unstored_since(board)
+            board.state.unstored_since = board.state.unstored_since or told or board.state.ts_known + NS_PER_US
+            board.state.unstored_count += max(0, board.arena.seq - board.state.seq - bool(told))
             board.state.seq = max(board.state.seq, board.arena.seq)
             kernel.ts_known = max(kernel.ts_known, board.arena.ts_known)
     _log.info(
@@ -74,6 +75,16 @@ def recover(journal: Journal, kernel: Kernel, registry: Registry, publisher: Pub
         extra={"action": "recovered", "frames": frames, "shown": shown},
     )
     return Recovered(frames, shown)
+
+
+def _unstored_since(board: Board) -> int:
+    """Since when an instrument is kept live only, as its ledger in shared memory says; 0: it does not."""
+    events = board.all_of("coverage") if board.has_ring("coverage") else None
+    if events is None:
+        return 0
+    told = events["ts_start"][events["state"] == Coverage.UNSTORED]
+    is_open = events["ts_end"][events["state"] == Coverage.UNSTORED] == ABSENT
+    return int(told[-1]) if len(told) and is_open[-1] else 0
 
 
 def _has(board: Board, frame: Frame) -> bool:

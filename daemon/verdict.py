@@ -82,8 +82,13 @@ def _storage_problems(actor: ActorReport) -> list[str]:
 
 def feed_problems(actors: Iterable[ActorReport]) -> list[str]:
     """What venues do not give their feeds, or their instruments do not allow: perhaps the configuration is wrong."""
-    kinds = (_refusals, _silences, _unknown_symbols, _refused_settings)
+    kinds = (_away, _refusals, _silences, _unknown_symbols, _refused_settings)
     return [problem for actor in actors for told in kinds for problem in told(actor)]
+
+
+def _away(actor: ActorReport) -> list[str]:
+    away = _part(actor.statistics, "feed").get("away")
+    return [f"{actor.name}'s venue is away: {words}" for words in away] if isinstance(away, list) else []
 
 
 def _refusals(actor: ActorReport) -> list[str]:

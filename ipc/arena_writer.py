@@ -229,6 +229,11 @@ class ArenaWriter:
         """The journal is on disk up to here: between two heartbeats, for readers who ask what is durable."""
         self._words[word.DURABLE] = durable_offset
 
+    @property
+    def alive_ns(self) -> int:
+        """The wall clock's time of the last heartbeat; of an arena that was attached to, its last writer's."""
+        return self._words[word.HEARTBEAT_WALL]
+
     # ---- the last publication -------------------------------------------------------------------
 
     @property

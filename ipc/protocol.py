@@ -91,6 +91,16 @@ class Resume(msgspec.Struct, frozen=True, kw_only=True):
     book_lost_ts: int | None = None  # since when its book is not LIVE; None: it was, or there was none
     # kinds' numbers: of these the ledger says since when they are observed, or ingest will once they are heard again
     observed: list[int] = []
+    ended: list[int] = []  # … of which that has ended by now
+    down: dict[int, int] = {}  # by kinds' numbers, the streams that are VENUE_DOWN: since when
+    heard_ts: int | None = None  # the newest event time that was told of it
+
+
+class Recall(Request, kw_only=True):
+    """A feed whose venue does not say what its instruments are: which of these names are known from before? Answered
+    with Declared, of those that are."""
+
+    names: list[Name]
 
 
 class Declared(Message, kw_only=True):
@@ -123,6 +133,7 @@ class Alive(Message, kw_only=True):
 
     producer: bytes
     pid: Whole
+    venue: Name = ""  # whose feed it is
 
 
 class Outcome(Message, kw_only=True):
@@ -320,7 +331,7 @@ class Failure(Message, kw_only=True):
     field: str | None = None
 
 
-ToIngest = Declare | Ingest | Alive | Follow | Committed
+ToIngest = Declare | Recall | Ingest | Alive | Follow | Committed
 FromIngest = Declared | Outcome | Durable | Failure
 ToQuery = Describe | Bars | LatestBars | Rows | Health | RebuildBars
 FromQuery = Description | Answer | LatestAnswer | HealthReport | Failure

@@ -1,7 +1,8 @@
 """The ledger as a line: of a stream, which stretch was observed, fetched afterwards, or missed, and why. Pure.
 
 COVERAGE records are laid over each other in the order of `seq`, so that every moment has the state that the latest of
-them gives it. What was fetched says so, though a reader misses nothing: it was known only later. What counts as
+them gives it; an UNSTORED without an end is over once the same is told with one, and what lay under it is to be seen
+again. What was fetched says so, though a reader misses nothing: it was known only later. What counts as
 observed here (OBSERVED and BACKFILLED) is what `Frame.grid` takes for observed.
 """
 
@@ -86,6 +87,7 @@ def timeline(coverage: Records, stream: int, start_ns: int, end_ns: int) -> list
     """
     line = _Line()
     ordered = coverage[in_order(coverage)]
+    ordered = ordered[~_is_over(ordered)]
     for record in ordered[np.isin(ordered["stream"], (stream, 0))]:
         state = _STATES.get(int(record["state"]))  # type: ignore[call-overload]
         if state is None:
@@ -98,6 +100,15 @@ def timeline(coverage: Records, stream: int, start_ns: int, end_ns: int) -> list
             continue  # the longer ones, a venue's too, and the newest of all stand in tables of their own
         line.lay(Stretch(first, last, state, int(record["detail"]), reason))
     return line.cut(start_ns, end_ns)
+
+
+def _is_over(ordered: Records) -> npt.NDArray[np.bool_]:
+    """Which are UNSTORED without an end and were told again with theirs: in shared memory both are."""
+    unstored = ordered["state"] == Coverage.UNSTORED
+    is_open = unstored & (ordered["ts_end"] == ABSENT)
+    ended = ordered["ts_start"][unstored & ~is_open]
+    found: npt.NDArray[np.bool_] = is_open & np.isin(ordered["ts_start"], ended)
+    return found
 
 
 class _Line:

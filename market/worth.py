@@ -1,7 +1,8 @@
 """What records are worth by the ledger: were those of a stretch all received, and if not, where are they missing? Pure.
 
 Bars are made of trades, so it is the trades' ledger that speaks of them; imbalances, buckets and changes are made of
-the book. But whether retention has dropped them is a matter of their own table.
+the book, and a declared series has a ledger of its own, where a feed brings it. But whether retention has dropped them
+is a matter of their own table.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from marketd.market.records import BY_NAME, Coverage, Records
+from marketd.market.records import BY_NAME, Coverage, Kind, Records
 from marketd.market.rows import ONE_SECOND_BARS
 from marketd.market.timeline import SEVERITY, Seen, in_order, timeline
 from marketd.market.times import NS_PER_SECOND
@@ -24,6 +25,7 @@ _STREAMS = {
     "book_delta": _BOOK,
     "imbalance": _BOOK,
     "buckets": _BOOK,
+    "book_venues": _BOOK,
 }
 MAX_GAPS = 1000  # that are listed; the last one then reaches to the end
 
@@ -40,35 +42,37 @@ class Worth(NamedTuple):
 UNKNOWN = Worth(None, [])
 
 
-def stream_of(kind: str) -> int:
+def stream_of(kind: Kind) -> int:
     """Whose ledger speaks of records of a kind, as a kind's number; 0: none does."""
-    return _STREAMS.get(kind, 0)
+    return _STREAMS.get(kind.name, kind.id if kind.declared else 0)
 
 
-def table_of(kind: str, timeframe: int | None) -> str:
+def table_of(kind: Kind, timeframe: int | None) -> str:
     """The table that has such records."""
-    return ONE_SECOND_BARS if kind == "candle" and timeframe == 1 else BY_NAME[kind].table or ""
+    return ONE_SECOND_BARS if kind.name == "candle" and timeframe == 1 else kind.table or ""
 
 
-def span_of(kind: str, time: str, records: Records, timeframe: int | None) -> tuple[int, int] | None:
+def span_of(kind: Kind, records: Records, timeframe: int | None) -> tuple[int, int] | None:
     """The stretch of event time that records speak of; None when there are none."""
-    times = records[time] if len(records) and kind in _STREAMS else None
+    times = records[kind.time] if len(records) and stream_of(kind) else None
     return None if times is None else stretch_of(kind, (int(times.min()), int(times.max())), timeframe)
 
 
-def stretch_of(kind: str, bounds: tuple[int, int] | None, timeframe: int | None) -> tuple[int, int] | None:
+def stretch_of(kind: Kind, bounds: tuple[int, int] | None, timeframe: int | None) -> tuple[int, int] | None:
     """The same by the oldest and the newest time of the records."""
-    if bounds is None or kind not in _STREAMS:
+    if bounds is None or not stream_of(kind):
         return None
     length = 1 if timeframe is None else timeframe * NS_PER_SECOND
     return bounds[0], bounds[1] + length
 
 
-def worth_of(coverage: Records, kind: str, start_ns: int, end_ns: int, timeframe: int | None = None) -> Worth:
+def worth_of(coverage: Records, kind: Kind, start_ns: int, end_ns: int, timeframe: int | None = None) -> Worth:
     """Of [start_ns, end_ns), by the COVERAGE records of an instrument from the beginning of its stream on."""
-    stream = _STREAMS.get(kind)
-    if stream is None or end_ns <= start_ns:
+    stream = stream_of(kind)
+    if not stream or end_ns <= start_ns:
         return UNKNOWN
+    if kind.declared and stream not in coverage["stream"]:
+        return UNKNOWN  # a producer's: nobody keeps a ledger of it
     line = timeline(_of_table(coverage, kind, stream, timeframe), stream, start_ns, end_ns)
     missing = [stretch for stretch in line if not stretch.state.is_whole]
     gaps: list[tuple[int, int]] = []
@@ -80,9 +84,9 @@ def worth_of(coverage: Records, kind: str, start_ns: int, end_ns: int, timeframe
     return Worth(min((stretch.state for stretch in line), key=SEVERITY.__getitem__).value, gaps)
 
 
-def worth_of_newest(coverage: Records, kind: str, start_ns: int, end_ns: int) -> Worth:
+def worth_of_newest(coverage: Records, kind: Kind, start_ns: int, end_ns: int) -> Worth:
     """The same where only the newest of the ledger is at hand: it must say since when the stream was observed."""
-    events = coverage[np.isin(coverage["stream"], (_STREAMS.get(kind, -1), 0))]
+    events = coverage[np.isin(coverage["stream"], (stream_of(kind) or -1, 0))]
     if not len(events) or events["state"][in_order(events)[0]] != Coverage.OBSERVED:
         return UNKNOWN
     return worth_of(coverage, kind, start_ns, end_ns)
@@ -95,12 +99,12 @@ def worse(one: str | None, other: str | None) -> str | None:
     return min(Seen(one), Seen(other), key=SEVERITY.__getitem__).value
 
 
-def _of_table(coverage: Records, kind: str, stream: int, timeframe: int | None) -> Records:
+def _of_table(coverage: Records, kind: Kind, stream: int, timeframe: int | None) -> Records:
     """With what was dropped of the kind's own table in place of what was dropped of the stream that it is made of."""
     table = table_of(kind, timeframe)
     is_dropped = coverage["state"] == Coverage.EXPIRED
     found: Records = coverage[~is_dropped | (coverage["reason"] == table.encode())]
     dropped = found["state"] == Coverage.EXPIRED
     found["stream"][dropped] = stream
-    found["reason"][dropped] = kind.encode()
+    found["reason"][dropped] = kind.name.encode()
     return found

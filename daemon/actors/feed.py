@@ -39,6 +39,9 @@ class IngestSink:
         self._known |= {instrument.symbol: instrument for instrument, _ in declared}
         return declared
 
+    async def recall(self, names: list[str]) -> list[tuple[Instrument, Resume]]:
+        return await self._link.recall(names)
+
     async def send(self, instrument: Instrument, parts: list[tuple[str, Records]], observed: bool = True) -> None:
         await self._link.send(instrument, parts)
 
@@ -54,7 +57,9 @@ class FeedActor(AsyncActor):
         config, name = self.config, which_of(self.name)
         settings = config.venues[name]
         venue = venue_of(name, settings.ws_url)
-        self._link = IngestLink(self.context, paths.socket_url(config.runtime_path, "ingest"), source=f"feed:{name}")
+        self._link = IngestLink(
+            self.context, paths.socket_url(config.runtime_path, "ingest"), source=f"feed:{name}", venue=name
+        )
         self._link.open()
         capture = CaptureWriter(config.capture_path, name) if config.capture.raw else None
         sink = IngestSink(self._link, config.daemon_no)

@@ -17,6 +17,7 @@ from marketd.daemon.consolidated import Consolidator
 from marketd.daemon.ingest import Ingest
 from marketd.daemon.journal_room import RoomWait
 from marketd.daemon.kernel import Kernel
+from marketd.daemon.observed_streams import BOOK
 from marketd.daemon.publisher import Publisher
 from marketd.daemon.query_link import QueryLink
 from marketd.daemon.recovery import recover
@@ -132,6 +133,9 @@ class IngestActor(PollActor):
         for board in boards:
             if "book" in board.rings and not board.is_new:
                 made.seed(board.state.instrument, board.newest("book"), board.arena.ts_known)
+            state = board.state
+            if state.instrument.venue == CONSOLIDATED_VENUE and BOOK in state.observed.begun:
+                made.resume(state.instrument, observed=BOOK in state.observed, newest_ns=state.newest)
         return made
 
     # ---- the loop -----------------------------------------------------------------------------
@@ -139,6 +143,8 @@ class IngestActor(PollActor):
     def run(self) -> None:
         if self.state == "warming":
             self._warm()
+        # after a reboot the newest that was journaled is the last sign of life
+        self._ingest.hearing.begin(self._publisher.last_alive_ns or self._kernel.ts_known)
         poller = zmq.Poller()
         self.control.register(poller)
         poller.register(self._journal.fd, zmq.POLLIN)
@@ -246,6 +252,7 @@ class IngestActor(PollActor):
         if self._is_caught_up:
             self._ingest.leave_orphans()
             self._ingest.hearing.look()
+            self._ingest.look_at_consolidated()
         self._journal.release(self._acks.committed, self.config.journal.keep)
         self._publisher.heartbeat(self._journal.durable, self._acks.committed)
         if self.state == "live":

@@ -7,7 +7,7 @@
     imbalance   each second, by `ImbalanceKernel`; buckets each second and minute, by `BucketKernel`
     book_delta  each changed level, if asked for; the whole book where it begins anew
     coverage    OBSERVED when the book is first LIVE; a GAP without an end when it leaves LIVE, and when it is LIVE
-                again the same GAP with its end, and OBSERVED
+                again the same GAP with its end, and OBSERVED; while the venue is away VENUE_DOWN in place of the GAP
 
 Between two messages time goes on by `time`: it closes seconds, and sends the last state of an interval.
 """
@@ -19,7 +19,7 @@ from collections import Counter
 
 from marketd.daemon.feeds.adapter import BookDelta, BookRule, BookSnapshot
 from marketd.daemon.feeds.feed_model import BookSettings
-from marketd.daemon.feeds.symbol_state import CoverageEvent, Part
+from marketd.daemon.feeds.symbol_state import CoverageEvent, Down, Part
 from marketd.market.book import Change, OrderBook
 from marketd.market.book_deltas import DeltaRecorder
 from marketd.market.book_edges import Reach
@@ -39,14 +39,23 @@ _log = logging.getLogger(__name__)
 
 _TRADE = BY_NAME["trade"].id
 _APPLIED = BookEvent.APPLIED
+_OUTAGE = (BookEvent.DISCONNECTED.value, BookEvent.SILENT.value)
 MAX_WAIT_NS = 60 * NS_PER_SECOND  # seconds wait so long for trades that are being fetched; then volumes are absent
 
 
 class BookKeeper:
-    """`lost_ns`: until when the instrument was followed before this process, ABSENT for a new one."""
+    """`lost_ns`: until when the instrument was followed before this process, ABSENT for a new one. `down`: the ledger
+    has the venue as away.
+    """
 
     def __init__(
-        self, rule: BookRule, instrument: Instrument, settings: BookSettings, *, lost_ns: int = ABSENT
+        self,
+        rule: BookRule,
+        instrument: Instrument,
+        settings: BookSettings,
+        *,
+        lost_ns: int = ABSENT,
+        down: Down | None = None,
     ) -> None:
         self.instrument = instrument
         self._settings = settings
@@ -62,6 +71,9 @@ class BookKeeper:
         self._observed = False
         self._lost_ns = lost_ns  # since when the book is not LIVE, after it was
         self._lost_reason = "the feed was not running"
+        self._is_down = down is not None
+        if down is not None:
+            self._lost_ns, self._lost_reason = down
 
     def __repr__(self) -> str:
         return f"<BookKeeper {self.sync!r}>"
@@ -121,9 +133,32 @@ class BookKeeper:
             return []
         lost_ns, end_ns = self._lost_ns, self.newest_ns
         parts = [part for part in self.disconnected() if part[0] != "coverage"]  # it ends, and is not lost
+        if self._is_down:
+            return parts
         if lost_ns != ABSENT and lost_ns < end_ns:
             parts.append(CoverageEvent(Coverage.GAP, lost_ns, end_ns, "book", reason=self._lost_reason).part())
         return [*parts, CoverageEvent(Coverage.ENDED, end_ns, end_ns, "book", reason=reason).part()]
+
+    def away(self, since_ns: int, words: str) -> tuple[int, list[Part]]:
+        """The venue is away, and so no more is known of the book; since when, and what the ledger says."""
+        parts: list[Part] = []
+        if self._lost_ns != ABSENT and self._lost_reason in _OUTAGE:
+            since_ns = self._lost_ns  # it is the outage that it was lost by
+        elif self._lost_ns != ABSENT and self._lost_ns < since_ns:
+            parts.append(CoverageEvent(Coverage.GAP, self._lost_ns, since_ns, "book", reason=self._lost_reason).part())
+        self._lost_ns, self._lost_reason, self._is_down = since_ns, words, True
+        return since_ns, [*parts, CoverageEvent(Coverage.VENUE_DOWN, since_ns, ABSENT, "book", reason=words).part()]
+
+    def heard(self, ts_ns: int) -> list[Part]:
+        """The venue is there again; the book has a gap until it is in step."""
+        if not self._is_down:
+            return []
+        since_ns, end_ns, words = self._lost_ns, max(ts_ns, self._lost_ns), self._lost_reason
+        self._lost_ns, self._lost_reason, self._is_down = end_ns, "not in step yet", False
+        return [
+            CoverageEvent(Coverage.VENUE_DOWN, since_ns, end_ns, "book", reason=words).part(),
+            CoverageEvent(Coverage.GAP, end_ns, ABSENT, "book", reason=self._lost_reason).part(),
+        ]
 
     def silent(self) -> list[Part]:
         """Nothing comes, or no snapshot came of asking for one."""
@@ -256,10 +291,11 @@ class BookKeeper:
         parts: list[Part] = []
         was_lost = self._lost_ns != ABSENT
         if was_lost:
-            parts.append(CoverageEvent(Coverage.GAP, self._lost_ns, ts_ns, "book", reason=self._lost_reason).part())
+            state = Coverage.VENUE_DOWN if self._is_down else Coverage.GAP
+            parts.append(CoverageEvent(state, self._lost_ns, ts_ns, "book", reason=self._lost_reason).part())
         if was_lost or not self._observed:
             parts.append(CoverageEvent(Coverage.OBSERVED, ts_ns, ts_ns, "book", reason="in step").part())
-        self._observed, self._lost_ns = True, ABSENT
+        self._observed, self._lost_ns, self._is_down = True, ABSENT, False
         return parts
 
     def _left(self, ts_ns: int, step: Step) -> list[Part]:

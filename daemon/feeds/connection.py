@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import os
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -97,6 +98,7 @@ class Connection:
         self.has_asked = asyncio.Event()  # all that a new session asks for was sent
         self._roll_now = asyncio.Event()
         self._past = _Past()
+        self.trouble = "not connected yet"  # why it was lost, or does not come up, in a few words
         self.errors: deque[tuple[float, str]] = deque(maxlen=KEPT_ERRORS)  # (unix s, what was said), as they came
 
     def __repr__(self) -> str:
@@ -184,6 +186,7 @@ class Connection:
             try:
                 session = await self._open()
             except (OSError, TimeoutError, InvalidHandshake, InvalidURI, ConnectionClosed) as error:
+                self.trouble = _words(error)
                 self._note(f"connecting to {self._base_url} failed: {_words_of(error)}")
                 await asyncio.sleep(backoff.next())
                 continue
@@ -250,7 +253,9 @@ class Connection:
                 finally:
                     roll.cancel()
                 if running.done():
-                    return _reason(running)
+                    reason = _reason(running)
+                    self.trouble = _words(running.exception())
+                    return reason
                 if not self._overlaps:
                     self._past.rolls += 1
                     return "it is time for a fresh connection"
@@ -354,6 +359,17 @@ def _words_of(error: Exception) -> str:
 async def _end(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+def _words(error: BaseException | None) -> str:
+    """What the venue, or the network, says: the ledger has room for some words."""
+    if isinstance(error, ConnectionClosed) and error.rcvd is not None:
+        return f"closed: {error.rcvd.code} {error.rcvd.reason}".strip()
+    if isinstance(error, InvalidStatus):
+        return f"HTTP {error.response.status_code} {error.response.reason_phrase}".strip()
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno).lower()
+    return (str(error) if error is not None else "") or type(error).__name__
 
 
 def _reason(task: asyncio.Task[None]) -> str:

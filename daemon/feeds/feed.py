@@ -21,18 +21,21 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from marketd.daemon.feeds import series as declared
-from marketd.daemon.feeds.adapter import Rejected, Venue, VenueAdapter, VenueClosing, VenueRefused, VenueTime
+from marketd.daemon.feeds.adapter import Rejected, Series, Venue, VenueAdapter, VenueClosing, VenueRefused, VenueTime
 from marketd.daemon.feeds.backoff import Backoff
 from marketd.daemon.feeds.capture_writer import CaptureWriter
 from marketd.daemon.feeds.connection import Connection
 from marketd.daemon.feeds.feed_books import FeedBooks
 from marketd.daemon.feeds.feed_model import FeedSettings, FeedStatistics, Sink, VenueClock
 from marketd.daemon.feeds.intake import QUIET_NS, Intake
+from marketd.daemon.feeds.outages import ALIVE_SECONDS, Outages
 from marketd.daemon.feeds.polls import Polls
+from marketd.daemon.feeds.recalled import Recalled
 from marketd.daemon.feeds.repair import Repairs
 from marketd.daemon.feeds.rest import RestClient, RestFailed
 from marketd.daemon.feeds.roster import Roster
 from marketd.daemon.feeds.silence import Silence
+from marketd.daemon.feeds.stream_kinds import StreamKinds
 from marketd.daemon.feeds.subscriptions import Subscriptions
 from marketd.daemon.feeds.symbol_state import Part, SymbolState
 from marketd.daemon.feeds.tasks import Tasks
@@ -46,7 +49,6 @@ NO_API_KEY = (
     'instruments that are not stored yet, set trades = "aggTrade"'
 )
 LOOK_SECONDS = 0.25  # how often the clock looks for quiet symbols
-ALIVE_SECONDS = 5.0  # since the venue was last heard: beyond, time does not go on by itself, and books are old
 
 
 class Feed:
@@ -88,7 +90,9 @@ class Feed:
             order=self._order,
             handler=self,
             states=states,
+            kinds=StreamKinds(self._adapter, venue.adapter, trades=settings.trades, series=series.values()),
         )
+        self._recalled = Recalled(sink, venue.name)
         self._books = FeedBooks(
             self._adapter,
             self._rest,
@@ -131,7 +135,10 @@ class Feed:
         self._roster.subscriptions = self._subscriptions
         self._subscriptions.hand_over = self._intake.hand_over
         self._books.hand_over = self._intake.hand_over
-        self._polls = Polls(self._adapter, self._rest, lambda: list(states), self._take_polled)
+        self._outages = self._roster.outages = Outages(
+            self._roster, self._books, self._repairs, self._subscriptions, self._intake.hand_over
+        )
+        self._polls = Polls(self._adapter, self._rest, lambda: list(states), self._take_polled, self._not_polled)
 
     def _rest_client(self) -> RestClient:
         settings, venue = self._settings, self.venue
@@ -165,6 +172,7 @@ class Feed:
                 async with self._order:  # what was begun to be handed over is, so that the ledger ends with it
                     tasks.cancel()
                     await self._roster.end()
+                    await self._recalled.end("the feed was stopped")
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
         finally:
@@ -204,10 +212,13 @@ class Feed:
                 async with self._changing:
                     roster = self._roster
                     new = [symbol for symbol in self._wanted if symbol not in roster.states]
-                    await roster.add(await roster.look_up(new))
+                    found = await roster.look_up(new)
+                    self._recalled.answered()
+                    await roster.add(found)
                 return
             except (RestFailed, VenueRefused, Timeout) as error:
                 _log.warning("%s does not answer yet: %s", self.venue.name, error, extra={"action": "venue_down"})
+                await self._recalled.not_answered(self._wanted, str(error))
                 await asyncio.sleep(backoff.next())
 
     def _refresh(self, symbols: list[str]) -> None:
@@ -223,6 +234,7 @@ class Feed:
             states = self._roster.states_of(connection)
             for state in states:
                 state.begin_catch_up()
+            self._outages.up(connection, time.monotonic())
             self._subscriptions.begin(connection, states, connection.streams, connection.by_message)
             await self._books.up(self._roster.book_states_of(connection))
         for state in states:
@@ -232,6 +244,7 @@ class Feed:
 
     async def on_down(self, connection: Connection, reason: str) -> None:
         async with self._order:
+            self._outages.lost(connection, time.monotonic())
             await self._books.down(self._roster.book_states_of(connection))
 
     async def on_frames(self, connection: Connection, recv_ns: int, frames: list[bytes]) -> None:
@@ -253,6 +266,7 @@ class Feed:
                 self._lag_ns = recv_ns - clock.ts_ns
             await self._subscriptions.take(connection, events)
             clocked_by = partial(self._roster.clocked_by, connection)
+            await self._outages.heard(connection, now)
             await self._intake.take(events, symbols, clock.ts_ns, now, clocked_by)
             if clock.ts_ns - clock.swept_ns >= QUIET_NS:
                 clock.swept_ns = clock.ts_ns
@@ -264,9 +278,17 @@ class Feed:
 
     async def _take_polled(self, symbol: str, target: str, body: bytes) -> None:
         async with self._order:  # read with the lock held: else at scales that may be others when it is handed on
-            if symbol in self._roster.states:
+            if (state := self._roster.states.get(symbol)) is not None:
                 events = self._adapter.decode_rest(target, body)
+                for event in events:
+                    if isinstance(event, Series) and event.symbol == symbol:
+                        await self._outages.answered(state, event)
                 await self._intake.take(events, (), 0, time.monotonic(), clocked_by=tuple)
+
+    async def _not_polled(self, symbol: str, words: str) -> None:
+        async with self._order:
+            if (state := self._roster.states.get(symbol)) is not None:
+                await self._outages.not_answered(state, words)
 
     # ---- quiet symbols ------------------------------------------------------------------------
 
@@ -277,6 +299,7 @@ class Feed:
             async with self._order:
                 for connection in list(self._roster.connections):
                     now, clock = time.monotonic(), self._roster.clocks[connection]
+                    await self._outages.look(connection, now)
                     # with messages unread, time is what they say
                     if not clock.ts_ns or connection.pending or not connection.is_up:
                         continue
@@ -320,6 +343,7 @@ class Feed:
             refused=self._subscriptions.refusals,
             silent=self._silence.silent,
             silent_symbols=len(self._silence.silent),
+            away=[*filter(None, [self._recalled.words]), *self._outages.troubles(time.monotonic())],
             refused_settings=books.refused_settings,
             lag_ns=self._lag_ns,
             connections=[connection.statistics() for connection in roster.connections],

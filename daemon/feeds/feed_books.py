@@ -97,10 +97,12 @@ class FeedBooks:
         if self._rule is not None:
             # else it was in step until the newest that is known of the symbol
             lost_ns = state.trades.last_ts if state.book_lost_ns is None else state.book_lost_ns
-            keeper = BookKeeper(self._rule, state.instrument, self._settings, lost_ns=lost_ns)
+            down = state.down.get("book")
+            keeper = BookKeeper(self._rule, state.instrument, self._settings, lost_ns=lost_ns, down=down)
             self._kept[state.symbol] = _Kept(keeper)
 
     def remove(self, state: SymbolState, reason: str) -> list[Part]:
+        """The ledger of one that is down is closed by `outages`."""
         kept = self._kept.pop(state.symbol, None)
         if kept is None:
             return []
@@ -112,6 +114,16 @@ class FeedBooks:
 
     async def down(self, states: Iterable[SymbolState]) -> None:
         await self._tell_all(states, BookKeeper.disconnected)
+
+    def away(self, state: SymbolState, since_ns: int, words: str) -> tuple[int, list[Part]]:
+        """The venue is away; since when, as the ledger has it of the book."""
+        kept = self._kept.get(state.symbol)
+        return (since_ns, []) if kept is None else kept.keeper.away(since_ns, words)
+
+    def heard(self, state: SymbolState, ts_ns: int) -> list[Part]:
+        """The venue is heard again."""
+        kept = self._kept.get(state.symbol)
+        return [] if kept is None else kept.keeper.heard(ts_ns)
 
     async def silent(self, states: Iterable[SymbolState]) -> None:
         """Nothing has come from the venue for a while: the books may be old."""

@@ -26,6 +26,9 @@ class Sink(Protocol):
     async def declare(self, instruments: list[Instrument]) -> list[tuple[Instrument, Resume]]:
         """The instruments with their ids, and what is already there of each, in the same order."""
 
+    async def recall(self, names: list[str]) -> list[tuple[Instrument, Resume]]:
+        """The same of those of these names that are known from before."""
+
     async def send(self, instrument: Instrument, parts: list[Part], observed: bool = True) -> None:
         """One batch of one instrument; order of calls is order of records."""
 
@@ -97,6 +100,7 @@ class FeedStatistics(NamedTuple):
     refused: dict[str, str]  # symbols whose subscription the venue refuses, and what it says
     silent: dict[str, str]  # symbols of which streams do not come that the venue has taken, and which
     silent_symbols: int
+    away: list[str]  # connections that the venue does not take, for how long, and what is said
     refused_settings: list[str]  # of the configuration, which an instrument does not allow
     lag_ns: int  # receipt after the venue's time, of the newest message; below 0 when the clocks differ
     connections: list[ConnectionStatistics]

@@ -150,6 +150,9 @@ class Intake:
     def _begin_observed(self, lots: Lots, symbols: Collection[str], venue_ns: int) -> None:
         for symbol in self.unobserved.intersection(symbols) - lots.keys():
             state = self._states[symbol]
+            if state.observed:  # after an outage
+                self.unobserved.discard(symbol)
+                continue
             # of one whose first trades are held back or fetched, these will say since when
             if state.is_heard and state.trades.sequence.missing is None:
                 _add(lots, state, self._observed(state, venue_ns))
@@ -164,6 +167,10 @@ class Intake:
             state.observes_bars = True
             since_ns = int(firsts["candle"]["ts"].min())
             begun.append(CoverageEvent(Coverage.OBSERVED, since_ns, since_ns, "candle", reason="subscribed").part())
+        for kind in [kind for kind in state.series if kind in firsts and kind not in state.observed_series]:
+            state.observed_series.add(kind)
+            since_ns = int(firsts[kind]["ts_event"].min())
+            begun.append(state.event(Coverage.OBSERVED, kind, since_ns, since_ns, "subscribed"))
         return [*begun, *parts]
 
     def _observed(self, state: SymbolState, since_ns: int) -> Part:
@@ -200,7 +207,7 @@ class Intake:
         """To the sink."""
         if not parts:
             return
-        if not state.observed or (state.bars and not state.observes_bars):
+        if state.is_beginning:
             parts = self._begun(state, parts)
         for kind, records in parts:
             self.counts[kind] += len(records)

@@ -18,16 +18,20 @@ SPARE = 0.5  # of the venue's budget, which polls leave to all else
 REQUEST_SECONDS = 5.0  # an answer that comes later is one that the next will bring
 
 Take = Callable[[str, str, bytes], Awaitable[None]]  # symbol, target, answer
+Fail = Callable[[str, str], Awaitable[None]]  # symbol, what was said
 
 
 class Polls:
     """`run` until it is cancelled. An answer that does not come is counted, and asked for again at the usual time."""
 
-    def __init__(self, adapter: VenueAdapter, rest: RestClient, symbols: Callable[[], list[str]], take: Take) -> None:
+    def __init__(
+        self, adapter: VenueAdapter, rest: RestClient, symbols: Callable[[], list[str]], take: Take, fail: Fail
+    ) -> None:
         self._adapter = adapter
         self._rest = rest
         self._symbols = symbols
         self._take = take
+        self._fail = fail
         self._asked: dict[str, float] = {}  # target -> monotonic s
         self.failed = 0
 
@@ -49,5 +53,6 @@ class Polls:
         except (RestFailed, Timeout) as error:
             self.failed += 1
             _log.info("%s of %s: %s", request.target, symbol, error, extra={"action": "poll_failed"})
+            await self._fail(symbol, str(error))
             return
         await self._take(symbol, request.target, body)

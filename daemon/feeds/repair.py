@@ -66,9 +66,10 @@ class Repairs:
     def look(self, state: SymbolState) -> None:
         """Begin to repair whatever is missing and not being repaired."""
         for track in state.tracks:
-            if not (track.timeframe or state.is_heard):
+            if track.kind in state.down or not (track.timeframe or state.is_heard):
                 continue  # what comes before the venue has taken the subscription would be missed again
-            if track.sequence.missing is not None and not (track.is_repaired or state.removed):
+            is_due = track.sequence.missing is not None or track.outage is not None
+            if is_due and not (track.is_repaired or state.removed):
                 track.is_repaired = True
                 self._spawn(self._run(state, track), f"repair {state.symbol} {track.name}")
 
@@ -299,10 +300,19 @@ class _Filling:
         self._count += count
 
     def end(self, now_ns: int) -> list[Part]:
-        """The event, if there was something to report; what comes next begins at `now_ns`."""
+        """The event, if there was something to report; what comes next begins at `now_ns`.
+
+        Of an outage all is whole now but for the holes that follow, though nothing may have happened in it.
+        """
+        outage, self._track.outage = self._track.outage, None
         count, start_ns, end_ns = self._count, self._start_ns, self._end_ns
         self._count, self._start_ns, self._end_ns = 0, None if now_ns == ABSENT else now_ns, now_ns
-        if not count or start_ns is None:
+        if outage is not None:
+            start_ns = outage[0] if start_ns is None else min(start_ns, outage[0])
+            end_ns = max(end_ns, outage[1])
+        elif not count:
+            return []
+        if start_ns is None:
             return []
         return [CoverageEvent(Coverage.BACKFILLED, start_ns, end_ns, self._track.kind, count, self._reason).part()]
 

@@ -13,7 +13,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from marketd.daemon.feeds.adapter import UnknownSymbol, Venue, VenueAdapter, VenueRefused
 from marketd.daemon.feeds.connection import Connection, Handler, Timing
@@ -22,6 +22,7 @@ from marketd.daemon.feeds.feed_model import FeedSettings, Sink, VenueClock
 from marketd.daemon.feeds.intake import Intake
 from marketd.daemon.feeds.repair import Repairs
 from marketd.daemon.feeds.rest import RestClient, RestFailed
+from marketd.daemon.feeds.stream_kinds import StreamKinds
 from marketd.daemon.feeds.subscriptions import Subscriptions
 from marketd.daemon.feeds.symbol_state import SymbolState
 from marketd.daemon.feeds.tasks import Tasks
@@ -29,6 +30,9 @@ from marketd.ipc.protocol import Resume
 from marketd.market.errors import Timeout
 from marketd.market.instruments import Instrument
 from marketd.market.records import Ended
+
+if TYPE_CHECKING:
+    from marketd.daemon.feeds.outages import Outages
 
 _log = logging.getLogger(__name__)
 
@@ -58,6 +62,7 @@ class Roster:
         order: asyncio.Lock,
         handler: Handler,
         states: dict[str, SymbolState],
+        kinds: StreamKinds,
     ) -> None:
         self._venue = venue
         self._adapter = adapter
@@ -68,13 +73,15 @@ class Roster:
         self._order = order
         self._handler = handler
         self.states = states
-        self.intake: Intake  # these four are set once, by the feed: each needs the others
+        self.intake: Intake  # these five are set once, by the feed: each needs the others
         self.repairs: Repairs
         self.books: FeedBooks
         self.subscriptions: Subscriptions
+        self.outages: Outages
         self.connections: dict[Connection, list[str]] = {}  # and the symbols of each
         self.clocks: dict[Connection, VenueClock] = {}
         self.unknown: dict[str, str] = {}  # symbol -> what the venue said
+        self._kinds = kinds
         self._endpoints: dict[Connection, str] = {}  # "" where the venue has one address for all streams
         self._running: dict[Connection, asyncio.Task[None]] = {}
 
@@ -111,6 +118,11 @@ class Roster:
             return list(symbols)
         return [symbol for symbol in symbols if _carries(connection, self._adapter.streams(symbol)[:1])]
 
+    def venue_now_ns(self) -> int:
+        """The venue's time by what has passed since it told it last; ours, where it never did."""
+        newest = max(self.clocks.values(), key=lambda clock: clock.ts_ns, default=None)
+        return newest.now_ns(time.monotonic()) if newest is not None and newest.ts_ns else time.time_ns()
+
     # ---- in -----------------------------------------------------------------------------------
 
     async def look_up(self, symbols: list[str]) -> LookedUp:
@@ -140,7 +152,13 @@ class Roster:
         symbol, timeframes = instrument.symbol, self._adapter.timeframes
         has_bars = all(self._adapter.bars_request(symbol, timeframe, 0) is not None for timeframe in timeframes)
         state = SymbolState(
-            instrument, resume, timeframes, numbered_trades=self._adapter.numbered_trades, has_bars=has_bars
+            instrument,
+            resume,
+            timeframes,
+            numbered_trades=self._adapter.numbered_trades,
+            has_bars=has_bars,
+            streams=self._kinds.of(instrument),
+            numbers=self._kinds.numbers,
         )
         state.refreshed_at = state.trade_at = time.monotonic()
         self.states[symbol] = state
@@ -226,6 +244,7 @@ class Roster:
             async with self._order:
                 await self.books.up(books)
                 self.subscriptions.begin(connection, states, streams, streams)
+                self.outages.extended(connection)
         await connection.subscribe(streams)
         for state in states:
             self.repairs.look(state)
@@ -276,7 +295,7 @@ class Roster:
             await self._end(state, "the feed was stopped", Ended.BARS_GO_ON)
 
     async def _end(self, state: SymbolState, reason: str, bars: Ended) -> None:
-        await self.intake.hand_over(state, [*self.books.remove(state, reason), *state.ended(reason, bars)])
+        await self.intake.hand_over(state, self.outages.ended(state, reason, bars))
 
     def _close_if_empty(self, connection: Connection) -> None:
         if not self.connections[connection]:

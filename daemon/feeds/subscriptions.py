@@ -27,7 +27,7 @@ from marketd.daemon.feeds.adapter import (
 )
 from marketd.daemon.feeds.backoff import Backoff
 from marketd.daemon.feeds.connection import Connection
-from marketd.daemon.feeds.symbol_state import CoverageEvent, Part, SymbolState
+from marketd.daemon.feeds.symbol_state import Part, SymbolState
 from marketd.daemon.feeds.tasks import Tasks
 from marketd.market.records import Coverage
 
@@ -43,9 +43,9 @@ HandOver = Callable[[SymbolState, list[Part]], Awaitable[None]]
 class _Refusal:
     """Of one stream. Until that was asked for alone another one of its command may be meant."""
 
-    def __init__(self, state: SymbolState, kind: str, connection: Connection, words: str) -> None:
+    def __init__(self, state: SymbolState, kinds: list[str], connection: Connection, words: str) -> None:
         self.state = state
-        self.kind = kind  # "trade", "book"; "" is of no account in the ledger
+        self.kinds = kinds  # that it carries
         self.connection = connection
         self.words = words
         self.asked_alone = False
@@ -103,6 +103,12 @@ class Subscriptions:
     def _trades_of(self, state: SymbolState) -> str:
         return self._adapter.streams(state.symbol)[0]
 
+    def is_refused(self, stream: str) -> bool:
+        return stream in self._refusals
+
+    def is_taken(self, stream: str) -> bool:
+        return stream not in self._unanswered and stream not in self._refusals
+
     # ---- answers ------------------------------------------------------------------------------
 
     async def take(self, connection: Connection, events: Sequence[Event]) -> None:
@@ -154,12 +160,12 @@ class Subscriptions:
         if state is None:
             return  # removed
         if refusal is None:
-            refusal = self._refusals[stream] = _Refusal(state, self._kind_of(state, stream), connection, words)
+            refusal = self._refusals[stream] = _Refusal(state, _kinds_of(state, stream), connection, words)
         refusal.connection, refusal.words = connection, words
         was_certain, refusal.is_certain = refusal.is_certain, refusal.is_certain or is_alone or refusal.asked_alone
         if not refusal.is_certain:
             return
-        if refusal.kind == "trade":
+        if "trade" in refusal.kinds:
             state.is_heard = False
         level = logging.DEBUG if was_certain else logging.ERROR
         _log.log(level, "%s refuses %s: %s", connection.name, stream, words, extra={"action": "stream_refused"})
@@ -169,23 +175,20 @@ class Subscriptions:
         states = self._states_of(connection)
         return next((state for state in states if stream in self._adapter.streams(state.symbol)), None)
 
-    def _kind_of(self, state: SymbolState, stream: str) -> str:
-        if stream in self._adapter.book_streams(state.symbol):
-            return "book"
-        return "trade" if stream == self._trades_of(state) else ""
-
     async def _tell(self, refusal: _Refusal) -> None:
         """VENUE_DOWN up to now; of a symbol that was observed before, since the last that came."""
-        if not refusal.kind or not refusal.is_certain:
+        if not refusal.is_certain:
             return
         state, now_ns = refusal.state, self._now_ns(refusal.connection)
         if not now_ns and time.monotonic() - refusal.since < ANSWER_SECONDS:
             return  # messages with a time may still come, and of a recording it is another one than ours
         now_ns = now_ns or time.time_ns()
-        since_ns = refusal.told_ns or (state.newest_ns if state.observed and state.newest_ns > 0 else now_ns)
+        was_observed = any(state.observed if kind == "book" else state.observes(kind) for kind in refusal.kinds)
+        since_ns = refusal.told_ns or (state.newest_ns if was_observed and state.newest_ns > 0 else now_ns)
         refusal.told_ns = max(since_ns, now_ns)
-        event = CoverageEvent(Coverage.VENUE_DOWN, since_ns, refusal.told_ns, refusal.kind, reason=refusal.words)
-        await self.hand_over(state, [event.part()])
+        span = since_ns, refusal.told_ns
+        events = [state.event(Coverage.VENUE_DOWN, kind, *span, refusal.words) for kind in refusal.kinds]
+        await self.hand_over(state, events)
 
     # ---- asking again -------------------------------------------------------------------------
 
@@ -221,3 +224,8 @@ class Subscriptions:
         """What the venue said, by symbol."""
         certain = [refusal for refusal in self._refusals.values() if refusal.is_certain]
         return {refusal.state.symbol: refusal.words for refusal in certain}
+
+
+def _kinds_of(state: SymbolState, stream: str) -> list[str]:
+    """What a stream carries: of some venues funding and mark price come in the same messages."""
+    return [kind for kind, streams in state.streams.items() if stream in streams]

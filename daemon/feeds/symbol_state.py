@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +27,7 @@ class Track:
     def __init__(self, kind: str, timeframe: int = 0, *, can_ask: bool = True) -> None:
         self.kind = kind
         self.timeframe = timeframe  # s; 0: trades
+        self.can_ask = can_ask or not timeframe  # of trades without numbers the recent ones are
         self.time_field = BY_NAME[kind].time
         self.sequence: NumberSequence | RecentIds | AsTheyCome
         if timeframe and can_ask:
@@ -42,6 +44,7 @@ class Track:
         self.held_since: float | None = None  # monotonic s; None: nothing is held back
         self.is_repaired = False  # a repair is running
         self.late_fills = 0  # running ones
+        self.outage: tuple[int, int] | None = None  # the venue was away, and what it has of that is still to be asked
 
     def __repr__(self) -> str:
         return f"<Track {self.name}: last {self.sequence.last}, missing {self.sequence.missing}>"
@@ -88,7 +91,16 @@ class Track:
             self.held_since = now
 
 
+class Down(NamedTuple):
+    """Since when a venue is away, and what was said."""
+
+    since_ns: int
+    words: str = "the venue was away"
+
+
 class SymbolState:
+    """`streams`: of each kind the venue's streams that carry it (`stream_kinds`); `numbers`: the kinds' numbers."""
+
     def __init__(
         self,
         instrument: Instrument,
@@ -97,8 +109,13 @@ class SymbolState:
         *,
         numbered_trades: bool = True,
         has_bars: bool = True,
+        streams: Mapping[str, frozenset[str]] = MappingProxyType({}),
+        numbers: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         self.instrument = instrument
+        self.streams = streams
+        self.numbers = numbers
+        self._series_count = len(self.series)
         self.trades = Track("trade", can_ask=numbered_trades)
         self.bars = {timeframe: Track("candle", timeframe, can_ask=has_bars) for timeframe in timeframes}
         self.newest_ns = ABSENT  # the newest ts_event handed on, ticks included
@@ -113,6 +130,16 @@ class SymbolState:
         # ingest knows since when its trades and the venue's bars are observed
         self.observed = BY_NAME["trade"].id in resume.observed
         self.observes_bars = BY_NAME["candle"].id in resume.observed
+        of_resume = {kind: numbers[kind] for kind in streams}
+        # declared series of which the ledger says since when they are observed; since when each that was lost is
+        self.observed_series = {kind for kind in self.series if of_resume[kind] in resume.observed}
+        self.lost = {
+            kind: heard
+            for kind in self.observed_series
+            if (heard := resume.heard_ts) is not None and of_resume[kind] not in (*resume.ended, *resume.down)
+        }
+        # kinds that the ledger has as VENUE_DOWN without an end
+        self.down = {kind: Down(resume.down[number]) for kind, number in of_resume.items() if number in resume.down}
         self.is_heard = False  # the venue has taken the subscription of its trades
         self.removed = False
         self.book_lost_ns = resume.book_lost_ts  # since when its book was not LIVE before this process
@@ -123,6 +150,18 @@ class SymbolState:
     @property
     def symbol(self) -> str:
         return self.instrument.symbol
+
+    @property
+    def series(self) -> list[str]:
+        """The declared series that it has."""
+        return [kind for kind in self.streams if kind not in BY_NAME]
+
+    @property
+    def is_beginning(self) -> bool:
+        """Is something that it has to be observed still?"""
+        if not self.observed or (self.bars and not self.observes_bars):
+            return True
+        return len(self.observed_series) < self._series_count
 
     @property
     def tracks(self) -> list[Track]:
@@ -169,19 +208,40 @@ class SymbolState:
         self.changes += 1
         if before.id != instrument.id:  # the ledger knows nothing of it yet
             self.observed = self.observes_bars = False
+            self.observed_series.clear()
+            self.lost.clear()
+            self.down.clear()
         for track in self.tracks:
             track.sequence.drop_held()
         return True
 
+    def observes(self, kind: str) -> bool:
+        """Has the ledger begun with trades, bars, a series?"""
+        if kind == "candle":
+            return self.observes_bars
+        return self.observed if kind == "trade" else kind in self.observed_series
+
+    def begin_observing(self, kind: str) -> None:
+        if kind == "candle":
+            self.observes_bars = True
+        elif kind == "trade":
+            self.observed = True
+        else:
+            self.observed_series.add(kind)
+
+    def event(self, state: Coverage, kind: str, start_ns: int, end_ns: int, reason: str, detail: int = 0) -> Part:
+        """An event of the ledger, of any kind that it has."""
+        return CoverageEvent(state, start_ns, end_ns, self.numbers[kind], detail, reason).part()
+
     def ended(self, reason: str, bars: Ended) -> list[Part]:
         """Nobody listens any more: what the ledger calls observed ends with the last that was heard."""
-        streams = ["trade"] * self.observed + ["candle"] * self.observes_bars
         end_ns = self.newest_ns
         if end_ns == ABSENT:
             return []  # ingest knows from before until when it was heard, and will say it
         return [
-            CoverageEvent(Coverage.ENDED, end_ns, end_ns, stream, detail=int(bars), reason=reason).part()
-            for stream in streams
+            self.event(Coverage.ENDED, kind, end_ns, end_ns, reason, int(bars))
+            for kind in self.streams
+            if kind != "book" and kind not in self.down and self.observes(kind)
         ]
 
 
@@ -200,13 +260,13 @@ def tick(ts_ns: int) -> Part:
 
 
 class CoverageEvent(NamedTuple):
-    """One row of the ledger. `detail` counts records; `stream` is the kind that it speaks of. An end that is ABSENT is
-    not known yet; so may be a start, which is the end then."""
+    """One row of the ledger. `detail` counts records; `stream` is the kind that it speaks of, or its number. An end
+    that is ABSENT is not known yet; so may be a start, which is the end then."""
 
     state: Coverage
     start_ns: int
     end_ns: int
-    stream: str = "trade"
+    stream: str | int = "trade"
     detail: int = 0
     reason: str = ""
 
@@ -217,7 +277,7 @@ class CoverageEvent(NamedTuple):
         record["ts_event"] = record["ts_start"] = start
         record["ts_end"] = self.end_ns
         record["detail"] = self.detail
-        record["stream"] = BY_NAME[self.stream].id
+        record["stream"] = self.stream if isinstance(self.stream, int) else BY_NAME[self.stream].id
         record["state"] = self.state
-        record["reason"] = self.reason.encode()[:40]
+        record["reason"] = self.reason.encode()[:40].decode(errors="ignore").encode()
         return "coverage", record

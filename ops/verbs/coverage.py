@@ -20,14 +20,14 @@ from __future__ import annotations
 import argparse
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
 from marketd.client.provider import UnifiedDataProvider
 from marketd.market.errors import InvalidArgument, UnknownInstrument
 from marketd.market.instruments import GLOBAL_NAME
-from marketd.market.records import BY_ID, BY_NAME, Coverage
+from marketd.market.records import Coverage
 from marketd.market.timeline import Seen, Stretch, streams_of, timeline, worst_in_cells
 from marketd.market.times import NS_PER_SECOND
 from marketd.ops import words
@@ -82,12 +82,18 @@ def run(args: argparse.Namespace) -> int:
     now = time.time_ns()
     end = now if args.end is None else min(args.end, now)  # of what is to come nothing was observed
     start = end - SPAN_NS if args.start is None else args.start
-    if args.stream not in (None, *BY_NAME):
-        raise InvalidArgument(f"--stream: {args.stream!r} is none of {', '.join(BY_NAME)}", field="stream")
     if start >= end:
         raise InvalidArgument("--start: it is not before --end", field="start")
     with open_provider(args) as provider:
-        lines = [line for name in _names(provider, args.symbols) for line in _lines(provider, name, args, start, end)]
+        streams = provider.streams()
+        if args.stream not in (None, *streams):
+            raise InvalidArgument(f"--stream: {args.stream!r} is none of {', '.join(streams)}", field="stream")
+        names = {number: name for name, number in streams.items()}
+        lines = [
+            line
+            for symbol in _names(provider, args.symbols)
+            for line in _lines(provider, symbol, names, args, start, end)
+        ]
         steps = _clock_steps(provider, start, end)
     if args.json:
         print_json(_plain(lines, steps, start, end))
@@ -104,13 +110,13 @@ def _names(provider: UnifiedDataProvider, symbols: Sequence[str]) -> list[str]:
 
 
 def _lines(
-    provider: UnifiedDataProvider, symbol: str, args: argparse.Namespace, start: int, end: int
+    provider: UnifiedDataProvider, symbol: str, names: Mapping[int, str], args: argparse.Namespace, start: int, end: int
 ) -> Iterator[Line]:
     frame = provider.query("coverage", symbol, None, end)
     # nothing is known of what comes after the newest record that the answer could have
     end = min(end, frame.meta.watermark or end)
     for number in streams_of(frame.records):
-        name = BY_ID[number].name if number in BY_ID else f"stream {number}" if number else "all"
+        name = names.get(number, f"stream {number}") if number else "all"
         if args.stream in (None, name) and start < end:
             yield Line(frame.instrument.name, name, timeline(frame.records, number, start, end))
 

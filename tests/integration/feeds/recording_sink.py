@@ -44,19 +44,25 @@ class RecordingSink:
             answer.append((known, self.resume(wanted.symbol)))
         return answer
 
+    async def recall(self, names: list[str]) -> list[tuple[Instrument, Resume]]:
+        known = [instrument for instrument in self.instruments.values() if instrument.name in names]
+        return [(instrument, self.resume(instrument.symbol)) for instrument in known]
+
     def resume(self, symbol: str) -> Resume:
         trades, candles = self.records(symbol, "trade"), self.records(symbol, "candle")
         bars = {int(t): int(candles["ts"][candles["timeframe"] == t].max()) for t in np.unique(candles["timeframe"])}
         streams = ObservedStreams()
         streams.follow(self.records(symbol, "coverage"))
+        ledger: dict[str, Any] = {"observed": streams.begun, "ended": list(streams.ended), "down": streams.down}
         if not len(trades):
-            return Resume(venue_bars=bars, observed=streams.begun)
+            return Resume(venue_bars=bars, **ledger)
         newest = trades[trades["trade_id"].argmax()]
         return Resume(
             last_trade_id=int(newest["trade_id"]),
             last_trade_ts=int(newest["ts_event"]),
             venue_bars=bars,
-            observed=streams.begun,
+            heard_ts=int(max(trades["ts_event"].max(), *self.records(symbol, "tick")["ts_event"], 0)),
+            **ledger,
         )
 
     async def send(self, instrument: Instrument, parts: list[Part], observed: bool = True) -> None:

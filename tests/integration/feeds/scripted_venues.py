@@ -62,6 +62,7 @@ class ScriptedVenue:
         self.trades: dict[str, list[Dealt]] = {pair: [] for pair in pairs}
         self.number = -1  # of the connection's last message
         self.subscriptions = 0
+        self.is_away = False  # nothing is taken, and REST neither
         self.refused: set[tuple[str, str]] = set()  # channel and pair that are not to be had
         self._subscribed: set[tuple[str, str]] = set()
         self._socket: ServerConnection | None = None
@@ -95,6 +96,10 @@ class ScriptedVenue:
         if socket is not None:
             socket.transport.abort()
             await socket.wait_closed()
+
+    async def go_away(self) -> None:
+        self.is_away = True
+        await self.cut()
 
     def is_subscribed(self, channel: str) -> bool:
         wanted = {(channel, pair) for pair in self.pairs} - self.refused
@@ -163,6 +168,8 @@ class ScriptedVenue:
 
     def _rest(self, _: ServerConnection, request: Request) -> Response | None:
         parts = urlsplit(request.path)
+        if self.is_away:
+            return Response(HTTPStatus.SERVICE_UNAVAILABLE, "maintenance", Headers({"Content-Length": "0"}), b"")
         if "Upgrade" in request.headers:
             return None
         query = {name: values[-1] for name, values in parse_qs(parts.query).items()}

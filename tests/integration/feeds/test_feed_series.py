@@ -12,15 +12,26 @@ import pytest
 from recording_sink import RecordingSink, emulated, feed_of, running
 from websockets.asyncio.client import connect
 
+from marketd.daemon.feeds import series
+from marketd.daemon.feeds.adapter import Series
+from marketd.daemon.feeds.binance import UsdMarginedAdapter
 from marketd.daemon.feeds.emulator import CaptureSource
+from marketd.daemon.feeds.outages import Outages
+from marketd.daemon.feeds.stream_kinds import StreamKinds
+from marketd.daemon.feeds.symbol_state import Part, SymbolState
+from marketd.daemon.feeds.venues import VENUES
+from marketd.ipc.protocol import Resume
 from marketd.market.errors import ConfigError
-from marketd.market.records import series_kind
+from marketd.market.instruments import Instrument
+from marketd.market.records import Coverage, Kind, series_kind
+from marketd.market.times import ABSENT
 from support import eventually_async
 
 BEGIN_MS = 1_723_161_600_000
 FUNDING = series_kind(70, "funding", {"rate": "f8"})
 LIQUIDATION = series_kind(71, "liquidation", {"side": "i8", "price": "price", "size": "size"})
 OPEN_INTEREST = series_kind(72, "open_interest", {"size": "size"})
+INSTRUMENT = Instrument(id=1, symbol="BTCUSDT", venue="BINANCE_FUTURES", price_scale=1, size_scale=3, quote_scale=4)
 
 
 def line(second: int, stream: str, data: dict[str, Any]) -> str:
@@ -113,10 +124,10 @@ async def test_what_is_not_declared_is_not_asked_for(tmp_path: Path) -> None:
 
 async def test_a_poll_that_is_not_answered_is_counted_and_costs_nothing_else(tmp_path: Path) -> None:
     sink = RecordingSink()
-    series = (OPEN_INTEREST,)  # the emulator does not know this path
+    kinds = (OPEN_INTEREST,)  # the emulator does not know this path
     async with (
         emulated(CaptureSource([recording(tmp_path)]), "BINANCE_FUTURES") as emulator,
-        running(feed_of(emulator, sink, ["BTCUSDT"], venue="BINANCE_FUTURES", candles=(), series=series)) as feed,
+        running(feed_of(emulator, sink, ["BTCUSDT"], venue="BINANCE_FUTURES", candles=(), series=kinds)) as feed,
     ):
         await eventually_async(lambda: feed.statistics().polls_failed == 1 and len(sink.ids("BTCUSDT")) == 5)
 
@@ -129,3 +140,78 @@ def test_a_declaration_that_the_venue_cannot_fill_is_refused_at_the_start(tmp_pa
 
     with pytest.raises(ConfigError, match="colour"):
         feed_of(Nowhere(), RecordingSink(), ["BTCUSDT"], venue="BINANCE_FUTURES", series=(wrong,))  # type: ignore[arg-type]
+
+
+def ledger(sink: RecordingSink, kind: Kind) -> list[tuple[int, int, int]]:
+    """State, start and end in ms after BEGIN_MS (-1: not yet) of what the ledger says of a series."""
+    events = sink.records("BTCUSDT", "coverage")
+    found = events[events["stream"] == kind.id]
+    return [
+        (int(e["state"]), ms_of(int(e["ts_start"])), -1 if e["ts_end"] == ABSENT else ms_of(int(e["ts_end"])))
+        for e in found
+    ]
+
+
+def ms_of(ts_ns: int) -> int:
+    return ts_ns // 10**6 - BEGIN_MS
+
+
+async def test_the_ledger_has_each_series_that_is_subscribed_also_a_quiet_one(tmp_path: Path) -> None:
+    sink = RecordingSink()
+    lines = [text for text in recording(tmp_path).read_text().splitlines() if "forceOrder" not in text]
+    (tmp_path / "futures").write_text("\n".join(lines) + "\n")
+    kinds = (FUNDING, LIQUIDATION)
+    async with emulated(CaptureSource([tmp_path / "futures"])) as emulator:
+        feed = feed_of(emulator, sink, ["BTC/USDT:USDT"], venue="BINANCE_FUTURES", candles=(), series=kinds)
+        async with running(feed):
+            await eventually_async(lambda: len(sink.ids("BTCUSDT")) == 5 and ledger(sink, LIQUIDATION))
+            for kind in kinds:
+                ((state, start, _),) = ledger(sink, kind)
+                assert state == Coverage.OBSERVED and 0 <= start <= 4000
+        for kind in kinds:
+            *_, (state, start, _) = ledger(sink, kind)
+            assert (state, start) == (Coverage.ENDED, 4000)
+
+
+async def test_what_a_series_lost_with_its_connection_is_a_gap(tmp_path: Path) -> None:
+    sink = RecordingSink()
+    async with emulated(CaptureSource([recording(tmp_path)], speed="1")) as emulator:
+        feed = feed_of(emulator, sink, ["BTC/USDT:USDT"], venue="BINANCE_FUTURES", candles=(), series=(FUNDING,))
+        async with running(feed):
+            await eventually_async(lambda: len(ledger(sink, FUNDING)) == 1)
+            emulator.drop_connections()
+            await eventually_async(lambda: len(ledger(sink, FUNDING)) == 3)
+            (_, began, _), (lost, start, end), (again, since, _) = ledger(sink, FUNDING)
+            assert (lost, again) == (Coverage.GAP, Coverage.OBSERVED)
+            assert began <= start < end == since
+
+
+async def test_a_poll_that_is_not_answered_after_one_that_was_is_told(tmp_path: Path) -> None:
+    kinds = StreamKinds(
+        UsdMarginedAdapter(candles=(), series=("open_interest",)),
+        VENUES["BINANCE_FUTURES"].adapter,
+        trades="trade",
+        series=[OPEN_INTEREST],
+    )
+    assert kinds.of(INSTRUMENT)["open_interest"] == frozenset()
+    state = SymbolState(INSTRUMENT, Resume(), (), streams=kinds.of(INSTRUMENT), numbers=kinds.numbers)
+    sink = RecordingSink()
+
+    async def hand_over(state: SymbolState, parts: list[Part]) -> None:
+        await sink.send(state.instrument, parts)
+
+    outages = Outages(Any, Any, Any, Any, hand_over)  # type: ignore[arg-type]
+
+    async def answer(ms: int) -> None:
+        records = series.rows("open_interest", [((BEGIN_MS + ms) * 10**6, (7,))])
+        await outages.answered(state, Series("BTCUSDT", "open_interest", records))
+
+    await outages.not_answered(state, "HTTP 503")
+    assert ledger(sink, OPEN_INTEREST) == [], "it was never observed"
+    await answer(1000)
+    await answer(2000)
+    await outages.not_answered(state, "HTTP 503")
+    await outages.not_answered(state, "HTTP 503")
+    assert ledger(sink, OPEN_INTEREST) == [(Coverage.OBSERVED, 1000, 1000), (Coverage.VENUE_DOWN, 2000, -1)]
+    await answer(9000)
+    assert ledger(sink, OPEN_INTEREST)[2:] == [(Coverage.VENUE_DOWN, 2000, 9000), (Coverage.OBSERVED, 9000, 9000)]

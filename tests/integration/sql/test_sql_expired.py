@@ -102,8 +102,8 @@ async def test_dropped_changes_of_a_book_are_expired_and_its_snapshots_are_not(c
     assert len((await drop_old_pieces(conn, "book_deltas", FAR)).gone) == 1
     assert await conn.fetchval("SELECT count(*) FROM book_deltas") == 0
     ledger, span = await ledger_of(conn), (FIRST_DAY, START + SECOND)
-    assert worth_of(ledger, "book_delta", *span) == Worth("expired", [span])
-    assert worth_of(ledger, "book", *span) == Worth("observed", [])
+    assert worth_of(ledger, BY_NAME["book_delta"], *span) == Worth("expired", [span])
+    assert worth_of(ledger, BY_NAME["book"], *span) == Worth("observed", [])
 
 
 async def test_a_grid_fills_no_bars_flat_that_were_dropped(conn: type_connection) -> None:

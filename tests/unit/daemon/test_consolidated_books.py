@@ -11,7 +11,7 @@ from marketd.daemon.kernel import tick_record
 from marketd.daemon.settings import Book
 from marketd.market.consolidated import STALE_AFTER_NS
 from marketd.market.instruments import Instrument
-from marketd.market.records import BY_NAME, BookFlag, BookState, Kind, KindTable, Records
+from marketd.market.records import BY_NAME, BookFlag, BookState, Coverage, Kind, KindTable, Records
 from marketd.market.times import ABSENT
 
 SECOND, MS = 1_000_000_000, 1_000_000
@@ -108,7 +108,8 @@ def test_it_is_told_once_an_interval_and_what_waited_is_not_lost(consolidator: C
 def test_a_best_price_that_jumps_is_told_at_once(consolidator: Consolidator) -> None:
     tell(consolidator, BINANCE, book([(1_000_000, 1)], [(1_000_100, 1)]), 0)
     assert tell(consolidator, BINANCE, book([(1_000_100, 1)], [(1_000_200, 1)]), 1) is None  # a basis point is no jump
-    assert tell(consolidator, BINANCE, book([(1_000_300, 1)], [(1_000_400, 1)]), 2) is not None
+    found, _ = parts(tell(consolidator, BINANCE, book([(1_000_300, 1)], [(1_000_400, 1)]), 2))
+    assert found["flags"][0] == BookFlag.JUMP
 
 
 def test_a_venue_that_left_live_falls_out_at_once_and_returns(consolidator: Consolidator) -> None:
@@ -146,13 +147,14 @@ def test_after_a_restart_the_newest_books_of_shared_memory_count(consolidator: C
     assert venues["bid_venue"][0, :2].tolist() == [BYBIT.id, BINANCE.id]
 
 
-def test_a_venue_with_finer_scales_begins_the_book_anew(consolidator: Consolidator) -> None:
+def test_a_venue_with_finer_scales_makes_another_instrument_of_the_same_books(consolidator: Consolidator) -> None:
     tell(consolidator, BINANCE, book([(10_000, 1)], []), 0)
     consolidator.declare(instrument(3, "KRAKEN", price_scale=4))
     merged = tell(consolidator, BYBIT, book([(1_000, 1)], []), 1)
     found, venues = parts(merged)
     assert merged is not None and merged.instrument.price_scale == 4
-    assert found["bid_price"][0, 0] == 1_000_000 and venues["bid_venue"][0, 1] == ABSENT
+    assert found["bid_price"][0, 0] == 1_000_000 and venues["bid_venue"][0, 1] != ABSENT
+    assert told(merged) == [(Coverage.OBSERVED, SECOND, SECOND)]
 
 
 def test_deep_books_are_as_deep_as_venues_can_be_told() -> None:
@@ -174,3 +176,67 @@ def test_an_instrument_that_is_there_keeps_its_scales_though_its_finest_venue_is
     found, _ = parts(merged)
     assert merged is not None and (merged.instrument.price_scale, merged.instrument.size_scale) == (4, 8)
     assert (found["bid_price"][0, 0], found["bid_size"][0, 0]) == (1_000_000, 1_000)
+
+
+# ---- the ledger -------------------------------------------------------------------------------------
+
+
+def told(merged: Merged | None) -> list[tuple[Coverage, int, int]]:
+    """State, start and end of what the ledger hears with it."""
+    rows = [] if merged is None else [records for kind, records in merged.parts if kind.name == "coverage"]
+    assert all((records["stream"] == BOOK.id).all() for records in rows)
+    return [(Coverage(e["state"]), int(e["ts_start"]), int(e["ts_end"])) for records in rows for e in records]
+
+
+def live(ts: int) -> Records:
+    return book([(10_000, 1)], [(10_002, 1)], ts=ts)
+
+
+def test_the_ledger_observes_it_while_one_venue_is_in_it(consolidator: Consolidator) -> None:
+    assert told(tell(consolidator, BINANCE, live(5), 0)) == [(Coverage.OBSERVED, 5, 5)]
+    assert told(tell(consolidator, BYBIT, live(6), 1)) == []
+    assert told(tell(consolidator, BINANCE, not_live(BookState.STALE, ts=7), 2)) == []
+    assert told(tell(consolidator, BYBIT, not_live(BookState.STALE, ts=9), 3)) == [(Coverage.GAP, 9, ABSENT)]
+    assert told(tell(consolidator, BINANCE, not_live(BookState.SYNCING, ts=10), 300)) == []
+    assert told(tell(consolidator, BINANCE, live(20), 301)) == [(Coverage.GAP, 9, 20), (Coverage.OBSERVED, 20, 20)]
+
+
+def test_one_that_no_venue_is_in_any_more_is_found_though_nothing_comes(consolidator: Consolidator) -> None:
+    tell(consolidator, BINANCE, live(5), 0)
+    assert consolidator.look(KNOWN + STALE_AFTER_NS) == []
+    (merged,) = consolidator.look(KNOWN + STALE_AFTER_NS + 1)
+    assert told(merged) == [(Coverage.GAP, 5, ABSENT)] and parts(merged)[0]["state"][0] == BookState.STALE
+    assert consolidator.look(KNOWN + STALE_AFTER_NS + 2) == []
+
+
+@pytest.mark.parametrize("was_observed", [True, False])
+def test_after_a_restart_the_ledger_goes_on_where_it_was(consolidator: Consolidator, was_observed: bool) -> None:
+    own = instrument(9, "COB")
+    consolidator.resume(own, observed=was_observed, newest_ns=40)
+    found = [event for merged in consolidator.look(KNOWN) for event in told(merged)]
+    assert found == ([(Coverage.GAP, 40, ABSENT)] if was_observed else [])
+    assert told(tell(consolidator, BINANCE, live(50), 1)) == [(Coverage.GAP, 40, 50), (Coverage.OBSERVED, 50, 50)]
+
+
+def test_a_quick_restart_is_no_gap(consolidator: Consolidator) -> None:
+    consolidator.seed(BINANCE, live(50), KNOWN)
+    consolidator.resume(instrument(9, "COB"), observed=True, newest_ns=50)
+    assert consolidator.look(KNOWN + 10) == []
+    assert told(tell(consolidator, BINANCE, live(60), 1)) == []
+
+
+def test_without_room_nothing_is_told_and_nothing_lost(consolidator: Consolidator) -> None:
+    tell(consolidator, BINANCE, live(5), 0)
+    rows = [(BOOK, not_live(BookState.STALE, ts=9))]
+    assert consolidator.follow(BINANCE, rows, KNOWN + 300 * MS, has_room=False) is None
+    (merged,) = consolidator.look(KNOWN + 301 * MS)
+    assert told(merged) == [(Coverage.GAP, 9, ABSENT)]
+
+
+def test_another_venue_changes_nothing_of_those_that_are_in_it(consolidator: Consolidator) -> None:
+    tell(consolidator, BINANCE, live(5), 0)
+    consolidator.declare(instrument(3, "KRAKEN"))
+    assert consolidator.look(KNOWN + 1) == []
+    merged = tell(consolidator, BYBIT, live(6), 1)
+    _, venues = parts(merged)
+    assert told(merged) == [] and BINANCE.id in venues["bid_venue"][0]

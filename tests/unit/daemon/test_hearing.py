@@ -20,6 +20,7 @@ from marketd.daemon.kernel import COVERAGE_KIND, TICK_KIND, TRADE_KIND, coverage
 from marketd.ipc import protocol
 from marketd.market.records import BY_NAME, CandleFlag, Coverage, Ended, Kind, Records
 from marketd.market.timeline import Seen, timeline
+from marketd.market.times import ABSENT
 from small_daemon import SmallDaemon
 
 BOOK = BY_NAME["book"]
@@ -99,6 +100,7 @@ def hearer(tmp_path: Path, runtime_dir: Path, clock: Clock) -> Iterator[Hearer]:
     hearer = Hearer(daemon, clock)
     hearer.send((COVERAGE_KIND, observed(0)), (TRADE_KIND, trades([(0, 1, 100, 1)])))
     yield hearer
+    hearer.ingest.close()
     daemon.stop()
 
 
@@ -276,3 +278,89 @@ def test_bars_of_a_time_in_which_nobody_listened_are_partial(hearer: Hearer) -> 
     hearer.wait(10.0)
     hearer.send((TRADE_KIND, trades([(70_000, 2, 100, 1)])), live=False)
     assert hearer.daemon.ring("candle.1m.own")["flags"].tolist() == [CandleFlag.PARTIAL]
+
+
+# ---- a venue that is away ---------------------------------------------------------------------------
+
+
+def down(since_ms: int, until_ms: int | None = None, stream: int = TRADES) -> tuple[Kind, Records]:
+    end = ABSENT if until_ms is None else START + until_ms * MS
+    event = coverage_record(Coverage.VENUE_DOWN, START + since_ms * MS, end, stream=stream, reason="refused")
+    return COVERAGE_KIND, event
+
+
+def alive(hearer: Hearer) -> None:
+    hearer.ingest.handle(b"peer", [protocol.encode(protocol.Alive(producer=FEED, pid=1, venue="BINANCE"))])
+
+
+def wait_alive(hearer: Hearer, seconds: int) -> None:
+    for _ in range(seconds):
+        hearer.wait(1.0)
+        alive(hearer)
+
+
+def test_a_venue_that_is_away_by_the_word_of_a_feed_that_lives_is_not_ended(hearer: Hearer) -> None:
+    hearer.send(tick(2000))
+    hearer.send(down(2000))
+    alive(hearer)
+    wait_alive(hearer, 60)
+    assert hearer.line(9000) == [(Seen.OBSERVED, 0.0, 2.0), (Seen.VENUE_DOWN, 2.0, 9.0)]
+    again = coverage_record(Coverage.OBSERVED, START + 8000 * MS, START + 8000 * MS, stream=TRADES)
+    hearer.send(down(2000, 8000), (COVERAGE_KIND, again))
+    hearer.send((TRADE_KIND, trades([(8100, 2, 100, 1)])))
+    assert hearer.line(9000)[1:] == [(Seen.VENUE_DOWN, 2.0, 8.0), (Seen.OBSERVED, 8.0, 9.0)]
+    wait_alive(hearer, 4)
+    assert len(hearer.ledger()) == 4
+
+
+def test_what_was_away_ends_with_its_feed_and_begins_with_the_next_one(hearer: Hearer) -> None:
+    hearer.send(down(2000))
+    alive(hearer)
+    told_ns = hearer.ingest.lane.clock.now()
+    hearer.wait(10.0)  # killed
+    ended = hearer.daemon.ring("coverage")[-1]
+    assert (ended["state"], ended["stream"]) == (Coverage.ENDED, TRADES)
+    assert abs(int(ended["ts_start"]) - told_ns) < 5 * SECOND  # by the clock of this machine
+
+
+def test_bars_are_partial_while_the_venue_is_away_unless_it_is_filled(hearer: Hearer) -> None:
+    hearer.send(down(2000))
+    (forming,) = [bar for bar in hearer.daemon.kernel.state(BTC).fold.open_bars() if bar["timeframe"] == 60]
+    assert forming["flags"] & CandleFlag.PARTIAL
+    again = coverage_record(Coverage.OBSERVED, START + 8000 * MS, START + 8000 * MS, stream=TRADES)
+    filled = coverage_record(Coverage.BACKFILLED, START + 2000 * MS, START + 8000 * MS, stream=TRADES)
+    hearer.send(down(2000, 8000), (COVERAGE_KIND, again))
+    (forming,) = [bar for bar in hearer.daemon.kernel.state(BTC).fold.open_bars() if bar["timeframe"] == 60]
+    assert forming["flags"] & CandleFlag.PARTIAL
+    hearer.send((COVERAGE_KIND, filled))
+    (forming,) = [bar for bar in hearer.daemon.kernel.state(BTC).fold.open_bars() if bar["timeframe"] == 60]
+    assert not forming["flags"] & CandleFlag.PARTIAL
+
+
+def test_an_ingest_that_was_away_for_long_ends_what_was_down_when_it_was_there_last(hearer: Hearer) -> None:
+    hearer.send(down(2000))
+    state = hearer.daemon.kernel.state(BTC)
+    assert state.resume().down == {TRADES: START + 2000 * MS} and state.resume().ended == []
+    hearer.restart()
+    state = hearer.daemon.kernel.state(BTC)
+    now_ns = hearer.ingest.lane.clock.now()
+    hearer.ingest.hearing.begin(now_ns - SECOND)
+    assert state.observed.down
+    hearer.ingest.hearing.begin(now_ns - 60 * SECOND)
+    assert not state.observed.down and state.resume().ended == [TRADES]
+    assert hearer.daemon.ring("coverage")["ts_start"][-1] == (now_ns - 60 * SECOND) // 1000 * 1000
+
+
+def test_a_polled_series_that_is_away_keeps_nobody_from_hearing_that_trades_are_silent(hearer: Hearer) -> None:
+    hearer.send(down(2000, stream=70))
+    alive(hearer)
+    wait_alive(hearer, 10)
+    assert hearer.ledger()[-1] == (Coverage.ENDED, TRADES, 0.0)
+
+
+def test_a_silence_right_after_an_outage_ends_what_began_with_its_end(hearer: Hearer) -> None:
+    hearer.send(down(2000))
+    again = coverage_record(Coverage.OBSERVED, START + 8000 * MS, START + 8000 * MS, stream=TRADES)
+    hearer.send(down(2000, 8000), (COVERAGE_KIND, again))
+    hearer.wait(10.0)
+    assert hearer.ledger()[-1] == (Coverage.ENDED, TRADES, 8.0)

@@ -21,6 +21,8 @@ from marketd.ipc.journal import Journal
 from marketd.ipc.journal_errors import JournalFailed
 from marketd.ipc.journal_reader import JournalReader
 from marketd.market.records import BY_NAME, CANDLE, COVERAGE, Coverage, Records, Source
+from marketd.market.timeline import Seen, timeline
+from marketd.market.times import ABSENT
 from small_daemon import SmallDaemon
 
 BAR = (60, START)
@@ -100,11 +102,16 @@ def test_unstored_is_said_of_an_instrument_that_has_fallen_silent(daemon: SmallD
         ingest.handle(b"peer", [protocol.encode(batch), trades([(0, 1, 100, 1)]).tobytes()])
         ingest.lane.tell_due_events()
     assert state.unstored_count == 1
+    (told,) = daemon.ring("coverage")  # shared memory says it while it lasts
+    assert (told["state"], told["ts_start"], told["ts_end"]) == (Coverage.UNSTORED, state.unstored_since, ABSENT)
+    assert timeline(daemon.ring("coverage"), 1, START, 2**62)[-1].state is Seen.UNSTORED
     successor, _ = ingest_of(daemon)  # knows it from the checkpoint
     successor.lane.tell_due_events()
     assert state.unstored_count == 0
     (frame,) = frames_since(daemon, begin)
     assert np.frombuffer(frame.sections[0].payload, COVERAGE)["state"].tolist() == [Coverage.UNSTORED]
+    # and what was open is over with it
+    assert timeline(daemon.ring("coverage"), 1, START, 2**62)[-1].state is Seen.UNOBSERVED
     successor.lane.tell_due_events()
     assert daemon.journal.end == frame.end
 
@@ -146,6 +153,19 @@ def test_a_finer_precision_declared_while_records_of_the_old_id_wait_for_the_dis
     ingest.acks.acknowledge()  # the old id's arena is closed by now
     with daemon.reader() as reader:
         assert reader.identity.instrument_id == daemon.registry.by_name(BTC.name).id
+
+
+def test_an_ingest_that_was_killed_knows_since_when_nothing_was_stored(daemon: SmallDaemon) -> None:
+    ingest, _ = ingest_of(daemon)
+    batch = protocol.Ingest(
+        id=1, instrument=BTC.name, producer=bytes(16), batch=1, parts=[protocol.Part("trade", 1)], live=True
+    )
+    with mock.patch.multiple(Journal, has_room=False, blocked="the budget is used up"):
+        ingest.handle(b"peer", [protocol.encode(batch), trades([(0, 1, 100, 1)]).tobytes()])
+    since = daemon.kernel.state(daemon.registry.by_name(BTC.name)).unstored_since
+    daemon.restart()
+    state = daemon.kernel.state(daemon.registry.by_name(BTC.name))
+    assert (state.unstored_since, state.unstored_count) == (since, 1)
 
 
 def test_a_late_trade_kept_live_only_takes_no_bar_from_those_that_wait_for_stored_ones(daemon: SmallDaemon) -> None:

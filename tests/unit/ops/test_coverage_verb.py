@@ -13,7 +13,7 @@ import pytest
 from lane import BTC, SECOND, START
 from marketd.market.errors import InvalidArgument, UnknownInstrument
 from marketd.market.instruments import global_instrument
-from marketd.market.records import COVERAGE, Coverage, Records
+from marketd.market.records import BY_NAME, COVERAGE, Coverage, Records
 from marketd.ops.cli import EXIT_NOT_WELL, build_parser
 from marketd.ops.verbs import coverage
 
@@ -38,6 +38,9 @@ class Provider:
 
     def instruments(self) -> list[Any]:
         return [BTC, global_instrument(1)]
+
+    def streams(self) -> dict[str, int]:
+        return {name: kind.id for name, kind in BY_NAME.items()} | {"funding": 70}
 
     def query(self, stream: str, symbol: str | None, start: Any = None, end: Any = None) -> Any:
         assert stream == "coverage"
@@ -118,6 +121,13 @@ def test_steps_of_the_clock_are_told(marketd: Any, capsys: pytest.CaptureFixture
     assert "the clock stepped by -2.0 s at 2024-08-08T23:59:12.000000Z" in capsys.readouterr().out
     marketd(Provider(ledger(WHOLE), steps), "--json")
     assert json.loads(capsys.readouterr().out)["clock_steps"] == [{"at": START + 12 * SECOND, "step_ns": -2 * SECOND}]
+
+
+def test_a_declared_series_has_a_line_by_its_name(marketd: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    observed = (70, Coverage.OBSERVED, 0, 0, 0, "subscribed")
+    assert marketd(Provider(ledger(observed, (70, Coverage.VENUE_DOWN, 40, 60, 0, "connection refused")))) != 0
+    found = capsys.readouterr().out
+    assert "BTCUSDT.BINANCE funding" in found and "x" in found and "connection refused" in found
 
 
 def test_a_stream_or_span_that_cannot_be_is_refused_by_name(marketd: Any) -> None:
