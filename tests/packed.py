@@ -21,10 +21,10 @@ KNOWN = START + 3600 * SECOND
 
 
 class Lane:
-    """Commits one batch after another under the offsets of a journal, on the `postgres` profile."""
+    """Commits one batch after another under the offsets of a journal."""
 
-    def __init__(self, conn: Any) -> None:
-        self._conn, self._partitions = conn, PartitionKeeper(Profile.POSTGRES)
+    def __init__(self, conn: Any, profile: Profile = Profile.POSTGRES) -> None:
+        self._conn, self._partitions = conn, PartitionKeeper(profile)
         self._journal, self._offset = uuid4(), 0
 
     async def commit(self, *parts: tuple[Any, Records], instrument: int = BTC.id) -> None:

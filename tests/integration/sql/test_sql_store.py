@@ -394,10 +394,6 @@ async def test_any_cut_of_a_journal_into_transactions_stores_the_same_rows(
 # ---- the writer -------------------------------------------------------------------------------------
 
 
-class Killed(BaseException):
-    """The process ends here."""
-
-
 @pytest.fixture
 async def journaled(tmp_path: Path, partitions: PartitionKeeper) -> AsyncIterator[Journaled]:
     journaled = Journaled(tmp_path / "journal")
@@ -424,60 +420,6 @@ async def test_the_writer_stores_what_is_durable_and_says_so(
     assert journaled.told == [first, second]
     assert writer.statistics().lag_bytes == 0
     assert writer.statistics().transactions == 2
-
-
-@pytest.mark.parametrize("moment", ["before", "after"])
-async def test_a_writer_killed_around_its_commit_has_a_successor_that_stores_everything_once(
-    connections: DatabaseConnectionManager,
-    conn: type_connection,
-    journaled: Journaled,
-    monkeypatch: pytest.MonkeyPatch,
-    moment: str,
-) -> None:
-    end = journaled.take(0)
-
-    async def killed(connection: Any, work: Commit, partitions: PartitionKeeper) -> int:
-        if moment == "after":
-            await commit(connection, work, partitions)
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr("marketd.daemon.writer.commit", killed)
-        with pytest.raises(Killed):
-            await drained(journaled, connections, end)
-    assert journaled.told == []
-    later = journaled.take(3)
-    writer = journaled.writer(connections)
-    assert await writer.start() == (end if moment == "after" else 0)
-    writer.on_durable(later)
-    await writer.drain()
-    await assert_stored(conn, range(6), 2)
-
-
-@pytest.mark.parametrize("moment", ["before", "after"])
-async def test_a_connection_that_breaks_around_the_commit_is_tried_again_and_nothing_comes_twice(
-    connections: DatabaseConnectionManager,
-    conn: type_connection,
-    journaled: Journaled,
-    monkeypatch: pytest.MonkeyPatch,
-    moment: str,
-) -> None:
-    broken: list[int] = []
-
-    async def breaking(connection: Any, work: Commit, partitions: PartitionKeeper) -> int:
-        if broken:
-            return await commit(connection, work, partitions)
-        broken.append(await connection.fetchval("SELECT pg_backend_pid()"))
-        if moment == "after":
-            await commit(connection, work, partitions)
-        await conn.execute("SELECT pg_terminate_backend($1)", broken[0])
-        return await commit(connection, work, partitions)
-
-    monkeypatch.setattr("marketd.daemon.writer.commit", breaking)
-    end = journaled.take(0)
-    writer = await drained(journaled, connections, end)
-    assert (writer.offset, len(broken)) == (end, 1)
-    await assert_stored(conn, range(3), 1)
 
 
 async def test_a_writer_whose_predecessors_transaction_came_through_after_all_goes_on_behind_it(
