@@ -254,7 +254,7 @@ class Writer:
 
     def _patiently(self, name: str) -> RetryableDBOperation:
         return RetryableDBOperation(
-            name, budget_seconds=PATIENCE_SECONDS, waits_for=can_be_waited_for, told=_show_trouble
+            name, budget_seconds=PATIENCE_SECONDS, waits_for=can_be_waited_for, told=show_trouble
         )
 
     def statistics(self) -> WriterStatistics:
@@ -272,7 +272,8 @@ class Writer:
         )
 
 
-def _show_trouble(trouble: Trouble | None) -> None:
+def show_trouble(trouble: Trouble | None) -> None:
+    """As a metric; None: it is over."""
     _WAITS.clear()
     if trouble is not None:
         _WAITS.labels(trouble.name).set(1)

@@ -3,6 +3,9 @@
 Every session is in UTC, looks into the schema `marketd`, says who it is (`marketd-<actor>`), and bounds
 what it may hold up: statements, locks and idle transactions. When the server goes away, `acquire` fails at
 once with DatabaseUnavailable and a health check keeps looking; when it is back, the pool goes on by itself.
+
+Whoever works with our schema gives a `gate` (`schema_runner.require_current`): it is asked in each new session and at
+each health check, and what it raises is a trouble like any other, over as soon as it raises nothing more.
 """
 
 from __future__ import annotations
@@ -10,14 +13,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple, TypeAlias, cast
 
 import asyncpg
 
 from marketd.market.errors import InvalidArgument
-from marketd.sql.errors import DatabaseError, DatabaseUnavailable, SessionLost
+from marketd.sql.errors import DatabaseError, DatabaseUnavailable, SchemaError, SessionLost
 from marketd.sql.hosts import wanted_server
 from marketd.sql.installations import MIN_POSTGRES
 from marketd.sql.profiles import Profile, ServerFacts, describe_server, profile_for
@@ -29,12 +32,14 @@ from marketd.sql.retry import (
     is_retryable,
 )
 from marketd.sql.sessions import Session, is_old
-from marketd.sql.troubles import needs_new_session, said_by, trouble_of
+from marketd.sql.troubles import SCHEMA as WRONG_SCHEMA
+from marketd.sql.troubles import Trouble, needs_new_session, said_by, trouble_of
 
 logger = logging.getLogger(__name__)
 
 SCHEMA = "marketd"
 type_connection: TypeAlias = "asyncpg.Connection[Any]"  # generic in the stubs alone
+type_gate = Callable[[type_connection], Awaitable[Any]]
 _DOWN_INTERVAL_SECONDS = 0.25  # while the server is away: how often we look
 _CLOSE_BUDGET_SECONDS = 5.0
 
@@ -69,8 +74,10 @@ class DatabaseConnectionManager:
         health_interval_seconds: float = 5.0,
         read_only: bool = False,
         settings: Mapping[str, str] | None = None,
+        gate: type_gate | None = None,
     ) -> None:
-        """A timeout of 0 means none. `settings`: further session settings by name."""
+        """A timeout of 0 means none. `settings`: further session settings by name. `gate`: raises SchemaError while the
+        database must not be used."""
         if not 0 <= min_size <= max_size or max_size < 1:
             raise InvalidArgument(f"a pool of {min_size} to {max_size} connections cannot be made")
         if connect_timeout_seconds <= 0 or health_interval_seconds <= 0:
@@ -97,6 +104,8 @@ class DatabaseConnectionManager:
             **(settings or {}),
         }
         self._read_only = read_only
+        self._gate = gate
+        self._opening: asyncio.Event | None = None  # set once connecting was tried
         self._pool: asyncpg.Pool[Any] | None = None
         self._health: asyncio.Task[None] | None = None
         self._up = asyncio.Event()
@@ -117,21 +126,34 @@ class DatabaseConnectionManager:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def open(self, timeout_seconds: float = 30.0, *, patient: bool = False) -> None:
+    async def open(
+        self,
+        timeout_seconds: float = 30.0,
+        *,
+        patient: bool = False,
+        told: Callable[[Trouble | None], None] = lambda _: None,
+    ) -> None:
         """Connect, repeating until the server answers or the time is up (RetryBudgetExceeded); a refused
         password or a missing database is an error at once, and so is a server that is too old. `patient`: these are
-        waited for, too, as by an actor, which must not die of what an operator can mend."""
+        waited for, too, as by an actor, which must not die of what an operator can mend; `told` hears of each trouble,
+        and of its end."""
         if self._pool is not None:
             return
         name = f"connect as {self._session['application_name']}"
         waits_for = can_be_waited_for if patient else None
-        await RetryableDBOperation(name, budget_seconds=timeout_seconds, waits_for=waits_for).run(self._connect)
+        self._opening = asyncio.Event()
+        connecting = RetryableDBOperation(name, budget_seconds=timeout_seconds, waits_for=waits_for, told=told)
+        try:
+            await connecting.run(self._connect)
+        finally:
+            self._opening = None
         self._note_up()
         self._health = asyncio.create_task(self._watch(), name=f"health check of {self!r}")
 
     async def close(self) -> None:
         """Wait for connections in use, within a budget, then cut them."""
         health, self._health = self._health, None
+        self._opening = None
         pool, self._pool = self._pool, None
         self._up.clear()
         if health is not None:
@@ -159,7 +181,7 @@ class DatabaseConnectionManager:
         come out as they are, but for those of a session that broke for which asyncpg has no clear word: these are
         SessionLost."""
         budget = self._connect_timeout if timeout_seconds is None else timeout_seconds
-        pool = self._require_pool()
+        pool = await self._require_pool(budget)
         conn = await self._take(pool, budget)
         self._acquires += 1
         try:
@@ -189,11 +211,19 @@ class DatabaseConnectionManager:
         return True
 
     async def check(self) -> float:
-        """Ask the server for a sign of life now: seconds it took. DatabaseUnavailable when it gave none."""
+        """Ask the server for a sign of life now: seconds it took. DatabaseUnavailable when it gave none; SchemaError by
+        the gate."""
         began = time.monotonic()
         try:
             async with asyncio.timeout(self._connect_timeout), self.acquire() as conn:
                 await conn.execute("SELECT 1")
+                if self._gate is not None:
+                    await self._gate(conn)
+        except SchemaError as error:
+            if self._pool is not None:
+                await self._pool.expire_connections()  # no session of before goes on beside it
+            self._note_failure(error)
+            raise
         except DRIVER_ERRORS as error:
             # connections that are neither dead nor answering must not be handed out again
             if self._pool is not None:
@@ -239,6 +269,7 @@ class DatabaseConnectionManager:
             min_size=minimum,
             max_size=maximum,
             timeout=self._connect_timeout,
+            init=cast(Any, self._gate),  # the stubs want a protocol of their own
             server_settings=self._session,
             reset=_leave_as_it_is if self._read_only else None,
             connection_class=Session,
@@ -253,7 +284,11 @@ class DatabaseConnectionManager:
             if isinstance(error, Exception):
                 self._note_failure(error)
             raise
-        self._pool = pool
+        else:
+            self._pool = pool
+        finally:
+            if self._opening is not None:
+                self._opening.set()
 
     async def _renew(self, error: BaseException) -> None:
         if self._pool is None:
@@ -276,6 +311,9 @@ class DatabaseConnectionManager:
             raise DatabaseUnavailable(
                 f"no connection to PostgreSQL within {budget:g} s; {in_use} of {pool.get_max_size()} in use"
             ) from error
+        except SchemaError as error:
+            self._note_failure(error)
+            raise
         except DRIVER_ERRORS as error:
             self._note_failure(error)
             if is_retryable(error):
@@ -299,7 +337,14 @@ class DatabaseConnectionManager:
             with suppress(DatabaseError, *DRIVER_ERRORS):
                 await self.check()
 
-    def _require_pool(self) -> asyncpg.Pool[Any]:
+    async def _require_pool(self, budget: float) -> asyncpg.Pool[Any]:
+        if self._pool is None and self._opening is not None:
+            # who comes while we connect for the first time waits for that; who comes later is told at once
+            with suppress(TimeoutError):
+                async with asyncio.timeout(budget):
+                    await self._opening.wait()
+            if self._pool is None:
+                raise DatabaseUnavailable(f"PostgreSQL cannot be used yet: {self._last_error or 'it has not answered'}")
         if self._pool is None:
             raise DatabaseError(f"{self._session['application_name']}: its connections are not open")
         return self._pool
@@ -313,7 +358,7 @@ class DatabaseConnectionManager:
             self._up.clear()
             self._down_since = time.monotonic()
             logger.warning(
-                "PostgreSQL is away: %s; %s",
+                "PostgreSQL cannot be used: %s; %s" if trouble is WRONG_SCHEMA else "PostgreSQL is away: %s; %s",
                 self._last_error,
                 trouble.advice,
                 extra={

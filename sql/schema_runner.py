@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 import asyncpg
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 LOCK_KEY = 0x6D61726B65746401  # "marketd" and a number: the schema
 _LOCK_POLL_SECONDS = 0.1
+_NAMED = 3  # of the files that are missing, in a sentence
 BUSY_SECONDS = 900.0  # for a table that somebody uses: TimescaleDB's jobs may sum up weeks before they let go of one
 # Long work is in order here. Who waits for a table holds up all that come after, so that it lets go and tries again.
 _SESSION = "SET search_path = marketd, public; SET statement_timeout = 0; SET lock_timeout = '30s'"
@@ -45,6 +47,17 @@ class SchemaStatus(NamedTuple):
     @property
     def current(self) -> bool:
         return not self.pending and self.problem is None
+
+
+def schema_gate() -> Callable[[asyncpg.Connection[Any]], Awaitable[Profile]]:
+    """For the connections of whoever works with the schema (`DatabaseConnectionManager`): asks it, with the files read
+    once, to be what this marketd knows."""
+    files = load_schema_files()
+
+    async def require(conn: asyncpg.Connection[Any]) -> Profile:
+        return await SchemaRunner(conn, files).require_current()
+
+    return require
 
 
 class SchemaRunner:
@@ -67,7 +80,9 @@ class SchemaRunner:
         """For actors that do not change the schema: its profile, or SchemaBehind naming what is missing."""
         status = _sound(await self.status())
         if status.pending:
-            names = ", ".join(file.name for file in status.pending)
+            names = ", ".join(file.name for file in status.pending[:_NAMED])
+            if len(status.pending) > _NAMED:
+                names += f" and {len(status.pending) - _NAMED} more"
             raise SchemaBehind(f"the schema lacks {names}; run: marketd schema apply")
         return status.profile
 

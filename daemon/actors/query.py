@@ -26,6 +26,7 @@ from marketd.market.errors import Busy, MarketdError, Timeout
 from marketd.sql.connections import DatabaseConnectionManager
 from marketd.sql.errors import DatabaseError
 from marketd.sql.replica import ReadReplica
+from marketd.sql.schema_runner import schema_gate
 
 _log = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ class QueryActor(AsyncActor):
         metrics.publish("query", self._statistics)
         if self._replica is not None:
             metrics.publish("query_replica", self._replica.statistics)
-        # whoever asks before the database answers is told so, rather than left waiting
+        # whoever asks before the database answers is told so once it was tried, rather than left waiting
         self.become("warming")
 
     def _replica_of(self, config: Config) -> ReadReplica | None:
@@ -90,6 +91,7 @@ class QueryActor(AsyncActor):
             max_size=database.pool_max,
             statement_timeout_seconds=database.statement_timeout.seconds,
             read_only=True,
+            gate=schema_gate(),
         )
 
     async def run(self) -> None:

@@ -17,6 +17,7 @@ from marketd.daemon.settings import Config
 from marketd.daemon.storage_watch import last_look
 from marketd.daemon.upkeep import upkeep
 from marketd.sql.connections import DatabaseConnectionManager
+from marketd.sql.schema_runner import schema_gate
 
 PATIENCE_SECONDS = 24 * 3600.0  # a database that is away at the start is waited for
 MAX_CONNECTIONS = 4  # works that wait for each other's connection are late, no more
@@ -30,6 +31,7 @@ class StorageActor(AsyncActor):
             min_size=1,
             max_size=MAX_CONNECTIONS,
             statement_timeout_seconds=0,  # packing a day takes its time
+            gate=schema_gate(),
         )
         self._works = BackgroundWorks(upkeep(self._database, self.config))
         metrics.publish("storage_database", self._database.statistics)

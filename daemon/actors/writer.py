@@ -13,12 +13,13 @@ import zmq.asyncio
 from marketd.daemon import metrics
 from marketd.daemon.actor import AsyncActor
 from marketd.daemon.settings import Config
-from marketd.daemon.writer import Writer
+from marketd.daemon.writer import Writer, show_trouble
 from marketd.ipc import paths, protocol, sockets
 from marketd.ipc.journal_reader import JournalReader
 from marketd.ipc.protocol import Committed, Durable, Follow
 from marketd.market.errors import MarketdError
 from marketd.sql.connections import DatabaseConnectionManager
+from marketd.sql.schema_runner import schema_gate
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +41,9 @@ class WriterActor(AsyncActor):
             min_size=1,
             max_size=2,
             statement_timeout_seconds=0,  # a merge may take its time; what hangs is seen as lag
+            gate=schema_gate(),
         )
+        metrics.publish("writer_database", self._database.statistics)
         self._is_ready = False
         self.become("warming")
         if not await self._opened():
@@ -56,7 +59,6 @@ class WriterActor(AsyncActor):
             committed=self._tell_committed,
         )
         metrics.publish("writer", self._writer.statistics)
-        metrics.publish("writer_database", self._database.statistics)
         await self._writer.start()
         self._socket = self.context.socket(zmq.DEALER)
         sockets.configure(self._socket)
@@ -67,7 +69,7 @@ class WriterActor(AsyncActor):
 
     async def _opened(self) -> bool:
         opening = asyncio.create_task(
-            self._database.open(CONNECT_SECONDS, patient=True), name="connect to the database"
+            self._database.open(CONNECT_SECONDS, patient=True, told=show_trouble), name="connect to the database"
         )
         stop = asyncio.create_task(self.stopping.wait(), name="stop")
         try:
