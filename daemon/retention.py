@@ -1,7 +1,7 @@
 """Keeps the database from growing without end: what is older than `[retention]` allows is dropped, an hour at a time.
 
-A background work of the storage actor. Nothing waits for it: what fails is told, and tried again. A writer that still
-has records of a piece that is gone makes it anew.
+A background work of the storage actor. Nothing waits for it: what fails, was interrupted or is in use is told, and
+tried again soon, less often each time. A writer that still has records of a piece that is gone makes it anew.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ _DROPPED = metrics.counter(
 )
 _FAILED = metrics.counter("retention_failures_total", "Tables whose old pieces could not be dropped, this time")
 
+_waiting = asyncio.timeout
 ROUND_SECONDS = 3600.0  # a piece is a day at least
+AGAIN_SECONDS = 10.0  # after a round that left something; twice as long after each further one
 
 
 class RetentionKeeper:
@@ -38,6 +40,8 @@ class RetentionKeeper:
         self._database = database
         self._retention = config.retention
         self._changed = asyncio.Event()
+        self._left = False  # something of the last round
+        self._pause = ROUND_SECONDS
 
     def change(self, config: Config) -> None:
         """From now on this; the next round begins at once."""
@@ -48,19 +52,23 @@ class RetentionKeeper:
         """Round after round, until cancelled."""
         while True:
             self._changed.clear()
+            again = AGAIN_SECONDS if not self._left else 2 * self._pause
             await self.round()
-            with suppress(TimeoutError):  # an hour is over
-                async with asyncio.timeout(ROUND_SECONDS):
+            self._pause = min(again, ROUND_SECONDS) if self._left else ROUND_SECONDS
+            with suppress(TimeoutError):  # the time for the next one
+                async with _waiting(self._pause):
                     await self._changed.wait()
 
     async def round(self) -> int:
         """Drop what is too old by now, table by table; how many pieces went."""
         now_ns = time.time_ns()
         count = 0
+        self._left = False
         for table, kept in self._retention.tables.items():
             try:
                 count += await self._drop(table, to_datetime(max(0, now_ns - kept)))
             except (MarketdError, *DRIVER_ERRORS) as error:
+                self._left = True
                 _FAILED.inc()
                 _log.warning(
                     "old rows of %s could not be dropped, this time: %s",
@@ -83,6 +91,7 @@ class RetentionKeeper:
                 extra={"action": "retention_dropped", "table": table, "count": len(dropped.gone)},
             )
         if dropped.in_use:
+            self._left = True
             _FAILED.inc()
             _log.info(
                 "%d old pieces of %s are in use and wait for the next round",

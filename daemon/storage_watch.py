@@ -10,19 +10,26 @@ import asyncio
 import json
 import logging
 import os
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from marketd.daemon import metrics
-from marketd.daemon.settings import Config
+from marketd.daemon.settings import Config, Retention
 from marketd.sql.connections import DatabaseConnectionManager
-from marketd.sql.storage import StorageReport, keep_sample, measure
+from marketd.sql.storage import StorageReport, TableSize, keep_sample, measure, next_cut
 
 _log = logging.getLogger(__name__)
 _BYTES = metrics.gauge("storage_bytes", "Bytes of a table on disk: rows, indexes, all pieces", ["table"])
 _ROWS = metrics.gauge("storage_rows", "Rows of a table, as PostgreSQL estimates them", ["table"])
 _PACKED = metrics.gauge("storage_packed_bytes", "Of storage_bytes, what is compressed or packed", ["table"])
 _BEFORE = metrics.gauge("storage_packed_before_bytes", "What that took before", ["table"])
+_PIECES = metrics.gauge("storage_pieces", "Chunks, or partitions and days of packed blocks, of a table", ["table"])
+_OLDEST = metrics.gauge("storage_oldest_timestamp_seconds", "Time of a table's oldest row", ["table"])
+_NEWEST = metrics.gauge("storage_newest_timestamp_seconds", "Time of a table's newest row", ["table"])
+_CUT = metrics.gauge("storage_next_cut_timestamp_seconds", "When retention takes a table's next piece", ["table"])
 _GROWTH = metrics.gauge("storage_growth_bytes_per_day", "Bytes a day that a table grows by", ["table"])
 _FREE = metrics.gauge("storage_disk_free_bytes", "Free bytes of the database's disk, where it is this machine's")
 _FULL = metrics.gauge("storage_disk_full_days", "Days until that disk is full at this growth; +Inf: never")
@@ -38,12 +45,14 @@ class SizesWatch:
 
     name = "sizes"
 
-    def __init__(self, database: DatabaseConnectionManager, file: Path) -> None:
+    def __init__(self, database: DatabaseConnectionManager, config: Config, file: Path) -> None:
         self._database = database
+        self._retention = config.retention
         self._file = file
 
     def change(self, config: Config) -> None:
-        """What it does is not in the configuration; it only looks anew."""
+        """From now on the next cut is told after this retention."""
+        self._retention = config.retention
 
     async def run(self) -> None:
         """Look after look, until cancelled."""
@@ -56,8 +65,9 @@ class SizesWatch:
         async with self._database.acquire() as connection:
             report = await measure(connection)
             await keep_sample(connection, report)
-        _show(report)
-        told = summary(report)
+        cuts = next_cuts(report, self._retention)
+        _show(report, cuts)
+        told = summary(report, cuts)
         for problem in told["problems"]:
             _log.warning("%s", problem, extra={"action": "storage_short"})
         _replace(self._file, json.dumps(told))
@@ -74,8 +84,19 @@ def problems(report: StorageReport) -> list[str]:
     return found
 
 
-def summary(report: StorageReport) -> dict[str, Any]:
-    """The look in short, for health and status."""
+def next_cuts(report: StorageReport, retention: Retention) -> dict[str, datetime]:
+    """When the next piece goes of each table that has an end and a piece."""
+    found = {}
+    for table, kept in retention.tables.items():
+        with suppress(OverflowError):  # kept for longer than there are years
+            cut = next_cut(report.pieces, table, timedelta(seconds=kept.seconds))
+            if cut is not None:
+                found[table] = cut
+    return found
+
+
+def summary(report: StorageReport, cuts: Mapping[str, datetime]) -> dict[str, Any]:
+    """The look for health and status, as JSON has it: totals, and each table that holds something."""
     return {
         "taken_at": report.taken_at.isoformat(),
         "database_bytes": report.database_bytes,
@@ -83,6 +104,21 @@ def summary(report: StorageReport) -> dict[str, Any]:
         "disk_free_bytes": report.disk.free_bytes if report.disk else None,
         "disk_full_days": report.days_until_full,
         "problems": problems(report),
+        "tables": {t.table: _table(t, cuts.get(t.table)) for t in report.tables if t.rows or t.bytes},
+    }
+
+
+def _table(table: TableSize, cut: datetime | None) -> dict[str, Any]:
+    times = {"oldest": table.oldest, "newest": table.newest, "next_cut": cut}
+    return {
+        "rows": table.rows,
+        "bytes": table.bytes,
+        "pieces": table.pieces,
+        "packed_rows": table.packed_rows,
+        "packed_bytes": table.packed_bytes,
+        "ratio": table.ratio,
+        "growth_bytes_per_day": table.growth_bytes,
+        **{name: None if moment is None else moment.isoformat() for name, moment in times.items()},
     }
 
 
@@ -95,8 +131,16 @@ def last_look(runtime_dir: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _show(report: StorageReport) -> None:
+def _show(report: StorageReport, cuts: Mapping[str, datetime]) -> None:
+    for gauge in (_OLDEST, _NEWEST, _CUT, _GROWTH):
+        gauge.clear()  # what is not known any more
+    for name, cut in cuts.items():
+        _CUT.labels(name).set(cut.timestamp())
     for table in report.tables:
+        _PIECES.labels(table.table).set(table.pieces)
+        if table.oldest is not None and table.newest is not None:
+            _OLDEST.labels(table.table).set(table.oldest.timestamp())
+            _NEWEST.labels(table.table).set(table.newest.timestamp())
         _BYTES.labels(table.table).set(table.bytes)
         _ROWS.labels(table.table).set(table.rows)
         _PACKED.labels(table.table).set(table.packed_bytes)

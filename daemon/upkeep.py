@@ -25,5 +25,5 @@ def upkeep(database: DatabaseConnectionManager, config: Config) -> list[Work]:
         LevelKeeper(database),
         JobWatch(database),
         BlockPacker(database, config),
-        SizesWatch(database, config.runtime_path / FILE_NAME),
+        SizesWatch(database, config, config.runtime_path / FILE_NAME),
     ]

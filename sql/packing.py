@@ -98,6 +98,7 @@ async def pack_next(
         if oldest is None:
             return None
         stretch = await _stretch_of(conn, place, oldest, (start, end))
+        bytes_of_rows = await conn.fetchval(place.statement("bytes_of_rows"), *place.args(stretch.start, stretch.end))
         copied = await _take_rows(conn, place, stretch)
         packing = place.packed._replace(block_rows=block_rows or place.packed.block_rows)
         taken, blocks = await asyncio.to_thread(_packed, stretch, copied, packing)
@@ -105,7 +106,8 @@ async def pack_next(
             await conn.execute(_PACKED["remove_block"], *place.key, stretch.start)
         now = await conn.fetchval("SELECT now()")
         stored_at = now if stretch.block is None else stretch.block["stored_at"]
-        rows = [(*place.key, *block[:-1], stored_at, block.data) for block in blocks]
+        a_row = _bytes_a_row(stretch.block, taken, bytes_of_rows)
+        rows = [(*place.key, *block[:-1], stored_at, round(a_row * block.row_count), block.data) for block in blocks]
         await conn.executemany(_PACKED["insert_block"], rows)
     return Packed(taken, len(blocks), sum(len(block.data) for block in blocks), stretch.end)
 
@@ -157,6 +159,13 @@ def _rows_of(kind: Kind) -> int:
     return max(1, min(ROWS_AT_ONCE, BYTES_AT_ONCE // kind.dtype.itemsize))
 
 
+def _bytes_a_row(block: Any, rows: int, bytes_of_rows: int) -> float:
+    """What a row took in its table: of those that are taken now, and of those packed before where it is known."""
+    if block is None or not block["bytes_before"]:
+        return bytes_of_rows / rows
+    return float((bytes_of_rows + block["bytes_before"]) / (rows + block["row_count"]))
+
+
 async def _take_rows(conn: Connection, place: Place, stretch: Stretch) -> bytes:
     """The rows of the stretch, which are gone from the table when the transaction commits."""
     columns = columns_of(place.packed.table, place.packed.kind)
@@ -198,7 +207,7 @@ def _in_order(block: Any, rows: Records, packed: PackedTable) -> Records:
 
 
 class _NewBlock(NamedTuple):
-    """In the order of the columns of packed_blocks."""
+    """In the order of the columns of packed_blocks, but for what stands between the last two."""
 
     start: datetime
     end: datetime

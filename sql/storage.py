@@ -1,8 +1,8 @@
 """How much the database holds, how fast it grows, and when its disk is full.
 
-`measure` looks at sizes of files and at PostgreSQL's statistics, never at the rows themselves, so that a daemon may ask
-every few minutes. Row counts are therefore estimates. Growth is a difference between two looks (`keep_sample`); until
-there are two, what lies in the pieces of the last week.
+`measure` looks at sizes of files, at PostgreSQL's statistics and at the ends of indexes, so that a daemon may ask every
+few minutes. Row counts are therefore estimates. Growth is a difference between two looks (`keep_sample`) that lie an
+hour apart at least; until there are two, nobody knows it.
 """
 
 from __future__ import annotations
@@ -16,20 +16,18 @@ from typing import Any, NamedTuple
 
 import asyncpg
 
-from marketd.sql.partitions import read_partitioning
 from marketd.sql.profiles import Profile, detect_profile
 from marketd.sql.retention import Piece, pieces_of_table
 from marketd.sql.statements import statements
 
 _SQL = statements("storage")
 _DAY = timedelta(days=1)
-_WEEK = timedelta(days=7)
 SAMPLE_EVERY = timedelta(hours=1)
-_LEAST_DAYS = 1.0  # what came in an hour, an import most likely, tells no day's growth
 
 
 class PieceSize(NamedTuple):
-    """A chunk or partition. `packed_…`: what is compressed or packed of it; `bytes_before`: what that took as rows."""
+    """A chunk or partition. `packed_…`: what is compressed or packed of it; `bytes_before`: what that took as rows.
+    `oldest`, `newest`: of packed blocks, which tell it."""
 
     table: str
     name: str
@@ -41,10 +39,18 @@ class PieceSize(NamedTuple):
     packed_rows: int
     packed_bytes: int
     bytes_before: int
+    oldest: datetime | None = None
+    newest: datetime | None = None
+
+    @property
+    def ratio(self) -> float | None:
+        """As of a table."""
+        return self.bytes_before / self.packed_bytes if self.packed_bytes and self.bytes_before else None
 
 
 class TableSize(NamedTuple):
-    """A table with all its pieces. `growth_bytes`: a day; None when nobody knows yet."""
+    """A table with all its pieces. `growth_bytes`: a day; None when nobody knows yet. `oldest`, `newest`: times of its
+    rows; None when it has none, or is not cut by time."""
 
     table: str
     rows: int
@@ -95,7 +101,7 @@ class StorageReport(NamedTuple):
 
 
 async def measure(conn: asyncpg.Connection[Any], *, now: datetime | None = None) -> StorageReport:
-    """One look, with cheap statements only."""
+    """One look, with cheap statements only: none reads more of a table than the ends of its indexes."""
     now = now or datetime.now(UTC)
     profile = await detect_profile(conn)
     rows = await _pieces(conn, profile)
@@ -103,31 +109,18 @@ async def measure(conn: asyncpg.Connection[Any], *, now: datetime | None = None)
     earlier = {row["table_name"]: row for row in await conn.fetch(_SQL["earlier"], now)}
     server = await conn.fetchrow(_SQL["server"])
     assert server is not None
-    tables = _cut_tables(pieces, await _cut_names(conn)) + await _whole_tables(conn)
+    sources = await _sources(conn, profile)
+    cut = _cut_tables(pieces, await _cut_names(conn))
+    tables = [await _with_edges(conn, table, pieces, sources.get(table.table)) for table in cut]
+    tables += await _whole_tables(conn)
     return StorageReport(
         now,
         profile,
         server["database_bytes"],
-        [_with_growth(table, pieces, earlier.get(table.table), now) for table in tables],
+        [_with_growth(table, earlier.get(table.table), now) for table in tables],
         pieces,
         disk_of(server["data_directory"]) if server["is_local"] else None,
     )
-
-
-async def with_exact_edges(conn: asyncpg.Connection[Any], report: StorageReport) -> StorageReport:
-    """The report with the times of the oldest and newest rows, where `measure` knows only their pieces'."""
-    tables = []
-    for table in report.tables:
-        edges = sorted((piece.start, piece.end) for piece in report.pieces if piece.table == table.table)
-        if edges and await conn.fetchval("SELECT true FROM partitioned_tables WHERE table_name = $1", table.table):
-            cut = await read_partitioning(conn, table.table)
-            statement = _SQL["edges"].format(table=cut.table, time=cut.time_column)
-            first = await conn.fetchrow(statement, *edges[0])
-            last = first if len(edges) == 1 else await conn.fetchrow(statement, *edges[-1])
-            assert first is not None and last is not None
-            table = table._replace(oldest=first["first"] or table.oldest, newest=last["last"] or table.newest)
-        tables.append(table)
-    return report._replace(tables=tables)
 
 
 async def keep_sample(conn: asyncpg.Connection[Any], report: StorageReport) -> bool:
@@ -181,16 +174,17 @@ async def _pieces(conn: asyncpg.Connection[Any], profile: Profile) -> list[Piece
 
 
 async def _packed(conn: asyncpg.Connection[Any], rows: list[PieceSize]) -> list[PieceSize]:
-    """Packed blocks, a piece a day. What they were before nobody has noted: as many bytes a row as rows of the table
-    take now; unknown (0) where all is packed.
+    """Packed blocks, a piece a day. What they were before was measured when they were packed; of blocks that an earlier
+    marketd packed as many bytes a row as rows of the table take now, unknown (0) where all is packed.
     """
     a_row = {table.table: table.bytes / table.rows for table in _cut_tables(rows, []) if table.rows}
     found = []
     for row in await conn.fetch(_SQL["packed"]):
-        before = round(a_row.get(row["table_name"], 0.0) * row["rows"])
+        unmeasured = row["rows"] - row["measured_rows"]
+        before = row["bytes_before"] + round(a_row.get(row["table_name"], 0.0) * unmeasured)
         times = (row["start"], row["end"], row["made"])
         sizes = (row["rows"], row["bytes"], row["rows"], row["bytes"], before)
-        found.append(PieceSize(row["table_name"], row["name"], *times, *sizes))
+        found.append(PieceSize(row["table_name"], row["name"], *times, *sizes, row["oldest"], row["newest"]))
     return found
 
 
@@ -225,8 +219,8 @@ def _table(name: str, pieces: list[PieceSize]) -> TableSize:
         sum(piece.packed_bytes for piece in pieces),
         sum(piece.bytes_before for piece in pieces),
         None,
-        min((piece.start for piece in pieces), default=None),
-        max((piece.end for piece in pieces), default=None),
+        None,
+        None,
     )
 
 
@@ -235,24 +229,40 @@ async def _whole_tables(conn: asyncpg.Connection[Any]) -> list[TableSize]:
     return [TableSize(row["table_name"], row["rows"], row["bytes"], 0, 0, 0, 0, None, None, None) for row in rows]
 
 
-def _with_growth(
-    table: TableSize, pieces: list[PieceSize], earlier: Mapping[str, Any] | None, now: datetime
+def _with_growth(table: TableSize, earlier: Mapping[str, Any] | None, now: datetime) -> TableSize:
+    if earlier is None:
+        return table
+    return table._replace(growth_bytes=(table.bytes - earlier["bytes"]) / ((now - earlier["taken_at"]) / _DAY))
+
+
+async def _with_edges(
+    conn: asyncpg.Connection[Any], table: TableSize, pieces: list[PieceSize], where: tuple[str, str] | None
 ) -> TableSize:
-    if earlier is not None:
-        return table._replace(growth_bytes=(table.bytes - earlier["bytes"]) / ((now - earlier["taken_at"]) / _DAY))
-    growth = _of_the_last_week([piece for piece in pieces if piece.table == table.table], now)
-    return table if growth is None else table._replace(growth_bytes=growth)
+    """With the times of its oldest and newest row: of blocks as they tell them, of rows by the ends of indexes.
+
+    `where`: the relation that has the rows, and its column of time.
+    """
+    own = [piece for piece in pieces if piece.table == table.table]
+    found = [(piece.oldest, piece.newest) for piece in own if piece.oldest is not None and piece.newest is not None]
+    if where is not None:
+        spans = sorted((piece.start, piece.end) for piece in own if piece.oldest is None)
+        statement = _SQL["edges"].format(table=where[0], time=where[1])
+        for inwards in (spans, spans[::-1]):  # the pieces at an end may be empty
+            for span in inwards:
+                edge = await conn.fetchrow(statement, *span)
+                assert edge is not None
+                if edge["first"] is not None:
+                    found.append((edge["first"], edge["last"]))
+                    break
+    if not found:
+        return table
+    return table._replace(oldest=min(first for first, _ in found), newest=max(last for _, last in found))
 
 
-def _of_the_last_week(pieces: list[PieceSize], now: datetime) -> float | None:
-    """Bytes a day of what lies in the last week: of a piece that reaches out of it its share, as if evenly filled."""
-    since = now - _WEEK
-    recent = [piece for piece in pieces if piece.end > since and piece.start < now]
-    if not recent:
-        return None
-    filled = 0.0
-    for piece in recent:
-        end = min(piece.end, now)
-        filled += piece.bytes * ((end - max(piece.start, since)) / (end - piece.start))
-    first, last = min(piece.start for piece in recent), max(piece.end for piece in recent)
-    return filled / max((min(last, now) - max(first, since)) / _DAY, _LEAST_DAYS)
+async def _sources(conn: asyncpg.Connection[Any], profile: Profile) -> dict[str, tuple[str, str]]:
+    """By table that is cut: the relation that has its rows, and the column of their time."""
+    rows = await conn.fetch("SELECT table_name, time_column FROM partitioned_tables")
+    found = {row["table_name"]: (row["table_name"], row["time_column"]) for row in rows}
+    if profile is Profile.TIMESCALE:
+        found |= {row["table_name"]: (row["relation"], "ts") for row in await conn.fetch(_SQL["aggregates"])}
+    return found

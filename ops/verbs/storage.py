@@ -5,8 +5,7 @@
     marketd storage backup DIRECTORY    a consistent copy of the database, while the daemon runs
     marketd storage restore DIRECTORY   into an empty database, verified; the daemon is stopped
 
-Rows are PostgreSQL's estimates; bytes are with indexes. Growth is measured between looks of the daemon, else it is what
-lies in the pieces of the last week.
+Rows are PostgreSQL's estimates; bytes are with indexes. Growth is measured between looks of the daemon.
 
 Exit codes: 0 all is well, 4 the disk is full soon.
 """
@@ -16,7 +15,7 @@ from __future__ import annotations
 import argparse
 import shutil
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,15 +61,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _report(args: argparse.Namespace, config: Config) -> int:
     with needs_daemon_extra():
-        from marketd.daemon.storage_watch import problems
-        from marketd.sql.storage import measure, with_exact_edges
-
-    async def look(connection: Any) -> StorageReport:
-        return await with_exact_edges(connection, await measure(connection))
+        from marketd.daemon.storage_watch import next_cuts, problems
+        from marketd.sql.storage import measure
 
     with database_dsn(config) as dsn:
-        report = run_in_database(dsn, look)
-    cuts = _cuts(report, config)
+        report = run_in_database(dsn, measure)
+    cuts = next_cuts(report, config.retention)
     found = problems(report)
     if args.json:
         print_json(_plain(report, cuts, found, without_password(dsn), pieces=args.pieces))
@@ -125,16 +121,6 @@ def _registry_advice(copy: Path, registry: Path) -> str:
     if copy.exists():
         return f"copy {copy} into the state_dir of the daemon that is to go on with this database"
     return f"the backup has none: put that of the daemon that wrote this database at {registry}"
-
-
-def _cuts(report: StorageReport, config: Config) -> dict[str, datetime | None]:
-    """By table with a retention: when its next piece goes."""
-    from marketd.sql.storage import next_cut
-
-    return {
-        table: next_cut(report.pieces, table, timedelta(seconds=kept.seconds))
-        for table, kept in config.retention.tables.items()
-    }
 
 
 def _plain(
@@ -203,7 +189,6 @@ def _table_row(table: TableSize, cuts: Mapping[str, datetime | None]) -> tuple[o
 
 
 def _piece_row(piece: PieceSize) -> tuple[object, ...]:
-    ratio = piece.bytes_before / piece.packed_bytes if piece.packed_bytes and piece.bytes_before else None
     return (
         f"{piece.table}: {piece.name}",
         _minute(piece.start),
@@ -211,7 +196,7 @@ def _piece_row(piece: PieceSize) -> tuple[object, ...]:
         words.count(piece.rows),
         words.size(piece.bytes),
         words.size(piece.packed_bytes) if piece.packed_bytes else "-",
-        f"{ratio:.1f}" if ratio else "-",
+        f"{piece.ratio:.1f}" if piece.ratio else "-",
     )
 
 

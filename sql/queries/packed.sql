@@ -113,7 +113,7 @@ FROM (SELECT bid_price FROM {table}
 
 -- name: block_at
 -- The block whose stretch holds the moment $4.
-SELECT ts_start, ts_end, stored_at, data FROM packed_blocks
+SELECT ts_start, ts_end, stored_at, row_count, bytes_before, data FROM packed_blocks
 WHERE table_name = $1 AND instrument_id = $2 AND timeframe = $3
   AND ts_start <= $4 AND ts_start > $4::timestamptz - interval '1 day' AND ts_end > $4;
 
@@ -127,6 +127,16 @@ SELECT greatest($5::timestamptz, (SELECT max(ts_end) FROM packed_blocks
                                WHERE table_name = $1 AND instrument_id = $2 AND timeframe = $3
                                  AND ts_start > $4 AND ts_start < $6)) AS ts_end;
 
+-- name: bytes_of_rows
+-- What the rows of a stretch take: themselves, and of their partition's indexes and TOAST the like share. A row has four
+-- bytes of its page's directory.
+SELECT coalesce(sum(bytes * pg_total_relation_size(piece) / greatest(pg_relation_size(piece), 1)), 0)::bigint
+FROM (
+    SELECT tableoid AS piece, sum(pg_column_size(t.*)) + 4 * count(*) AS bytes
+    FROM {table} t WHERE instrument_id = $1 {and_timeframe} AND {time} >= $2 AND {time} < $3
+    GROUP BY 1
+) pieces;
+
 -- name: take_rows
 -- What is taken away is what comes out: nobody's row can be lost in between.
 DELETE FROM {table} WHERE instrument_id = $1 {and_timeframe} AND {time} >= $2 AND {time} < $3 RETURNING {columns};
@@ -136,8 +146,8 @@ DELETE FROM packed_blocks WHERE table_name = $1 AND instrument_id = $2 AND timef
 
 -- name: insert_block
 INSERT INTO packed_blocks (table_name, instrument_id, timeframe, ts_start, ts_end, ts_first, ts_last, known_first,
-                           known_last, row_count, stored_at, data)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12);
+                           known_last, row_count, stored_at, bytes_before, data)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13);
 
 -- name: drop_old
 -- Blocks of $1 that end at $2 or earlier, and were packed first before it; told in `expired` under the stream $3, if any.

@@ -35,11 +35,13 @@ LEFT JOIN _timescaledb_catalog.compression_chunk_size pressed
 
 -- name: packed
 -- Packed blocks by table and day. Their lengths stand in the rows: nothing is unpacked, nor even fetched.
-SELECT table_name, 'packed ' || to_char(start, 'YYYY-MM-DD') AS name, start, start + interval '1 day' AS "end", made, rows,
+SELECT table_name, 'packed ' || to_char(start, 'YYYY-MM-DD') AS name, start, start + interval '1 day' AS "end", made, rows, oldest, newest,
+       measured_rows, bytes_before,
        (bytes * (pg_total_relation_size('packed_blocks') / sum(bytes) OVER ()))::bigint AS bytes
 FROM (
     SELECT table_name, date_trunc('day', ts_start, 'UTC') AS start, max(stored_at) AS made, sum(row_count)::bigint AS rows,
-           sum(length(data))::bigint AS bytes
+           sum(length(data))::bigint AS bytes, sum(bytes_before)::bigint AS bytes_before,
+           coalesce(sum(row_count) FILTER (WHERE bytes_before > 0), 0)::bigint AS measured_rows, min(ts_first) AS oldest, max(ts_last) AS newest
     FROM packed_blocks
     GROUP BY 1, 2
 ) days
@@ -53,6 +55,13 @@ JOIN timescaledb_information.chunks c
     ON c.hypertable_schema = a.materialization_hypertable_schema
    AND c.hypertable_name = a.materialization_hypertable_name
 WHERE a.view_schema = 'marketd';
+
+-- name: aggregates
+-- Which relation has the rows of a continuous aggregate that are summed up already, where we may read it.
+SELECT view_name AS table_name, format('%I.%I', materialization_hypertable_schema, materialization_hypertable_name) AS relation
+FROM timescaledb_information.continuous_aggregates
+WHERE view_schema = 'marketd' AND has_table_privilege(
+    format('%I.%I', materialization_hypertable_schema, materialization_hypertable_name), 'SELECT');
 
 -- name: whole_tables
 -- Tables that are not cut; what is packed counts where it belongs.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 
 from marketd.daemon import metrics, storage_watch
 from marketd.daemon.health_report import health_report
+from marketd.daemon.quantities import Nanoseconds
+from marketd.daemon.settings import Config, Retention
 from marketd.daemon.storage_watch import FILE_NAME, SizesWatch, last_look, problems
 from marketd.daemon.verdict import judge
 from marketd.ipc.protocol import ActorReport
@@ -20,6 +23,7 @@ from marketd.sql.connections import ConnectionStatistics, DatabaseConnectionMana
 from marketd.sql.storage import Disk, StorageReport, measure
 
 REGISTRY = '{"daemon_no":1,"instruments":[]}'
+KEPT = Config(retention=Retention(trades=Nanoseconds(7 * 86_400 * 10**9)))
 AWAY = ConnectionStatistics("up", 1, 1, 0, 0, 0, "", 0.0, 0.0, "")
 
 
@@ -83,7 +87,7 @@ async def test_a_disk_that_is_full_soon_is_said_everywhere(
         return short
 
     monkeypatch.setattr(storage_watch, "measure", measured)
-    watch = SizesWatch(connections, tmp_path / FILE_NAME)
+    watch = SizesWatch(connections, KEPT, tmp_path / FILE_NAME)
     await watch.look()
     assert last_look(tmp_path)["disk_full_days"] == 3.0
     health = health_report(1, tmp_path, AWAY)
@@ -93,16 +97,41 @@ async def test_a_disk_that_is_full_soon_is_said_everywhere(
     assert (status, len(said)) == ("degraded", 2)
 
 
+async def test_each_table_is_told_in_health_and_metrics(stored: str, tmp_path: Path) -> None:
+    async with DatabaseConnectionManager(stored) as manager:
+        async with manager.acquire() as conn:
+            await conn.execute(
+                "INSERT INTO instruments VALUES (1, 'A', 'B', 'A', 'B', 'spot', 2, 3, 2, 1, 1, 0, now(), 1)"
+            )
+        await SizesWatch(manager, KEPT, tmp_path / FILE_NAME).look()
+    told = health_report(1, tmp_path, AWAY).report["storage"]["tables"]["trades"]
+    assert (told["rows"], told["pieces"]) == (1000, 1)
+    assert told["oldest"] == "2024-08-08T12:00:01+00:00"
+    assert told["newest"] == "2024-08-08T12:16:40+00:00"
+    assert (told["growth_bytes_per_day"], told["ratio"]) == (None, None)
+    assert datetime.fromisoformat(told["next_cut"]) > datetime.fromisoformat("2024-08-15T00:00+00:00")
+    shown = metrics.exposition().decode()
+    for name, value in (
+        ("pieces", 1.0),
+        ("oldest_timestamp_seconds", datetime.fromisoformat(told["oldest"]).timestamp()),
+        ("newest_timestamp_seconds", datetime.fromisoformat(told["newest"]).timestamp()),
+        ("next_cut_timestamp_seconds", datetime.fromisoformat(told["next_cut"]).timestamp()),
+    ):
+        line = next(line for line in shown.splitlines() if line.startswith(f'marketd_storage_{name}{{table="trades"}}'))
+        assert float(line.split()[1]) == pytest.approx(value)
+
+
 async def test_the_watch_measures_keeps_a_sample_and_tells_nothing_it_did_not_see(
     connections: DatabaseConnectionManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    watch = SizesWatch(connections, tmp_path / FILE_NAME)
+    watch = SizesWatch(connections, KEPT, tmp_path / FILE_NAME)
     await watch.look()
     assert b'marketd_storage_bytes{table="trades"}' in metrics.exposition()
     async with connections.acquire() as conn:
         assert await conn.fetchval("SELECT count(*) FROM storage_samples WHERE table_name = 'trades'") == 1
     before = last_look(tmp_path)
     assert before["database_bytes"] > 0
+    assert before["tables"]["schema_changes"]["rows"] >= 0
 
     async def broken(_: object) -> StorageReport:
         raise asyncpg.QueryCanceledError("statement timeout")

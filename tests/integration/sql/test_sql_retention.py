@@ -143,6 +143,42 @@ async def test_a_table_that_cannot_be_cleared_does_not_end_the_keeper(
     assert "not today" in caplog.text
 
 
+@pytest.mark.usefixtures("long_ago")
+async def test_a_drop_that_was_interrupted_is_tried_again_soon_and_less_often_each_time(
+    connections: DatabaseConnectionManager, conn: type_connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store_days(conn, 0)
+    pauses: list[float] = []
+    whole = retention.drop_old_pieces
+
+    async def ended(connection: type_connection, table: str, before: datetime) -> retention.Dropped:
+        if len(pauses) < 3:
+            await conn.execute("SELECT pg_terminate_backend($1, 5000)", connection.get_server_pid())
+        return await whole(connection, table, before)
+
+    class NoWait:
+        def __init__(self, seconds: float) -> None:
+            pauses.append(seconds)
+
+        async def __aenter__(self) -> None:
+            if len(pauses) > 4:
+                await asyncio.Event().wait()
+            raise TimeoutError
+
+        async def __aexit__(self, *_: object) -> None:
+            """Never entered."""
+
+    monkeypatch.setattr("marketd.daemon.retention.drop_old_pieces", ended)
+    monkeypatch.setattr("marketd.daemon.retention._waiting", NoWait)
+    kept = Retention(book_snapshots=Nanoseconds(86_400 * SECOND), book_deltas=Nanoseconds(0))
+    task = asyncio.create_task(RetentionKeeper(connections, Config(retention=kept)).run())
+    await eventually_async(lambda: len(pauses) > 4)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert pauses == [10.0, 20.0, 40.0, 3600.0, 3600.0]
+    assert await days_left(conn) == []
+
+
 async def test_a_changed_setting_begins_a_round_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     nothing: Any = None
     keeper = RetentionKeeper(nothing, Config())
