@@ -244,31 +244,37 @@ async def end_everywhere(
     `template`: the database of which its own are copies. `words`: what of a statement tells it from another one of the
     same line of code.
     """
-    undisturbed = Doom(Way.NOT, server, await _prepared(step, server, template), words)
-    before = await _picture(step, undisturbed)
-    assert await undisturbed.end_of(step.run(undisturbed))
-    after = await _picture(step, undisturbed)
+    async with _world(step, server, template, Way.NOT, words) as undisturbed:
+        before = await _picture(step, undisturbed)
+        assert await undisturbed.end_of(step.run(undisturbed))
+        after = await _picture(step, undisturbed)
     assert before != after  # else nothing would be seen
-    await undisturbed.close()
     deaths = {}
     for way in ways:
-        doom = Doom(way, server, await _prepared(step, server, template), words)
-        assert await _picture(step, doom) == before
-        while not await doom.end_of(step.run(doom)):
-            assert len(doom.deaths) < MOST_DEATHS
-            if step.is_atomic:
-                assert await _picture(step, doom) in (before, after), doom.deaths[-1]
-        assert await _picture(step, doom) == after, way
+        async with _world(step, server, template, way, words) as doom:
+            assert await _picture(step, doom) == before
+            while not await doom.end_of(step.run(doom)):
+                assert len(doom.deaths) < MOST_DEATHS
+                if step.is_atomic:
+                    assert await _picture(step, doom) in (before, after), doom.deaths[-1]
+            assert await _picture(step, doom) == after, way
         assert any(statement.startswith("COMMIT") for statement in doom.deaths), way
         deaths[way] = doom.deaths
-        await doom.close()
     return deaths
 
 
-async def _prepared(step: Step, server: Server, template: str | None) -> str:
+@asynccontextmanager
+async def _world(
+    step: Step, server: Server, template: str | None, way: Way, words: Callable[[str], Hashable]
+) -> AsyncIterator[Doom]:
+    """A database of its own, in which the step is about to begin."""
     dsn = await new_database(server, f"world_{next(_numbers)}", template)
     await step.prepare(dsn)
-    return dsn
+    doom = Doom(way, server, dsn, words)
+    try:
+        yield doom
+    finally:
+        await doom.close()
 
 
 async def _picture(step: Step, doom: Doom) -> object:

@@ -116,7 +116,7 @@ async def test_how_much_smaller_packing_made_it_is_measured_and_known_when_all_i
     rows, before = await packed()
     # all but what no row fills: ends of pages, maps of free space
     assert rows == 5000 and 0.9 * piece.bytes < before <= piece.bytes
-    await store(conn, "trade", trades([(n * 2, 9000 + n, 100, 1) for n in range(1000)]))
+    await store(conn, "trade", trades([(n * 2 + 1, 9000 + n, 100, 1) for n in range(1000)]))
     await pack_all(conn, tables=["trades"])
     assert (await packed())[0] == 6000
     assert (await packed())[1] > before
