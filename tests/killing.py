@@ -17,9 +17,10 @@ import os
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Hashable, Sequence
 from contextlib import asynccontextmanager, suppress
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Protocol
 
 import asyncpg
@@ -37,6 +38,7 @@ from support import eventually_async
 SETTINGS = {"search_path": "marketd, public", "timezone": "UTC"}
 SERVER_DEATHS = 2  # each costs a recovery: before a COMMIT, and after one
 MOST_DEATHS = 2000
+type_words = Callable[[str], Hashable]
 _QUESTIONS = ("SELECT committed", "SELECT current", "SELECT profile", "SELECT p.", "SELECT child", "SHOW", "RESET")
 _THERE = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = ANY($1))"
 _numbers = itertools.count(1)
@@ -82,9 +84,9 @@ class Killed(BaseException):
 class Doom:
     """How the runs of one world end; `deaths`: by the words of their statements."""
 
-    def __init__(self, way: Way, server: Server, dsn: str, words: Callable[[str], Hashable]) -> None:
+    def __init__(self, way: Way, server: Server, dsn: str, words: type_words, within: Collection[str] = ()) -> None:
         self.dsn = dsn
-        self._way, self._server, self._words = way, server, words
+        self._way, self._server, self._words, self._within = way, server, words, within
         self._sessions: list[Mortal] = []
         self._seen: set[Hashable] = set()
         self._killed = asyncio.Event()
@@ -163,7 +165,10 @@ class Doom:
                 return False
             place: Hashable = moment
         else:
-            place = (moment, _lines_of_ours(), self._words(re.sub("savepoint_\\w+", "savepoint", statement)))
+            lines = _lines_of_ours()
+            if self._within and not (lines and Path(lines[0][0]).name in self._within):
+                return False
+            place = (moment, lines, self._words(re.sub("savepoint_\\w+", "savepoint", statement)))
         if place in self._seen:
             return False
         self._seen.add(place)
@@ -236,22 +241,24 @@ async def end_everywhere(
     server: Server,
     *,
     template: str | None,
-    words: Callable[[str], Hashable] = beginning,
+    words: type_words = beginning,
+    within: Collection[str] = (),
     ways: Sequence[Way] = (Way.CLIENT, Way.SESSION, Way.SERVER),
 ) -> dict[Way, list[str]]:
     """The step ended at each of its statements in every way, and compared; the statements at which it was ended.
 
     `template`: the database of which its own are copies. `words`: what of a statement tells it from another one of the
-    same line of code.
+    same line of code. `within`: the files whose statements count, where the others have a test of their own.
     """
-    async with _world(step, server, template, Way.NOT, words) as undisturbed:
+    places = words, within
+    async with _world(step, server, template, Way.NOT, places) as undisturbed:
         before = await _picture(step, undisturbed)
         assert await undisturbed.end_of(step.run(undisturbed))
         after = await _picture(step, undisturbed)
     assert before != after  # else nothing would be seen
     deaths = {}
     for way in ways:
-        async with _world(step, server, template, way, words) as doom:
+        async with _world(step, server, template, way, places) as doom:
             assert await _picture(step, doom) == before
             while not await doom.end_of(step.run(doom)):
                 assert len(doom.deaths) < MOST_DEATHS
@@ -265,12 +272,12 @@ async def end_everywhere(
 
 @asynccontextmanager
 async def _world(
-    step: Step, server: Server, template: str | None, way: Way, words: Callable[[str], Hashable]
+    step: Step, server: Server, template: str | None, way: Way, places: tuple[type_words, Collection[str]]
 ) -> AsyncIterator[Doom]:
     """A database of its own, in which the step is about to begin."""
     dsn = await new_database(server, f"world_{next(_numbers)}", template)
     await step.prepare(dsn)
-    doom = Doom(way, server, dsn, words)
+    doom = Doom(way, server, dsn, *places)
     try:
         yield doom
     finally:
