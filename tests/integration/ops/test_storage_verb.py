@@ -171,9 +171,9 @@ def test_a_backup_made_and_restored_by_the_command_line(
 
 
 def test_a_backup_is_restored_on_a_new_machine_whose_postgresql_marketd_makes(
-    stored: str, tmp_path: Path, reachable_dir: Path, capsys: pytest.CaptureFixture[str]
+    stored: str, tmp_path: Path, reachable_dir: Path, state_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    copy, old, new = tmp_path / "copy", tmp_path / "old", reachable_dir / "new"
+    copy, old, new = tmp_path / "copy", tmp_path / "old", state_dir
     old.mkdir()
     (old / "registry.json").write_text(REGISTRY)
     assert main(["storage", "backup", str(copy), "--set", f"database.url={stored}", "--set", f"state_dir={old}"]) == 0
