@@ -161,7 +161,7 @@ async def test_the_ledger_has_each_series_that_is_subscribed_also_a_quiet_one(tm
     lines = [text for text in recording(tmp_path).read_text().splitlines() if "forceOrder" not in text]
     (tmp_path / "futures").write_text("\n".join(lines) + "\n")
     kinds = (FUNDING, LIQUIDATION)
-    async with emulated(CaptureSource([tmp_path / "futures"])) as emulator:
+    async with emulated(CaptureSource([tmp_path / "futures"]), "BINANCE_FUTURES") as emulator:
         feed = feed_of(emulator, sink, ["BTC/USDT:USDT"], venue="BINANCE_FUTURES", candles=(), series=kinds)
         async with running(feed):
             await eventually_async(lambda: len(sink.ids("BTCUSDT")) == 5 and ledger(sink, LIQUIDATION))
@@ -175,7 +175,7 @@ async def test_the_ledger_has_each_series_that_is_subscribed_also_a_quiet_one(tm
 
 async def test_what_a_series_lost_with_its_connection_is_a_gap(tmp_path: Path) -> None:
     sink = RecordingSink()
-    async with emulated(CaptureSource([recording(tmp_path)], speed="1")) as emulator:
+    async with emulated(CaptureSource([recording(tmp_path)], speed="1"), "BINANCE_FUTURES") as emulator:
         feed = feed_of(emulator, sink, ["BTC/USDT:USDT"], venue="BINANCE_FUTURES", candles=(), series=(FUNDING,))
         async with running(feed):
             await eventually_async(lambda: len(ledger(sink, FUNDING)) == 1)

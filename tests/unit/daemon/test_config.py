@@ -5,14 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from marketd.daemon.config import convert, find_file, load, to_plain
 from marketd.daemon.quantities import Bytes, Nanoseconds
+from marketd.daemon.rules import series
 from marketd.daemon.settings import Config
 from marketd.market.errors import ConfigError
 from marketd.market.instruments import CONSOLIDATED_VENUE, VENUES
-from marketd.market.records import FIRST_SERIES_ID
+from marketd.market.layouts import COVERAGE
+from marketd.market.records import BY_NAME, FIRST_SERIES_ID, Coverage
+from marketd.market.rows import codec
 
 ALL_VENUES = ", ".join(venue for venue in VENUES if venue != CONSOLIDATED_VENUE)
 VENUE = '[venues.BINANCE]\nsymbols = ["BTC/USDT"]\n'
@@ -274,7 +278,7 @@ def test_a_declared_series_keeps_its_number_when_others_come_and_go(tmp_path: Pa
     alone, both = loaded(tmp_path, first), loaded(tmp_path, second + first)
     funding = alone.kinds().by_name("funding")
     assert both.kinds().by_name("funding") == funding
-    assert FIRST_SERIES_ID <= funding.id <= 0xFFFF
+    assert FIRST_SERIES_ID <= funding.id <= 0x7FFF
     changed = loaded(tmp_path, '[streams.funding]\nfields = {rate = "i8"}\n')
     assert changed.kinds().by_name("funding").id != funding.id
 
@@ -288,3 +292,12 @@ def test_series_whose_numbers_collide_are_refused(monkeypatch: pytest.MonkeyPatc
 def test_only_enabled_venues_get_a_feed() -> None:
     config = convert({"venues": {"OKX": {"enabled": False}, "BINANCE": {"symbols": ["BTC/USDT"]}}})
     assert list(config.active_venues) == ["BINANCE"]
+
+
+def test_every_series_has_a_number_that_the_ledger_can_hold() -> None:
+    kinds = series({f"series_{number}": {"value": "f8"} for number in range(30)})
+    events = np.zeros(len(kinds), dtype=COVERAGE)
+    events["stream"], events["state"] = [kind.id for kind in kinds], Coverage.OBSERVED
+    table = codec("coverage", BY_NAME["coverage"])
+    found = table.decode(table.encode(np.ones(len(events), dtype=np.int32), events))[1]
+    assert found["stream"].tolist() == events["stream"].tolist()
