@@ -294,4 +294,4 @@ def test_only_enabled_venues_get_a_feed() -> None:
 
 def test_every_series_has_a_number_that_the_ledger_can_hold() -> None:
     numbers = [series({f"series_{number}": {"value": "f8"}})[0].id for number in range(300)]
-    assert FIRST_SERIES_ID <= min(numbers) and max(numbers) <= np.iinfo(np.int16).max  # a smallint of `coverage`
+    assert min(numbers) >= FIRST_SERIES_ID and max(numbers) <= np.iinfo(np.int16).max  # a smallint of `coverage`
