@@ -147,6 +147,7 @@ class FeedInMemory:
             reject=self._intake.reject,
             spawn=tasks.spawn,
         )
+        self._intake.on_trades = lambda state: None  # no stream is silent here
         self.books.hand_over = self._intake.hand_over
         self._order, self._clock = order, VenueClock()
         self._adopt(traffic)
@@ -175,7 +176,7 @@ class FeedInMemory:
             for event in events:
                 if type(event) is VenueTime:
                     clock.see(event.ts_ns, now)
-            await self._intake.take(events, self._symbols, clock.ts_ns, now)
+            await self._intake.take(events, self._symbols, clock.ts_ns, now, lambda: self._symbols)
             if clock.ts_ns - clock.swept_ns >= QUIET_NS:
                 clock.swept_ns = clock.ts_ns
                 await self._intake.tick_quiet(self._symbols, clock.ts_ns, now, by_clock=False)
