@@ -18,6 +18,10 @@ SOURCES := pyproject.toml $(wildcard market/c/*.[ch])
 RUN_STAMP := $(VENV)/.installed-run
 TEST_STAMP := $(VENV)/.installed-test
 BENCH_STAMP := $(VENV)/.installed-bench
+# There after a run of tests that went to its end and in which some failed: .ci/run asks.
+TESTS_FAILED := $(VENV)/.tests-failed
+# Of sources that do not compile any more, or on a machine that has lost its compiler, an older one would stay in use.
+FORGET_COMPILED := rm -f market/_compiled.*.so
 
 help:
 	@echo "make demo    run marketd on a synthetic market (DURATION=60s ends it by itself)"
@@ -33,7 +37,8 @@ demo: $(RUN_STAMP)
 	$(BIN)/marketd demo $(if $(DURATION),--duration $(DURATION))
 
 test: lint
-	$(BIN)/pytest -n $(JOBS) --dist worksteal $(ARGS)
+	@rm -f $(TESTS_FAILED)
+	$(BIN)/pytest -n $(JOBS) --dist worksteal $(ARGS) || { status=$$?; [ $$status -ne 1 ] || touch $(TESTS_FAILED); exit $$status; }
 
 lint: $(TEST_STAMP)
 	$(BIN)/ruff check .
@@ -49,21 +54,24 @@ bench: $(BENCH_STAMP)
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	rm -f market/_compiled.*.so
+	$(FORGET_COMPILED)
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(RUN_STAMP): $(SOURCES) | $(BIN)/python
 	@echo "Installing marketd into $(VENV); the first time this takes a minute or two."
+	@$(FORGET_COMPILED)
 	@$(PIP) install --editable '.[all]'
 	@touch $@
 
 $(TEST_STAMP): $(SOURCES) | $(BIN)/python
 	@echo "Installing marketd and its test tools into $(VENV); the first time this takes a minute or two."
+	@$(FORGET_COMPILED)
 	@$(PIP) install --editable '.[all,test]'
 	@touch $@ $(RUN_STAMP)
 
 $(BENCH_STAMP): $(SOURCES) | $(BIN)/python
 	@echo "Installing marketd and what its benchmarks need into $(VENV)."
+	@$(FORGET_COMPILED)
 	@$(PIP) install --editable '.[all,bench]'
 	@touch $@ $(RUN_STAMP)
 

@@ -1,10 +1,11 @@
 """Whether each stream that the ledger calls observed is still heard: OBSERVED ends at the last moment that was.
 
 A feed tells a trade or the venue's time of each of its instruments every second or so, as long as it hears the venue.
-When nothing comes for `SILENT_SECONDS`, for whatever reason (the feed was killed, hangs, is not started any more, has
-lost the venue, fetches a long stretch), the ledger gets an ENDED at the newest that was heard. A feed that speaks again
-goes on where ingest's knowledge ends, and tells itself what it missed and what it fetched; so ingest then only says
-OBSERVED from there on, before what the feed has to say. All of it is journaled, and so holds over restarts.
+When nothing comes for `SILENT_SECONDS`, for whatever reason (the feed was killed, hangs, is not started any more,
+fetches a long stretch, or has found that trades are silent), the ledger gets an ENDED at the newest that was heard; but
+not of a stream whose own records come on from a feed that lives. A feed that speaks again goes on where ingest's
+knowledge ends, and tells itself what it missed and what it fetched; so ingest then only says OBSERVED from there on,
+before what the feed has to say. All of it is journaled, and so holds over restarts.
 
 A feed whose venue is away lives, and says so itself (VENUE_DOWN, `feeds.outages`): what is down by its word is not
 ended as long as the feed shows that it lives. Once it does not, nobody knows of the venue: ENDED at the last sign of
@@ -29,13 +30,14 @@ from marketd.daemon.kernel import COVERAGE_KIND, TICK_KIND, TRADE_KIND, coverage
 from marketd.daemon.live_lane import LiveLane
 from marketd.daemon.observed_streams import BARS, BOOK, TRADES
 from marketd.daemon.orphans import lost_since
-from marketd.market.instruments import CONSOLIDATED_VENUE, VENUES
+from marketd.market.instruments import CONSOLIDATED_VENUE, VENUES, Instrument
 from marketd.market.records import BookState, Coverage, Ended, Kind, Records
 from marketd.market.times import ABSENT, NS_PER_SECOND
 
 _log = logging.getLogger(__name__)
 
 SILENT_SECONDS = 5.0  # a feed that was killed is back before
+OWN_SECONDS = 90.0  # in which a stream that is not trades has a record: the venue's bars have one a minute
 LOOK_SECONDS = 0.5
 _TELLING = (Coverage.OBSERVED, Coverage.GAP, Coverage.BACKFILLED)
 
@@ -48,6 +50,7 @@ class Hearing:
     def __init__(self, lane: LiveLane) -> None:
         self._lane = lane
         self._heard: dict[int, float] = {}  # instrument -> when it was heard, monotonic s
+        self._own: dict[tuple[int, int], float] = {}  # (instrument, stream but trades) -> when a record of it came
         self._alive: dict[str, tuple[float, int]] = {}  # venue -> its feed's last sign of life, monotonic s and ns
         self._looked = 0.0
         self.followed: Collection[str] = VENUES  # whose feeds the configuration wants
@@ -72,11 +75,14 @@ class Hearing:
         """A feed's batch comes next; `parts` None: trades."""
         if parts is None or any(_is_heard_by(kind, records) for kind, records in parts):
             self._heard[state.instrument.id] = time.monotonic()
-        if state.observed.has_ended:
-            self._begin_again(state, parts)
-
-    def _begin_again(self, state: InstrumentState, parts: Parts | None) -> None:
         heard, told = ({TRADES}, set[int]()) if parts is None else _spoken_of(parts)
+        for stream in heard:
+            if stream != TRADES:
+                self._own[state.instrument.id, stream] = time.monotonic()
+        if state.observed.has_ended:
+            self._begin_again(state, heard, told)
+
+    def _begin_again(self, state: InstrumentState, heard: set[int], told: set[int]) -> None:
         since = {stream: until for stream, until in state.observed.ended.items() if stream in heard - told}
         # what was fetched while nobody listened is where the feed goes on from
         fetched = {TRADES: state.last_trade_ts, BARS: _newest_bar(state)}
@@ -95,6 +101,7 @@ class Hearing:
             return
         if now - self._looked > SILENT_SECONDS / 2:
             self._heard.clear()  # it was we who did not listen
+            self._own = dict.fromkeys(self._own, now)
             self._alive = {venue: (now, alive_ns) for venue, (_, alive_ns) in self._alive.items()}
         self._looked = now
         looked = [(state, self._silent(state, now)) for state in self._lane.kernel.states]
@@ -119,8 +126,15 @@ class Hearing:
         ends = set() if has_feed else set(down)
         is_awaited = bool(observed.now or self._is_left(state)) and not (has_feed and TRADES in down)
         if is_awaited and now - self._heard.setdefault(instrument.id, now) > SILENT_SECONDS:
-            return ends | set(observed.now)
+            ends |= {stream for stream in observed.now if not self._comes_by_itself(instrument, stream, now)}
+            return ends if ends or self._is_left(state) else None
         return ends or None
+
+    def _comes_by_itself(self, instrument: Instrument, stream: int, now: float) -> bool:
+        """Trades are silent, and this stream is not: its feed lives, and sends it."""
+        alive = self._alive.get(instrument.venue)
+        is_alive = alive is not None and now - alive[0] <= SILENT_SECONDS
+        return is_alive and now - self._own.get((instrument.id, stream), float("-inf")) <= OWN_SECONDS
 
     def _has_feed(self, venue: str, now: float) -> bool:
         return now - self._alive.setdefault(venue, (now, self._lane.clock.now()))[0] <= SILENT_SECONDS

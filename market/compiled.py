@@ -20,7 +20,7 @@ def _found() -> tuple[ModuleType | None, str]:
         return None, f"not used, since {PURE_PYTHON} is set"
     try:
         from marketd.market import _compiled
-    except ImportError as error:
+    except (ImportError, AttributeError) as error:  # one of other sources may miss a name that it asks for
         return None, f"not built ({error})"
     if _compiled.INTERFACE != INTERFACE:
         return None, "not used, since it was built of other sources: install marketd anew"

@@ -233,6 +233,7 @@ class Connection:
     async def _serve(self, session: Session) -> str:
         """Serve a session, and those that it is rolled into; why the last one ended."""
         self.has_asked.clear()
+        self.trouble = "nothing comes"
         await self._handler.on_up(self)
         _log.info(
             "%s is connected to %s with %d streams",
@@ -258,7 +259,8 @@ class Connection:
                     return reason
                 if not self._overlaps:
                     self._past.rolls += 1
-                    return "it is time for a fresh connection"
+                    self.trouble = "it is time for a fresh connection"
+                    return self.trouble
                 session, running = await self._rolled(session, running)
         finally:
             await _end(running)

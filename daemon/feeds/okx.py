@@ -278,7 +278,7 @@ class OkxAdapter(OkxRest):
             return None
         if is_snapshot:
             self._unchecked.discard(symbol)
-        if not is_shortest(levels_of(book)):
+        if symbol not in self._unchecked and not is_shortest(levels_of(book)):
             self._unchecked.add(symbol)
         return None if symbol in self._unchecked else book.checksum
 

@@ -84,7 +84,9 @@ class Outages:
         """From time to time: was it away for so long that the ledger must have it? Or is it only quiet?"""
         line = self._line(connection)
         if connection.is_up and (connection.pending or connection.silent_seconds(now) <= ALIVE_SECONDS):
-            if line.up_at is not None and now - line.up_at >= BY_CLOCK_SECONDS and not connection.pending:
+            if connection.pending:
+                line.lost_at = line.lost_at if line.is_told else None  # it speaks, and we are behind
+            elif line.up_at is not None and now - line.up_at >= BY_CLOCK_SECONDS:
                 await self._quiet(connection, line, now)
         elif line.lost_at is None:
             line.lost_at = now
@@ -191,6 +193,7 @@ class Outages:
     def ended(self, state: SymbolState, reason: str, bars: Ended) -> list[Part]:
         """The symbol is not followed any more: nobody knows of its venue from now on."""
         now_ns, parts = self._roster.venue_now_ns(), list[Part]()
+        self._polled = {key: newest_ns for key, newest_ns in self._polled.items() if key[0] != state.symbol}
         for kind, down in state.down.items():
             end_ns = max(now_ns, down.since_ns)
             parts.append(state.event(Coverage.VENUE_DOWN, kind, down.since_ns, end_ns, down.words))

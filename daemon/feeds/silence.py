@@ -128,7 +128,7 @@ class Silence:
         return state.trades.sequence.missing is None and state.trades.sequence.has_newer(newest)
 
     async def _tell_trades(self, state: SymbolState, newest: Records, connection: Connection) -> None:
-        state.is_heard = False  # until one comes
+        state.is_heard, state.is_silent = False, True  # until one comes
         since_ns = state.trades.last_ts
         if state.observed and since_ns != ABSENT and state.newest_ns > since_ns:
             gap = CoverageEvent(Coverage.GAP, since_ns, state.newest_ns, reason="the stream was silent")
@@ -205,7 +205,7 @@ class Silence:
         told = self._silent.get(state.symbol)
         if told is not None and "trade" in told:
             self._hear(state, "trade")
-            state.is_heard = True
+            state.is_heard, state.is_silent = True, False
             state.begin_catch_up()
 
     def _forget(self) -> None:

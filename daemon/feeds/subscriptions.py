@@ -93,7 +93,7 @@ class Subscriptions:
                 if stream in by_message:
                     self._unanswered[stream] = connection, state
                 if stream == self._trades_of(state):
-                    state.is_heard = stream not in by_message
+                    state.is_heard = stream not in by_message and not state.is_silent
 
     def forget(self, state: SymbolState) -> None:
         for stream in self._adapter.streams(state.symbol):
@@ -131,7 +131,7 @@ class Subscriptions:
             if refusal is not None:
                 state = refusal.state
                 await self._tell(refusal)
-            if state is not None and not state.is_heard and stream == self._trades_of(state):
+            if state is not None and not (state.is_heard or state.is_silent) and stream == self._trades_of(state):
                 state.is_heard = True
                 if refusal is not None:  # what came since may be missing
                     state.begin_catch_up()

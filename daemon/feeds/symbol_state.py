@@ -141,6 +141,7 @@ class SymbolState:
         # kinds that the ledger has as VENUE_DOWN without an end
         self.down = {kind: Down(resume.down[number]) for kind, number in of_resume.items() if number in resume.down}
         self.is_heard = False  # the venue has taken the subscription of its trades
+        self.is_silent = False  # and does not send them, by the word of its REST interface, until one comes
         self.removed = False
         self.book_lost_ns = resume.book_lost_ts  # since when its book was not LIVE before this process
         self.refreshed_at = 0.0  # monotonic s: when its scales were asked for

@@ -129,6 +129,19 @@ def test_books_tell_nothing_of_trades(hearer: Hearer) -> None:
     assert (Coverage.ENDED, TRADES, 0.0) in hearer.ledger()
 
 
+def test_trades_that_are_silent_end_alone_and_once_while_the_book_comes_on(hearer: Hearer) -> None:
+    """Not again and again with each book: the feed lives, and what it sends of other streams is heard by itself."""
+    hearer.send((COVERAGE_KIND, coverage_record(Coverage.OBSERVED, START, START, stream=BOOK.id)))
+    for n in range(40):
+        alive(hearer)
+        hearer.wait(1.0)
+        hearer.send((BOOK, books([n + 1], ts=START + n * SECOND)))
+    assert [event for event in hearer.ledger() if event[0] == Coverage.ENDED] == [(Coverage.ENDED, TRADES, 0.0)]
+    assert len(hearer.ledger()) == 3
+    hearer.wait(20.0)  # the feed is gone, too
+    assert [stream for state, stream, _ in hearer.ledger() if state == Coverage.ENDED] == [TRADES, BOOK.id]
+
+
 def test_each_stream_ends_and_the_forming_bars_go_on(hearer: Hearer) -> None:
     for stream in (BARS, BOOK.id):
         start = coverage_record(Coverage.OBSERVED, START, START, stream=stream)
