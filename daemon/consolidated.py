@@ -140,12 +140,6 @@ class Consolidator:
             known[instrument.name] = instrument
             self._regroup(pair)
 
-    def forget(self, instrument: Instrument) -> None:
-        """A venue carries it no more."""
-        pair = pair_of(instrument)
-        if pair is not None and self._known.get(pair, {}).pop(instrument.name, None) is not None:
-            self._regroup(pair)
-
     def _regroup(self, pair: _Pair) -> None:
         members = list(self._known[pair].values())
         before = self._groups.pop(pair, None)

@@ -127,7 +127,7 @@ def _numbers(version: str) -> list[int]:
 
 def compiled_part() -> Finding:
     """Quicker order books, which are built where marketd was installed beside a C compiler."""
-    if compiled.part is not None or os.environ.get(compiled.PURE_PYTHON):
+    if compiled.part is not None or os.environ.get(compiled.PURE_PYTHON, "") not in ("", "0"):
         return Finding("compiled part", "ok", compiled.STANDING)
     return Finding(
         "compiled part",

@@ -329,7 +329,11 @@ static PyObject *sum_within(const Side *side, int64_t low, int64_t high)
         part = side->sizes[i];
     }
     PyObject *rest = PyLong_FromLongLong(part);
-    if (sum == NULL || rest == NULL)
+    if (rest == NULL) {
+        Py_XDECREF(sum);
+        return NULL;
+    }
+    if (sum == NULL)
         return rest;
     PyObject *whole = PyNumber_Add(sum, rest);
     Py_DECREF(sum);

@@ -82,8 +82,6 @@ def test_one_venue_alone_has_no_consolidated_book() -> None:
     assert tell(made, BINANCE, book([(1, 1)], []), 0) is None
     made.declare(BYBIT)
     assert tell(made, BINANCE, book([(1, 1)], []), 1) is not None
-    made.forget(BYBIT)
-    assert tell(made, BINANCE, book([(1, 1)], []), 2) is None
 
 
 def test_only_spot_of_one_pair_comes_together() -> None:
