@@ -443,7 +443,7 @@ class TwoMarkets:
 
 
 _FAR_NS = EDGE_NS + 91 * DAY_NS
-_STREAMS = {"trade": 1, "activity_bar": 1, "book": 3, "book_delta": 3, "imbalance": 3, "buckets": 3}
+_STREAMS = {"trade": 1, "activity_bar": 1, "book": 3, "book_delta": 3, "book_venues": 3, "imbalance": 3, "buckets": 3}
 _FOR_EVER = {"book_snapshots": Nanoseconds(0), "book_deltas": Nanoseconds(0)}
 _CHUNKS = """
 SELECT format('%I.%I', chunk_schema, chunk_name) AS chunk, range_start AS start, range_end AS "end"
