@@ -39,6 +39,7 @@ _log = logging.getLogger(__name__)
 SILENT_SECONDS = 5.0  # a feed that was killed is back before
 OWN_SECONDS = 90.0  # in which a stream that is not trades has a record: the venue's bars have one a minute
 LOOK_SECONDS = 0.5
+_FEW_TRADES = ({TRADES}, set[int]())  # what a batch of trades alone speaks of: nearly all are that
 _TELLING = (Coverage.OBSERVED, Coverage.GAP, Coverage.BACKFILLED)
 
 Parts = Sequence[tuple[Kind, Records]]
@@ -75,9 +76,9 @@ class Hearing:
         """A feed's batch comes next; `parts` None: trades."""
         if parts is None or any(_is_heard_by(kind, records) for kind, records in parts):
             self._heard[state.instrument.id] = time.monotonic()
-        heard, told = ({TRADES}, set[int]()) if parts is None else _spoken_of(parts)
-        for stream in heard:
-            if stream != TRADES:
+        heard, told = _FEW_TRADES if parts is None else _spoken_of(parts)
+        if parts is not None:
+            for stream in heard - {TRADES}:
                 self._own[state.instrument.id, stream] = time.monotonic()
         if state.observed.has_ended:
             self._begin_again(state, heard, told)
