@@ -9,7 +9,7 @@ SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
 # Tests at a time. Most of them wait for processes, sockets and disks, so two cores take four. Neighbours stay together while they can,
-# because they share servers and recorded runs. JOBS=0 runs them one after the other in one process (for a debugger).
+# because they share servers and recorded runs. Their files lie in /dev/shm if it has 8 GiB free, or where TMPDIR says. JOBS=0 runs them one after the other in one process (for a debugger).
 JOBS := 4
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 

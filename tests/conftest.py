@@ -7,6 +7,7 @@ import itertools
 import os
 import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -21,10 +22,13 @@ hypothesis.settings.register_profile("marketd", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("marketd")
 
 _SHM = Path("/dev/shm")
+_FREE_BYTES = 8 << 30  # of shared memory; a whole run takes less than half of it
+_SCRATCH = pytest.StashKey[Path]()
 _instance_numbers = itertools.count(1)
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    _work_in_memory(config)
     try:
         required_tools()
     except ValueError as error:
@@ -32,6 +36,22 @@ def pytest_configure() -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # a shell starts a job in the background (`make test &`) deaf to Ctrl-C, and so would be all that we start
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if (scratch := config.stash.get(_SCRATCH, None)) is not None:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _work_in_memory(config: pytest.Config) -> None:
+    """Temporary files lie in shared memory where it has room, as the tests' servers make and drop thousands of files,
+    and no test pulls the plug of the machine. TMPDIR names another place."""
+    if os.environ.get("TMPDIR") or not _SHM.is_dir() or shutil.disk_usage(_SHM).free < _FREE_BYTES:
+        return
+    scratch = Path(tempfile.mkdtemp(prefix="mt-", dir=_SHM))  # short, for the sake of sockets' addresses
+    scratch.chmod(0o711)  # the database's user passes through
+    os.environ["TMPDIR"] = tempfile.tempdir = str(scratch)
+    config.stash[_SCRATCH] = scratch
 
 
 @pytest.hookimpl(tryfirst=True)
