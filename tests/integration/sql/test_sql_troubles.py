@@ -225,18 +225,30 @@ def _signal(pids: list[int], number: signal.Signals) -> None:
 async def test_a_writer_that_is_the_victim_of_a_deadlock_writes_again(
     server: Server, database: str, journaled: Journaled, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Somebody holds a table and wants the offset, the writer has the offset and wants the table."""
+    """Somebody holds a table and waits for the offset, which the writer has; then the writer wants the table.
+
+    PostgreSQL looks for a deadlock once, a second after a session began to wait: so it is the writer that comes last,
+    held up by a third session until the other one waits.
+    """
     del server  # both profiles
+    patient = {"search_path": "marketd", "deadlock_timeout": "60s", "application_name": "other"}
     async with connections(database) as manager:
-        other = await asyncpg.connect(database, server_settings={"search_path": "marketd", "deadlock_timeout": "60s"})
+        holder = await asyncpg.connect(database, server_settings={"search_path": "marketd"})
+        other = await asyncpg.connect(database, server_settings=patient)
         await drained(journaled, manager, journaled.take(0))
         last = journaled.take(3)
-        await other.execute("BEGIN; LOCK TABLE trades IN ACCESS EXCLUSIVE MODE")
+        await holder.execute("BEGIN; LOCK TABLE coverage IN SHARE MODE")
         with caplog.at_level(logging.WARNING):
             async with draining(journaled, manager, last) as (_, drain):
-                await eventually_async(lambda: _waits(other))
-                await other.execute("UPDATE journal_commits SET committed_offset = committed_offset")
+                await eventually_async(lambda: _waits(holder, "marketd-writer"))
+                await other.execute("BEGIN; LOCK TABLE trades IN ACCESS EXCLUSIVE MODE")
+                wanting = asyncio.create_task(
+                    other.execute("UPDATE journal_commits SET committed_offset = committed_offset")
+                )
+                await eventually_async(lambda: _waits(holder, "other"))
+                await holder.execute("ROLLBACK")
                 await eventually_async(lambda: any("40P01" in each.getMessage() for each in caplog.records))
+                await wanting
                 assert not drain.done()
                 await other.execute("ROLLBACK")
                 await asyncio.wait_for(drain, 30.0)
@@ -244,11 +256,14 @@ async def test_a_writer_that_is_the_victim_of_a_deadlock_writes_again(
         told = next(each for each in caplog.records if "40P01" in each.getMessage())
         assert getattr(told, "trouble", "") == "held_up"
         await other.close()
+        await holder.close()
 
 
-async def _waits(other: Any) -> bool:
-    found = await other.fetchval(
-        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'marketd-writer' AND wait_event_type = 'Lock'"
-        " AND datname = current_database()"
+async def _waits(looker: Any, who: str) -> bool:
+    """Does a session of that name wait for a lock?"""
+    found = await looker.fetchval(
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1 AND wait_event_type = 'Lock'"
+        " AND datname = current_database()",
+        who,
     )
     return bool(found)
