@@ -67,7 +67,8 @@ def check(config: Config) -> None:
     series({name: stream.fields for name, stream in config.streams.items()})
     _check_activity_bars(config)
     _check_book(config)
-    _check_url("database.url", config.database.url, ("postgresql://", "postgres://"))
+    for name in ("url", "read_url", "replica_url"):
+        _check_url(f"database.{name}", getattr(config.database, name), ("postgresql://", "postgres://"))
     _check_journal(config)
     _check_database(config)
     _check_retention(config)
@@ -287,6 +288,8 @@ def _check_journal(config: Config) -> None:
 
 def _check_database(config: Config) -> None:
     database = config.database
+    if database.read_url and not database.url:
+        fail("database.read_url", "of the embedded PostgreSQL queries are read with the reader's login; leave it empty")
     if database.replica_url and not database.url:
         fail("database.replica_url", "the embedded PostgreSQL has no standby; name its primary in database.url, too")
     _check_positive("database", {"replica_max_lag": database.replica_max_lag})

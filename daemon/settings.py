@@ -120,11 +120,16 @@ class Journal(Table, frozen=True, kw_only=True):
 
 class Database(Table, frozen=True, kw_only=True):
     url: str = ""
+    read_url: str = ""
     pool_min: Annotated[int, Meta(ge=0)] = 1
     pool_max: Positive = 4
     statement_timeout: Nanoseconds = _duration("30s")
     replica_url: str = ""
     replica_max_lag: Nanoseconds = _duration("2s")
+
+    @property
+    def url_for_reading(self) -> str:
+        return self.read_url or self.url
 
 
 class Embedded(Table, frozen=True, kw_only=True):

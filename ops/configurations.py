@@ -16,7 +16,7 @@ from marketd.ops.options import load_config
 from marketd.sql.dsn import without_password
 
 DEFAULT = "default"
-_SECRETS = ("database.url", "database.replica_url")
+_SECRETS = ("database.url", "database.read_url", "database.replica_url")
 
 
 class Value(NamedTuple):

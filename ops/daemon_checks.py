@@ -17,7 +17,7 @@ from marketd.market.errors import ConfigError, MarketdError, NotRunning, Protoco
 from marketd.ops.checks import Finding
 from marketd.ops.databases import run_in_database, running_embedded_dsn
 from marketd.ops.extras import MissingDaemonExtra, needs_daemon_extra
-from marketd.sql.dsn import without_password
+from marketd.sql.dsn import with_user, without_password
 from marketd.sql.errors import NoInstallation
 from marketd.sql.installations import Installation, choose_installation, find_installations
 from marketd.sql.state_directory import StateDirectory
@@ -125,6 +125,27 @@ def database(config: Config) -> Iterator[Finding]:
         yield Finding("schema", "warn", f"pending: {names}", "`marketd run` applies it, or `marketd schema apply`")
     else:
         yield Finding("schema", "ok", f"{len(status.applied)} changes applied, none pending")
+    if status.applied:
+        yield reading(config, dsn)
+
+
+def reading(config: Config, dsn: str) -> Finding:
+    """With which rights queries are answered."""
+    from marketd.sql.server_settings import READER_ROLE
+
+    url = config.database.url_for_reading or with_user(dsn, READER_ROLE)
+    try:
+        found = run_in_database(url, _look_as_reader)
+    except MarketdError as error:
+        return Finding("queries", "fail", "their login cannot be used", str(error))
+    if not found.may_write:
+        return Finding("queries", "ok", f"read as {found.role}, who may change nothing")
+    return Finding(
+        "queries",
+        "warn",
+        f"read as {found.role}, who may change what it reads; only each transaction of theirs is read-only",
+        "`marketd schema status` has the SQL that lets it read as marketd_reader; or set database.read_url",
+    )
 
 
 async def _look(connection: Any) -> Any:
@@ -132,6 +153,13 @@ async def _look(connection: Any) -> Any:
     from marketd.sql.schema_runner import SchemaRunner
 
     return await describe_server(connection), await SchemaRunner(connection).status()
+
+
+async def _look_as_reader(connection: Any) -> Any:
+    from marketd.sql.rights import become_reader, read_reading
+
+    await become_reader(connection)
+    return await read_reading(connection)
 
 
 # ---- addresses and the daemon -------------------------------------------------------------------

@@ -4,6 +4,9 @@ Every session is in UTC, looks into the schema `marketd`, says who it is (`marke
 what it may hold up: statements, locks and idle transactions. When the server goes away, `acquire` fails at
 once with DatabaseUnavailable and a health check keeps looking; when it is back, the pool goes on by itself.
 
+Who only reads (`read_only`) is refused every change by its transactions, and goes on with the reader's rights where its
+login may (`rights.become_reader`).
+
 Whoever works with our schema gives a `gate` (`schema_runner.require_current`): it is asked in each new session and at
 each health check, and what it raises is a trouble like any other, over as soon as it raises nothing more.
 """
@@ -31,6 +34,7 @@ from marketd.sql.retry import (
     is_connection_loss,
     is_retryable,
 )
+from marketd.sql.rights import become_reader
 from marketd.sql.sessions import Session, is_old
 from marketd.sql.troubles import SCHEMA as WRONG_SCHEMA
 from marketd.sql.troubles import Trouble, needs_new_session, said_by, trouble_of
@@ -269,7 +273,7 @@ class DatabaseConnectionManager:
             min_size=minimum,
             max_size=maximum,
             timeout=self._connect_timeout,
-            init=cast(Any, self._gate),  # the stubs want a protocol of their own
+            init=cast(Any, self._begin),  # the stubs want a protocol of their own
             server_settings=self._session,
             reset=_leave_as_it_is if self._read_only else None,
             connection_class=Session,
@@ -289,6 +293,13 @@ class DatabaseConnectionManager:
         finally:
             if self._opening is not None:
                 self._opening.set()
+
+    async def _begin(self, conn: type_connection) -> None:
+        """Of each new session."""
+        if self._gate is not None:
+            await self._gate(conn)
+        if self._read_only:
+            await become_reader(conn)
 
     async def _renew(self, error: BaseException) -> None:
         if self._pool is None:

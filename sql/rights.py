@@ -3,7 +3,7 @@
 `marketd_writer` is the daemon's: the schema `marketd` belongs to it, and nothing else does. `marketd_reader` is for
 people and dashboards: it reads everything in the schema and writes nothing. `settle_rights` runs after every schema
 change. Where the connecting user may not make roles or hand the schema over, everything works under that user, and
-`missing_rights` says which SQL a superuser may run.
+`Rights.missing` says which SQL a superuser may run. Whoever only reads calls `become_reader` in each session.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class Rights(NamedTuple):
     may_make_roles: bool
     has_writer: bool
     has_reader: bool
+    may_be_reader: bool  # by SET ROLE
     owner: str
 
     @property
@@ -45,6 +46,8 @@ class Rights(NamedTuple):
             lines += ["ALTER ROLE marketd_reader SET default_transaction_read_only = on"]
             lines += ["ALTER ROLE marketd_reader SET statement_timeout = '60s'"]
             lines += ["ALTER ROLE marketd_reader SET idle_in_transaction_session_timeout = '60s'"]
+        if not self.may_be_reader:
+            lines += ['GRANT marketd_reader TO "{}"'.format(self.me.replace('"', '""'))]
         if not self.has_writer and self.owner not in ("", WRITER_ROLE):
             lines += ["CREATE ROLE marketd_writer LOGIN PASSWORD '…'"]
         return lines
@@ -55,6 +58,24 @@ async def read_rights(conn: asyncpg.Connection[Any]) -> Rights:
     row = await conn.fetchrow(_SQL["facts"])
     assert row is not None
     return Rights(*row.values())
+
+
+class Reading(NamedTuple):
+    """Who a session reads as; `may_write`: it could change what it reads."""
+
+    role: str
+    may_write: bool
+
+
+async def become_reader(conn: asyncpg.Connection[Any]) -> None:
+    """Go on as `marketd_reader` until the session ends, where the login may; else nothing changes."""
+    await conn.execute(_SQL["become_reader"])
+
+
+async def read_reading(conn: asyncpg.Connection[Any]) -> Reading:
+    row = await conn.fetchrow(_SQL["reading"])
+    assert row is not None
+    return Reading(*row.values())
 
 
 async def settle_rights(conn: asyncpg.Connection[Any]) -> Rights:

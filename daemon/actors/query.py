@@ -60,7 +60,7 @@ class QueryActor(AsyncActor):
         self._in_flight: set[asyncio.Task[None]] = set()
         self._requests = self._failures = self._abandoned = 0
         self._max_queue = config.query.max_queue
-        self._database = self._connections(config.database.url, self.name)
+        self._database = self._connections(config.database.url_for_reading, self.name)
         self._replica = self._replica_of(config)
         self._service = QueryService(self._database, config, config.kinds(), config.runtime_path, self._replica)
         self._socket = self.context.socket(zmq.ROUTER)

@@ -24,6 +24,11 @@ BEGIN
             AND NOT pg_has_role('marketd_writer', 'pg_read_all_settings', 'MEMBER') THEN
         GRANT pg_read_all_settings TO marketd_writer;
     END IF;
+    -- who reads under the writer's login goes on as the reader
+    IF (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)
+            AND NOT pg_has_role('marketd_writer', 'marketd_reader', 'MEMBER') THEN
+        GRANT marketd_reader TO marketd_writer;
+    END IF;
 EXCEPTION WHEN duplicate_object OR unique_violation THEN
     NULL;
 END $$;
@@ -99,4 +104,17 @@ SELECT current_user::text AS me,
        (SELECT rolcreaterole FROM pg_roles WHERE rolname = current_user) AS may_make_roles,
        to_regrole('marketd_writer') IS NOT NULL AS has_writer,
        to_regrole('marketd_reader') IS NOT NULL AS has_reader,
+       coalesce((SELECT pg_has_role(current_user, oid, CASE WHEN current_setting('server_version_num')::int < 160000 THEN 'MEMBER' ELSE 'SET' END) FROM pg_roles WHERE rolname = 'marketd_reader'),
+                false) AS may_be_reader,
        coalesce((SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = 'marketd'), '') AS owner;
+
+-- name: become_reader
+-- A session that only reads goes on as the reader, where its login may and the reader sees our schema.
+SELECT set_config('role', 'marketd_reader', false)
+FROM pg_roles
+WHERE rolname = 'marketd_reader' AND current_user <> rolname AND has_schema_privilege(oid, 'marketd', 'USAGE')
+  AND pg_has_role(current_user, oid, CASE WHEN current_setting('server_version_num')::int < 160000 THEN 'MEMBER' ELSE 'SET' END);
+
+-- name: reading
+-- Who a session reads as, and whether that one could change what it reads.
+SELECT current_user::text AS role, has_table_privilege('marketd.trades', 'INSERT') AS may_write;

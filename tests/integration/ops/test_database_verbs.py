@@ -239,3 +239,4 @@ def test_the_doctor_finds_the_schema(database: str, empty_database: str, capsys:
 
     assert finding(database, "schema")["level"] == "ok"
     assert "profile" in finding(database, "database")["text"]
+    assert finding(database, "queries")["text"] == "read as marketd_reader, who may change nothing"

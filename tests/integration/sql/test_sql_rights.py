@@ -16,7 +16,7 @@ from marketd.sql.connections import DatabaseConnectionManager, type_connection
 from marketd.sql.partitions import PartitionKeeper
 from marketd.sql.profiles import detect_profile
 from marketd.sql.retention import drop_old_pieces, pieces_of_table
-from marketd.sql.rights import read_rights, settle_rights
+from marketd.sql.rights import read_reading, read_rights, settle_rights
 from marketd.sql.schema_files import load_schema_files
 from marketd.sql.schema_runner import SchemaRunner
 from marketd.sql.series import ensure_series_table
@@ -176,4 +176,36 @@ async def test_a_user_who_may_not_make_roles_owns_the_schema_and_is_told_the_sql
     finally:
         await plain.close()
         await admin.execute("DROP OWNED BY plain CASCADE; DROP ROLE plain")
+        await admin.close()
+
+
+async def test_who_only_reads_goes_on_as_the_reader_under_the_writers_login(database: str) -> None:
+    only_reads = DatabaseConnectionManager(as_role(database, "marketd_writer"), actor="query", read_only=True)
+    async with only_reads as manager, manager.acquire() as connection:
+        assert await read_reading(connection) == ("marketd_reader", False)
+        await connection.execute("SET default_transaction_read_only = off")
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute("DELETE FROM trades")
+    writes = DatabaseConnectionManager(as_role(database, "marketd_writer"), actor="writer")
+    async with writes as manager, manager.acquire() as connection:
+        assert await read_reading(connection) == ("marketd_writer", True)
+
+
+async def test_a_login_that_may_not_become_the_reader_reads_all_the_same_and_is_told_the_sql(database: str) -> None:
+    """Its transactions are read-only, whatever its rights."""
+    admin = await asyncpg.connect(database)
+    await admin.execute("REVOKE marketd_reader FROM marketd_writer")
+    try:
+        rights = await read_rights(conn := await asyncpg.connect(as_role(database, "marketd_writer")))
+        await conn.close()
+        assert rights.missing == ['GRANT marketd_reader TO "marketd_writer"']
+        only_reads = DatabaseConnectionManager(as_role(database, "marketd_writer"), actor="query", read_only=True)
+        async with only_reads as manager, manager.acquire() as connection:
+            assert await read_reading(connection) == ("marketd_writer", True)
+            with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
+                await connection.execute("DELETE FROM trades")
+        await admin.execute(rights.missing[0])
+        assert not (await read_rights(admin)).missing
+    finally:
+        await admin.execute("GRANT marketd_reader TO marketd_writer")
         await admin.close()
