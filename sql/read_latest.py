@@ -1,28 +1,33 @@
-"""The newest bar of many instruments in one statement; see `marketd.sql.read`."""
+"""The newest bar of many instruments in a bounded number of statements; see `marketd.sql.read`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+import asyncio
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import numpy as np
 
-from marketd.market.bars import SOURCES_PER_BAR, finish_bars, source_number
+from marketd.market.bars import SOURCES_PER_BAR, finish_bars, newest_versions, source_number
+from marketd.market.block_stretch import unpacked_stretch
 from marketd.market.records import BY_NAME, CANDLE, Records
 from marketd.market.rows import codec
 from marketd.market.times import NS_PER_SECOND
 from marketd.sql.copy import copy_out
 from marketd.sql.levels import SECONDS_TABLE
 from marketd.sql.packed_tables import newest_packed, to_ns
-from marketd.sql.read import SECOND, Span, columns_of, read_bars
+from marketd.sql.read import END_OF_TIME, SECOND, Span, columns_of
+from marketd.sql.sessions import told_once
 from marketd.sql.statements import statements
-from marketd.sql.store import Connection
-from marketd.sql.windows import newest_in_windows, windows
+from marketd.sql.store import Connection, to_datetime
+from marketd.sql.windows import windows
 
 _LATEST = statements("latest")
+_PACKED = statements("packed")
 _CANDLE = BY_NAME["candle"]
 _REACH_BARS = 10
+_BLOCKS_AT_ONCE = 64  # of 100 kB, as a rule
 
 
 async def read_latest_bars(
@@ -30,30 +35,26 @@ async def read_latest_bars(
 ) -> dict[int, Records]:
     """The newest closed bar (shape (1,)) of each instrument that has one.
 
-    Each is looked for in the last days first, all in one statement, and only those that have none there further back,
-    or whose newest one may be packed.
+    Rows are looked for in the last days first, of all in one statement, and further back only of those that have none
+    there. Where a bar of a second may be packed that is newer than those rows, the newest block is looked into.
     """
     found: dict[int, Records] = {}
     for window in windows(Span(), _REACH_BARS * timeframe * NS_PER_SECOND):
         missing = [number for number in instruments if number not in found]
         if not missing:
             break
-        if window.start is None:
-            found |= await _one_by_one(connection, missing, timeframe, bar_source)
-        else:
-            found |= await _in_window(connection, missing, timeframe, window, bar_source)
-    if timeframe == SECOND:
-        packed_ns = to_ns(newest_packed())
-        silent = [number for number in instruments if number not in found or found[number]["ts"][0] < packed_ns]
-        packed = await connection.fetch(_LATEST["have_blocks"], SECONDS_TABLE, silent) if silent else []
-        found |= await _one_by_one(connection, [row["id"] for row in packed], timeframe, bar_source)
-    return found
+        found |= await _rows_in(connection, missing, timeframe, window, bar_source)
+    if timeframe == SECOND and await told_once(connection, _PACKED["may_have_blocks"]):
+        for number, packed in (await _packed(connection, instruments, found, bar_source)).items():
+            found[number] = newest_versions(np.concatenate([found.get(number, np.empty(0, CANDLE)), packed]))
+    return {number: finish_bars(bars, bar_source, 1) for number, bars in found.items()}
 
 
-async def _in_window(
+async def _rows_in(
     connection: Connection, instruments: Sequence[int], timeframe: int, window: Span, bar_source: str
 ) -> dict[int, Records]:
-    table = "candles_1s" if timeframe == SECOND else "candles"
+    """Of each instrument rows that have its newest bar, all sources of it."""
+    table = SECONDS_TABLE if timeframe == SECOND else "candles"
     args: list[Any] = [list(instruments), *window.bounds(), SOURCES_PER_BAR]
     if timeframe != SECOND:
         args.append(timeframe)
@@ -63,22 +64,38 @@ async def _in_window(
         conditions += f" AND source = {source}"
     statement = _LATEST["latest_bars"].format(columns=columns_of(table, _CANDLE), table=table, and_timeframe=conditions)
     owners, bars = codec(table, _CANDLE).decode(await copy_out(connection, statement, *args))
-    return _newest(owners, bars, bar_source)
+    return {int(number): bars[owners == number] for number in np.unique(owners)}
 
 
-async def _one_by_one(
-    connection: Connection, instruments: Sequence[int], timeframe: int, bar_source: str
+async def _packed(
+    connection: Connection, instruments: Sequence[int], rows: Mapping[int, Records], bar_source: str
 ) -> dict[int, Records]:
-    """Those that were silent for long, or never spoke."""
-    found = {}
-    for number in instruments:
-        read = partial(read_bars, connection, number, timeframe, limit=1, bar_source=bar_source)
-        bars = (await newest_in_windows(read, Span(), 1)).records()
-        if len(bars):
-            found[number] = finish_bars(bars, bar_source, 1)
+    """The newest packed bars of a second of those instruments that have one as new as their rows, all sources of it."""
+    source = source_number(bar_source)
+    edge_ns = to_ns(newest_packed())
+    newest = {number: int(rows[number]["ts"].max()) if number in rows else 0 for number in instruments}
+    before = {number: END_OF_TIME for number, ts in newest.items() if ts < edge_ns}
+    found: dict[int, Records] = {}
+    while before:  # again, further back, for those whose newest block has no bar of the source
+        older: dict[int, datetime] = {}
+        asked = list(before)
+        for first in range(0, len(asked), _BLOCKS_AT_ONCE):
+            some = asked[first : first + _BLOCKS_AT_ONCE]
+            args = some, [before[number] for number in some], [to_datetime(newest[number]) for number in some]
+            blocks = await connection.fetch(_PACKED["newest_blocks"], SECONDS_TABLE, *args)
+            for block, bars in zip(blocks, await asyncio.to_thread(_newest_of, blocks, source), strict=True):
+                if len(bars):
+                    found[block["id"]] = bars
+                else:
+                    older[block["id"]] = block["ts_start"]
+        before = older
     return found
 
 
-def _newest(owners: Any, bars: Records, bar_source: str) -> dict[int, Records]:
-    assert bars.dtype == CANDLE
-    return {int(number): finish_bars(bars[owners == number], bar_source, 1) for number in np.unique(owners)}
+def _newest_of(blocks: Sequence[Any], source: int | None) -> list[Records]:
+    return [_newest_in(unpacked_stretch([block["data"]], _CANDLE), source) for block in blocks]
+
+
+def _newest_in(bars: Records, source: int | None) -> Records:
+    wanted = bars if source is None else bars[bars["source"] == source]
+    return wanted[wanted["ts"] == wanted["ts"].max()] if len(wanted) else wanted

@@ -9,8 +9,3 @@ CROSS JOIN LATERAL (
     WHERE instrument_id = wanted.id {and_timeframe} AND ts >= $2 AND ts < $3
     ORDER BY ts DESC LIMIT $4
 ) newest;
-
--- name: have_blocks
--- Which of the instruments $2 have something of the table $1 packed.
-SELECT id FROM unnest($2::int[]) AS wanted (id)
-WHERE EXISTS (SELECT FROM packed_blocks WHERE table_name = $1 AND instrument_id = wanted.id);

@@ -27,6 +27,17 @@ FROM (
 WHERE is_wanted
 ORDER BY ts_start {direction};
 
+-- name: newest_blocks
+-- Each of the instruments $2 has its own: the newest block that begins before its $3 and reaches its $4.
+SELECT wanted.id, newest.ts_start, newest.data
+FROM unnest($2::int[], $3::timestamptz[], $4::timestamptz[]) AS wanted (id, before, reaching)
+CROSS JOIN LATERAL (
+    SELECT ts_start, ts_last, data FROM packed_blocks
+    WHERE table_name = $1 AND instrument_id = wanted.id AND timeframe = 0 AND ts_start < wanted.before
+    ORDER BY ts_start DESC LIMIT 1
+) newest
+WHERE newest.ts_last >= wanted.reaching;
+
 -- name: whole_blocks
 -- The blocks that have the newest $7 rows of a span, of the nearest $9, in the order of time; none where something in them was
 -- not known at $6, or where they have more than $8 rows. `inside`: how many rows lie in the span for certain.
