@@ -105,6 +105,9 @@ class DatabaseConnectionManager:
             "timescaledb.max_tuples_decompressed_per_dml_transaction": "0",
             # DISTINCT ON over the moments of an instrument: it searches the index for each, where one walk has them all
             "timescaledb.enable_skipscan": "off",
+            # A chunk that is compressed again segment by segment looks empty, or without its late rows, to who took his
+            # snapshot before; as a whole it does not. TimescaleDB's jobs have it from sql/policies.py.
+            "timescaledb.enable_segmentwise_recompression": "off",
             **(settings or {}),
         }
         self._read_only = read_only

@@ -2,6 +2,10 @@
 
 An answer is a few short statements, and on a busy host it is the round trips that cost: so the transaction begins in
 the message of its first COPY, and when all went well it ends behind the answer's back.
+
+A snapshot does not keep a piece of a table from being dropped: whoever took his before, and comes to the piece after,
+finds nothing of it, and nothing that says so. So he holds `expired`, where drops are told, before his snapshot is taken
+(LOCK takes none), and who drops a piece has it for himself (`sql/retention.py`).
 """
 
 from __future__ import annotations
@@ -20,7 +24,10 @@ from marketd.sql.errors import DatabaseError
 from marketd.sql.retry import DRIVER_ERRORS
 from marketd.sql.sessions import Session
 
-_BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = {milliseconds};"
+_BEGIN = (
+    "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = {milliseconds}; "
+    "LOCK TABLE marketd.expired IN ACCESS SHARE MODE;"
+)
 _endings: set[asyncio.Task[None]] = set()  # one for each connection at most; the loop itself holds no task
 
 

@@ -4,6 +4,9 @@ Chunk intervals, compression of old chunks, and refreshes of the longer bars (sq
 with what is wanted, and only what differs is changed, in one transaction under the schema's lock: it may be done again
 and again, and from two hosts at once. Chunks that exist keep their width, and columns do not turn back into rows.
 
+A chunk that late rows came to is compressed again as a whole: segment by segment (TimescaleDB's way) an answer that had
+begun before would miss rows of it, late ones or all. The jobs run as the schema's owner, so that is a setting of his.
+
 The jobs begin at minutes of the hour that are apart: a refresh and a compression that meet may deadlock (40P01).
 Retention is no policy: see daemon/retention.py.
 """
@@ -78,7 +81,10 @@ async def plan_policies(conn: asyncpg.Connection[Any], wishes: Wishes) -> list[C
     jobs = [_job_of(row) for row in await conn.fetch(_POLICIES["policies"])]
     present = {(job.kind, job.target): job for job in jobs}
     tables = sorted(widths)
-    changes = [change for table in tables if (change := _width_change(table, widths[table], wishes))]
+    changes = []
+    if await conn.fetchval(_POLICIES["recompresses_by_segments"]):
+        changes.append(Change("recompression of chunks", "by segments", "as a whole", [("recompress_as_a_whole",)]))
+    changes += [change for table in tables if (change := _width_change(table, widths[table], wishes))]
     wanted = [_compression(table, place, wishes) for place, table in enumerate(tables)]
     wanted += [_compression_of_level(level, place, wishes) for place, level in enumerate(LEVELS)]
     wanted += _refreshes(wishes, await kept_windows(conn), await conn.fetchval("SELECT now()"), present)

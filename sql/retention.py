@@ -2,7 +2,8 @@
 
 A piece goes when all of its time lies before a moment and it was made before it, too: what was stored lately, such as
 an import of old records, is not old. Each piece is dropped in a transaction of its own that waits only briefly for
-readers; what cannot be had goes the next time. That transaction tells it in `expired`, as the ledger says OBSERVED.
+readers; what cannot be had goes the next time. That transaction tells it in `expired`, as the ledger says OBSERVED, and
+has that table for itself: an answer sees the piece, or that it is gone (`sql/picture.py`).
 
 Before bars of a second go, the longer ones that TimescaleDB makes of them (sql/levels.py) are summed up; they are kept
 from then on.
@@ -23,7 +24,7 @@ from marketd.sql.partitions import MADE, Partitioning, read_partitioning
 from marketd.sql.policies import refreshes_reach
 from marketd.sql.statements import statements
 
-LOCK_TIMEOUT = "2s"  # while it waits for a reader, whoever comes later waits behind it
+LOCK_TIMEOUT = "250ms"  # while it waits for a reader, whoever comes later waits behind it
 _WAITED_TOO_LONG = asyncpg.LockNotAvailableError
 # by table, the number that the ledger has for what it holds
 _STREAMS = {kind.table: kind.id for kind in KINDS if kind.table} | dict.fromkeys(
@@ -94,15 +95,6 @@ async def _drop(conn: asyncpg.Connection[Any], table: str, piece: Piece) -> None
         await refresh_all_of(conn, window)
     async with conn.transaction():
         await conn.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
-        stream = _STREAMS.get(table)
-        if stream is not None:  # else nobody takes its rows for complete
-            await conn.execute(
-                "INSERT INTO marketd.expired (stream, of_table, ts_start, ts_end) VALUES ($1, $2, $3, $4)",
-                stream,
-                table,
-                piece.start,
-                piece.end,
-            )
         if table in _BAR_TIMEFRAMES:
             # The newest of them would count in place of the bar that is gone. Before the drop, whose lock stops
             # everybody; instrument by instrument, as their key is.
@@ -111,6 +103,17 @@ async def _drop(conn: asyncpg.Connection[Any], table: str, piece: Piece) -> None
                 " WHERE instrument_id = ANY (ARRAY(SELECT instrument_id FROM marketd.instruments))"
                 f" AND {_BAR_TIMEFRAMES[table]} AND ts >= $1 AND ts < $2",
                 *window,
+            )
+        # before the piece's own lock, as readers have them
+        await conn.execute("LOCK TABLE marketd.expired IN ACCESS EXCLUSIVE MODE")
+        stream = _STREAMS.get(table)
+        if stream is not None:  # else nobody takes its rows for complete
+            await conn.execute(
+                "INSERT INTO marketd.expired (stream, of_table, ts_start, ts_end) VALUES ($1, $2, $3, $4)",
+                stream,
+                table,
+                piece.start,
+                piece.end,
             )
         if (await read_partitioning(conn, table)).native:
             # another daemon of this database may have been quicker; the name is one that we made

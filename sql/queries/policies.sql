@@ -25,6 +25,21 @@ SELECT public.add_compression_policy(
     format('marketd.%I', $1::text)::regclass, compress_after => $2::interval, schedule_interval => $3::interval,
     initial_start => date_trunc('hour', now(), 'UTC') + interval '1 hour' + $4::interval);
 
+-- name: recompresses_by_segments
+-- Whether the schema's owner, as whom the jobs run, has no word against it, and the connecting user may set it.
+SELECT NOT EXISTS (
+    SELECT FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase
+    WHERE d.datname = current_database() AND s.setrole = n.nspowner
+      AND 'timescaledb.enable_segmentwise_recompression=off' = ANY (s.setconfig)
+) AND (r.rolsuper OR r.oid = n.nspowner)
+FROM pg_namespace n, pg_roles r WHERE n.nspname = 'marketd' AND r.rolname = current_user;
+
+-- name: recompress_as_a_whole
+DO $$ BEGIN
+    EXECUTE format('ALTER ROLE %s IN DATABASE %I SET timescaledb.enable_segmentwise_recompression = off',
+                   (SELECT nspowner::regrole FROM pg_namespace WHERE nspname = 'marketd'), current_database());
+END $$;
+
 -- name: stop_refreshing
 SELECT public.remove_continuous_aggregate_policy(format('marketd.%I', $1::text)::regclass, if_exists => true);
 

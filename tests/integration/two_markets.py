@@ -352,7 +352,7 @@ class TwoMarkets:
             names = (*MEASURES, "ts", "timeframe", "source") if folded else CANDLE.names or ()
             assert_same(_only(names, fields_of(found)), _only(names, expected), (timeframe, base, asked, source, form))
             worths.append(_worth(model, 1, table, asked, [row["ts"] for row in expected], timeframe * 10**9))
-        assert_same([_told(answer.meta)], [worst_of(worths)], (timeframes, base, asked, source))
+        assert_same([told(answer.meta)], [worst_of(worths)], (timeframes, base, asked, source))
 
     def bars_expected(
         self, model: Naive, timeframe: int, base: int, source: str, asked: Asked
@@ -409,7 +409,7 @@ class TwoMarkets:
             if number is None
             else _worth(model, number, kind.table or "book_snapshots", asked, times, length)
         )
-        assert_same([_told(answer.meta)], [worth], (stream, timeframe, asked))
+        assert_same([told(answer.meta)], [worth], (stream, timeframe, asked))
 
     def rows_expected(self, model: Naive, stream: str, timeframe: int | None, asked: Asked) -> list[Any]:
         kind = KINDS.by_name(stream)
@@ -461,7 +461,7 @@ def _worth(model: Naive, stream: int, table: str, asked: Asked, times: list[int]
     return model.worth(stream, table, start, min(end, _FAR_NS, asked.known or end), asked.known)
 
 
-def _told(meta: Any) -> tuple[Any, list[Any]]:
+def told(meta: Any) -> tuple[Any, list[Any]]:
     """The gaps of an answer without an end go on until now."""
     return meta.coverage, [(start, min(end, _FAR_NS)) for start, end in meta.gaps]
 
