@@ -10,6 +10,7 @@ All functions are pure and work on CANDLE records.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
@@ -68,27 +69,44 @@ def observed_intervals(
     its bars are there: then not what befell the trades, but what befell the table of these bars (EXPIRED) takes away.
     """
     gone = None if timeframe is None else (ONE_SECOND_BARS if timeframe == 1 else "candles").encode()
-    current: list[tuple[int, int]] = []
-    for record in coverage[in_order(coverage)]:
-        state, start, end = int(record["state"]), int(record["ts_start"]), int(record["ts_end"])
-        is_gone = state == Coverage.EXPIRED and bytes(record["reason"]) == gone
-        if not is_gone and int(record["stream"]) not in (stream, 0):
+    observed = _Stretches()
+    fields = [
+        coverage[in_order(coverage)][name].tolist() for name in ("state", "ts_start", "ts_end", "reason", "stream")
+    ]
+    for state, start, end, reason, of_stream in zip(*fields, strict=True):
+        is_gone = state == Coverage.EXPIRED and reason == gone
+        if not is_gone and of_stream not in (stream, 0):
             continue
         if end == ABSENT or state == Coverage.ENDED or (state == Coverage.OBSERVED and end <= start):
             end = _FOREVER
         if state in _ADDS:
-            current = [(int(a), int(b)) for a, b in normalised([*current, (start, end)])]
+            observed.add(start, end)
         elif state in _TAKES or is_gone or (state == Coverage.EXPIRED and gone is None):
-            current = list(_without(current, start, end))
-    return normalised((start, min(end, until_ns)) for start, end in current)
+            observed.take(start, end)
+    return normalised((start, min(end, until_ns)) for start, end in zip(observed.starts, observed.ends, strict=True))
 
 
-def _without(intervals: list[tuple[int, int]], start: int, end: int) -> Iterable[tuple[int, int]]:
-    for a, b in intervals:
-        if a < min(b, start):
-            yield a, min(b, start)
-        if max(a, end) < b:
-            yield max(a, end), b
+class _Stretches:
+    """Stretches of time apart from each other, in order: a change looks at those that it touches, and at no others."""
+
+    def __init__(self) -> None:
+        self.starts: list[int] = []
+        self.ends: list[int] = []
+
+    def add(self, start: int, end: int) -> None:
+        if start < end:
+            first, last = bisect_left(self.ends, start), bisect_right(self.starts, end)
+            if first < last:
+                start, end = min(start, self.starts[first]), max(end, self.ends[last - 1])
+            self.starts[first:last], self.ends[first:last] = [start], [end]
+
+    def take(self, start: int, end: int) -> None:
+        first, last = bisect_right(self.ends, start), bisect_left(self.starts, end)
+        if start < end and first < last:
+            left = [(self.starts[first], start)] if self.starts[first] < start else []
+            right = [(end, self.ends[last - 1])] if end < self.ends[last - 1] else []
+            self.starts[first:last] = [each[0] for each in left + right]
+            self.ends[first:last] = [each[1] for each in left + right]
 
 
 def covers(observed: Intervals, starts: Any, ends: Any) -> Mask:

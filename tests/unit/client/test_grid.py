@@ -124,6 +124,16 @@ def test_other_streams_and_other_events_say_nothing_about_trades() -> None:
     assert (observed_intervals(ledger, 10**18) // MINUTE_NS).tolist() == [[0, 9]]
 
 
+def test_a_ledger_of_years_costs_about_its_length() -> None:
+    """Laid over itself event by event, and not the whole of it for each: with that this one took minutes."""
+    gaps = np.arange(1, 10_001)
+    ledger = np.zeros(len(gaps) + 1, dtype=COVERAGE.dtype)
+    ledger["seq"], ledger["stream"] = np.arange(len(ledger)), TRADE.id
+    ledger["state"], ledger["state"][0] = Coverage.GAP, Coverage.OBSERVED
+    ledger["ts_start"][1:], ledger["ts_end"][1:] = 10 * gaps, 10 * gaps + 1
+    assert len(observed_intervals(ledger, 10**6)) == len(gaps) + 1
+
+
 intervals = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), max_size=6)
 
 
