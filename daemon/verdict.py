@@ -13,7 +13,7 @@ from typing import Any
 from marketd.daemon import plan
 from marketd.ipc.protocol import ActorReport
 
-SLOW_SECONDS = 30.0  # a transaction of a healthy writer takes one or two
+SLOW_SECONDS = 30.0  # a transaction of a healthy writer takes one or two, and it is no more behind
 _SERVING = ("live", "warming")
 
 
@@ -45,6 +45,9 @@ def _database_problem(actor: ActorReport) -> str:
         return (
             f"{actor.name}'s transaction runs for {writer['running_seconds']:.0f} s: the database, or its disk, is slow"
         )
+    if writer.get("lag_seconds", 0) > SLOW_SECONDS:
+        behind = f"{actor.name} is {writer['lag_seconds']:.0f} s behind the journal"
+        return f"{behind}: the database, or its disk, is slow, or catches up"
     if replica.get("state", "used") != "used":
         return f"{actor.name}'s read replica is {replica['state']}: the primary answers all queries"
     return ""

@@ -17,10 +17,12 @@ from uuid import UUID
 from marketd.daemon import metrics
 from marketd.daemon.journal_rows import commit_of
 from marketd.daemon.pieces import MAX_PIECES, pieces_of
+from marketd.daemon.verdict import SLOW_SECONDS
 from marketd.ipc.journal_errors import JournalMismatch
 from marketd.ipc.journal_reader import JournalReader
 from marketd.market.records import KindTable
 from marketd.sql.connections import DatabaseConnectionManager
+from marketd.sql.lag import LagMeter
 from marketd.sql.partitions import PartitionKeeper
 from marketd.sql.retry import DRIVER_ERRORS, RetryableDBOperation, can_be_waited_for
 from marketd.sql.sieve import Sifted, commit_sifted
@@ -30,6 +32,7 @@ from marketd.sql.troubles import Trouble, is_about_records, is_missing_piece
 _log = logging.getLogger(__name__)
 _WAITS = metrics.gauge("writer_waits", "1 while the writer waits for this trouble of the database to end", ["trouble"])
 
+_MARK_SECONDS = 0.1  # how often is noted how far the journal was
 PATIENCE_SECONDS = 30 * 86_400.0  # a database that is away is waited for; the journal holds the records meanwhile
 
 
@@ -37,6 +40,7 @@ class WriterStatistics(NamedTuple):
     committed_offset: int
     durable_offset: int
     lag_bytes: int
+    lag_seconds: float  # how long ago the journal ended where the database is now
     transactions: int
     rows: int
     refused: int  # records that PostgreSQL refused, now in quarantine
@@ -84,6 +88,10 @@ class Writer:
         self._last_seconds = 0.0
         self._last_at = time.monotonic_ns()
         self._began = 0.0
+        self._lag = LagMeter()
+        self._marked = time.monotonic()
+        self._lag.mark(self._marked, 0)
+        self._is_slow = False
         self._retry = self._patiently("read the committed offset")
 
     def set_batch(self, batch_bytes: int, batch_age_seconds: float) -> None:
@@ -95,6 +103,11 @@ class Writer:
         """The journal is on disk up to `offset`: that much may be committed."""
         if offset > self._durable:
             self._durable = offset
+            now = time.monotonic()
+            if now - self._marked >= _MARK_SECONDS:
+                self._marked = now
+                self._lag.lag(now, self._offset)
+                self._lag.mark(now, offset)
             self._more.set()
 
     @property
@@ -252,6 +265,23 @@ class Writer:
             work = commit_of(frames, self._kinds, self._journal, self._lane)
         return _Batch(work, len(frames), suspected)
 
+    def tell_if_slow(self) -> None:
+        """Say so in the log once the database has fallen behind, or a transaction does not end, and once it is over."""
+        figures = self.statistics()
+        is_slow = max(figures.lag_seconds, figures.running_seconds) > SLOW_SECONDS
+        if is_slow == self._is_slow or figures.trouble:  # a trouble is told by its own name
+            return
+        self._is_slow = is_slow
+        _log.warning(
+            "the database is %.0f s behind the journal, and the transaction under way runs for %.0f s: it is slow, "
+            "or its disk, or it is catching up"
+            if is_slow
+            else "the database has caught up: it is %.1f s behind the journal, its transactions take %.1f s",
+            figures.lag_seconds,
+            figures.running_seconds if is_slow else figures.last_commit_seconds,
+            extra={"action": "db_slow" if is_slow else "db_caught_up", "lag_bytes": figures.lag_bytes},
+        )
+
     def _patiently(self, name: str) -> RetryableDBOperation:
         return RetryableDBOperation(
             name, budget_seconds=PATIENCE_SECONDS, waits_for=can_be_waited_for, told=show_trouble
@@ -262,6 +292,7 @@ class Writer:
             committed_offset=self._offset,
             durable_offset=self._durable,
             lag_bytes=max(0, self._durable - self._offset),
+            lag_seconds=self._lag.lag(time.monotonic(), self._offset),
             transactions=self._transactions,
             rows=self._rows,
             refused=self._refused,

@@ -13,11 +13,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from typing import NamedTuple
 
 from marketd.sql.connections import DatabaseConnectionManager
 from marketd.sql.errors import DatabaseError
+from marketd.sql.lag import LagMeter
 from marketd.sql.retry import DRIVER_ERRORS
 from marketd.sql.statements import statements
 
@@ -26,7 +26,6 @@ logger = logging.getLogger(__name__)
 _READ = statements("replica")
 _LOOKS_PER_LAG = 4  # so often within the bound, but at least each second
 _MAX_LOOK_SECONDS = 1.0
-_MARKS = 10_000  # positions that are remembered: hours
 
 
 class ReplicaStatistics(NamedTuple):
@@ -34,26 +33,6 @@ class ReplicaStatistics(NamedTuple):
     lag_seconds: float  # infinite until it was measured once
     answers: int
     passed_over: int  # answers that the primary gave, because the replica was behind, away, or lacked something
-
-
-class LagMeter:
-    """How far a standby is behind, from positions of the log and the moments at which they were the newest."""
-
-    def __init__(self) -> None:
-        self._marks: deque[tuple[float, int]] = deque(maxlen=_MARKS)
-        self._reached_at = float("-inf")
-
-    def mark(self, now: float, position: int) -> None:
-        """The primary's log ends at `position`."""
-        self._marks.append((now, position))
-
-    def replayed(self, now: float, position: int) -> float:
-        """Seconds of lag of a standby that has replayed up to `position`."""
-        while self._marks and self._marks[0][1] <= position:
-            self._reached_at = self._marks.popleft()[0]
-        if not self._marks and self._reached_at > float("-inf"):
-            return 0.0
-        return now - self._reached_at
 
 
 class ReadReplica:
@@ -108,7 +87,7 @@ class ReadReplica:
             self._meter.mark(time.monotonic(), position)
         replayed = await _position(self.database)
         if replayed is not None:
-            self._lag = self._meter.replayed(time.monotonic(), replayed)
+            self._lag = self._meter.lag(time.monotonic(), replayed)
 
     def _tell(self) -> None:
         """Of changes only."""

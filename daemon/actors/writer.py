@@ -28,6 +28,7 @@ FOLLOW_AGAIN_SECONDS = 1.0  # ingest forgets its follower when it is restarted; 
 CONNECT_SECONDS = 24 * 3600.0  # a database that is away at the start is waited for
 LAST_WORD_MS = 100
 LOOK_SECONDS = 0.1
+WATCH_SECONDS = 1.0  # how often is looked whether the database keeps up
 AWAY_SECONDS = 2.0  # a server that is only started again is waited for, when we end
 BYTES_PER_ROW = 80  # of a trade's frame, for turning writer.batch_rows into a stretch of journal
 
@@ -89,6 +90,7 @@ class WriterActor(AsyncActor):
             asyncio.create_task(self._writer.run(), name="commit"),
             asyncio.create_task(self._listen(), name="listen to ingest"),
             asyncio.create_task(self._follow(), name="follow ingest"),
+            asyncio.create_task(self._watch(), name="watch the lag"),
         ]
         stop = asyncio.create_task(self.stopping.wait(), name="stop")
         try:
@@ -105,6 +107,11 @@ class WriterActor(AsyncActor):
         while True:
             self._say(Follow(committed=self._writer.offset))
             await asyncio.sleep(FOLLOW_AGAIN_SECONDS)
+
+    async def _watch(self) -> None:
+        while True:
+            self._writer.tell_if_slow()
+            await asyncio.sleep(WATCH_SECONDS)
 
     async def _listen(self) -> None:
         while True:

@@ -18,8 +18,9 @@ from marketd.sql.connections import DatabaseConnectionManager
 from marketd.sql.embedded import EmbeddedPostgres
 from marketd.sql.errors import SchemaTooNew
 from marketd.sql.hosts import wanted_server
+from marketd.sql.lag import LagMeter
 from marketd.sql.profiles import Profile
-from marketd.sql.replica import LagMeter, ReadReplica
+from marketd.sql.replica import ReadReplica
 from marketd.sql.retry import can_be_waited_for
 from marketd.sql.schema_runner import SchemaRunner
 from marketd.sql.series import ensure_series_table
@@ -109,16 +110,16 @@ async def test_the_replica_answers_while_it_is_near_enough_and_the_primary_else(
 
 def test_a_lag_is_the_age_of_the_newest_position_that_was_reached() -> None:
     meter = LagMeter()
-    assert meter.replayed(10.0, 0) == float("inf")  # nothing is known yet
+    assert meter.lag(10.0, 0) == float("inf")  # nothing is known yet
     for now, position in ((10.0, 100), (11.0, 200), (12.0, 300)):
         meter.mark(now, position)
-    assert meter.replayed(12.5, 99) == float("inf")
-    assert meter.replayed(12.5, 100) == 2.5
-    assert meter.replayed(12.5, 299) == 1.5
-    assert meter.replayed(12.5, 300) == 0.0
-    assert meter.replayed(99.0, 300) == 0.0  # a market that is silent
+    assert meter.lag(12.5, 99) == float("inf")
+    assert meter.lag(12.5, 100) == 2.5
+    assert meter.lag(12.5, 299) == 1.5
+    assert meter.lag(12.5, 300) == 0.0
+    assert meter.lag(99.0, 300) == 0.0  # a market that is silent
     meter.mark(100.0, 400)
-    assert meter.replayed(100.5, 300) == 88.5
+    assert meter.lag(100.5, 300) == 1.5
 
 
 def test_what_postgresql_says_on_several_lines_is_one() -> None:

@@ -19,7 +19,8 @@ import pytest
 
 from integration.conftest import Server, installation_for
 from journaled import Journaled, count, drained, draining
-from marketd.daemon import metrics
+from marketd.daemon import metrics, verdict
+from marketd.daemon import writer as writer_module
 from marketd.daemon.verdict import judge
 from marketd.daemon.writer import Writer
 from marketd.ipc.protocol import ActorReport
@@ -217,6 +218,55 @@ def _signal(pids: list[int], number: signal.Signals) -> None:
     for pid in pids:
         with suppress(ProcessLookupError):  # a backend that ended when it was let go on
             os.kill(pid, number)
+
+
+# ---- a slow disk ---------------------------------------------------------------------------------------
+
+_SLOW_COMMITS = """
+CREATE FUNCTION be_slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.3); RETURN NULL; END';
+CREATE CONSTRAINT TRIGGER slow AFTER INSERT OR UPDATE ON marketd.journal_commits DEFERRABLE INITIALLY DEFERRED
+FOR EACH ROW EXECUTE FUNCTION be_slow();
+"""
+
+
+async def test_a_database_whose_commits_are_slow_is_named_keeps_up_and_recovers(
+    server: Server,
+    database: str,
+    journaled: Journaled,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on a disk that takes long to sync. Whoever sends is acknowledged by the journal, and waits for nothing."""
+    del server  # both profiles
+    for module in (verdict, writer_module):
+        monkeypatch.setattr(module, "SLOW_SECONDS", 0.25)
+    await execute(database, _SLOW_COMMITS)
+    async with connections(database) as manager:
+        writer = journaled.writer(manager)
+        await writer.start()
+        with caplog.at_level(logging.WARNING):
+            running = asyncio.create_task(writer.run(), name="run")
+            for number in range(BATCHES):
+                end = journaled.take(3 * number)  # on disk, which is what is acknowledged
+                writer.on_durable(end)
+                await asyncio.sleep(0.02)
+                writer.tell_if_slow()
+            assert writer.offset < end
+            await eventually_async(lambda: any("behind the journal" in each for each in health(writer, manager)))
+            writer.tell_if_slow()
+            await eventually_async(lambda: writer.offset == end)
+            # what came meanwhile is one transaction: the lag is that of a commit or two, however slow these are
+            assert writer.statistics().transactions <= BATCHES // 2
+            await execute(database, "DROP TRIGGER slow ON marketd.journal_commits")
+            writer.on_durable(end := journaled.take(3 * BATCHES))
+            await eventually_async(lambda: writer.offset == end and not health(writer, manager))
+            writer.tell_if_slow()
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+        assert writer.statistics().lag_seconds == 0
+        assert [each.action for each in caplog.records if hasattr(each, "action")] == ["db_slow", "db_caught_up"]
+        async with manager.acquire() as conn:
+            assert await count(conn, "trades") == 3 * (BATCHES + 1)
 
 
 # ---- a deadlock ----------------------------------------------------------------------------------------

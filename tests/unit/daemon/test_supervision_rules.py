@@ -145,6 +145,10 @@ def test_a_symbol_that_a_venue_does_not_have_is_a_problem_with_the_way_out() -> 
             {"writer": {"running_seconds": 31.0}},
             "writer's transaction runs for 31 s: the database, or its disk, is slow",
         ),
+        (
+            {"writer": {"lag_seconds": 31.0}},
+            "writer is 31 s behind the journal: the database, or its disk, is slow, or catches up",
+        ),
         ({"replica": {"state": "behind"}}, "writer's read replica is behind: the primary answers all queries"),
     ],
 )
