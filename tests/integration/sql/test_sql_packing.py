@@ -326,3 +326,23 @@ async def test_a_writer_keeps_a_packer_away_and_a_packer_another(
         assert await pack_next(conn, place, day, day + timedelta(days=1)) is None
     await other.close()
     assert (await pack_next(conn, place, day, day + timedelta(days=1)) or Packed(0, 0, 0, day)).rows == 1
+
+
+# ---- what SQL shows -----------------------------------------------------------------------------------
+
+
+async def test_views_show_longer_bars_of_all_time_whatever_is_packed(conn: type_connection, lane: Lane) -> None:
+    """As on TimescaleDB and under the same name: a dashboard works on either profile."""
+    await conn.execute(
+        "INSERT INTO instruments VALUES ($1, 'BTCUSDT', 'BINANCE', 'BTC', 'USDT', 'spot', 2, 3, 2, 1, 1, 0, now(), 1)",
+        BTC.id,
+    )
+    await lane.commit((CANDLES, stamped(seconds(range(120)), 1)))
+    longer = [stamped(bars([0, 1], 150, timeframe=60, source=source), 1000 * source) for source in (1, 2)]
+    for records in longer:
+        await lane.commit((CANDLES, records))
+    shown = "SELECT timeframe, count(*), max(close) FROM {} GROUP BY 1 ORDER BY 1"
+    assert [tuple(row) for row in await conn.fetch(shown.format("v_candles"))] == [(1, 120, 1.0), (60, 4, 1.5)]
+    await pack_all(conn)
+    assert [tuple(row) for row in await conn.fetch(shown.format("v_candles"))] == [(60, 4, 1.5)]
+    assert [tuple(row) for row in await conn.fetch(shown.format("v_own_candles"))] == [(60, 2, 1.5)]

@@ -257,6 +257,14 @@ async def test_no_column_may_be_null(conn: type_connection) -> None:
     assert [tuple(row) for row in nullable] == []
 
 
+async def test_the_view_of_own_longer_bars_is_the_same_on_both_profiles(conn: type_connection) -> None:
+    columns = [
+        (each.name, each.type.name) for each in (await conn.prepare("SELECT * FROM v_own_candles")).get_attributes()
+    ]
+    stored = [(each.name, each.type.name) for each in (await conn.prepare("SELECT * FROM v_candles")).get_attributes()]
+    assert columns == [each for each in stored if each[0] != "source"]
+
+
 async def test_views_show_real_numbers_and_null_for_what_is_absent(conn: type_connection) -> None:
     t = datetime(2024, 8, 8, 23, 54, tzinfo=UTC)
     t_ns = int(t.timestamp()) * 1_000_000_000
