@@ -24,6 +24,7 @@ BENCHMARKS = {
     "size": ("bench_size", "bytes a row of a week, as rows and closed, beside Parquet, DuckDB and ArcticDB"),
     "query": ("bench_query", "answers about a week while 10,000 rows a second come in, beside bare SQL"),
     "upkeep": ("bench_upkeep", "acknowledgements and lag while a week is compressed or packed, refreshed and dropped"),
+    "batches": ("bench_batches", "answers out of TimescaleDB's columnstore, as rows and as compressed batches"),
     "read": ("bench_read", "a day of one-second bars from PostgreSQL to numpy, beside asyncpg and a bare COPY"),
 }
 

@@ -157,6 +157,7 @@ async def _stored_bars(
             bar_source=request.bar_source,
             known_at=request.known_at,
             whole=request.format == "packed",
+            pictured=True,
         )
 
     return await newest_in_windows(read, span, limit, 0 if limit is None else limit * timeframe * NS_PER_SECOND)

@@ -108,9 +108,11 @@ async def read_stream(connection: Connection, instrument: Instrument, asked: Ask
 async def _copied(connection: Connection, instrument: Instrument, asked: Asked) -> CopiedRows:
     async def read(window: Span) -> CopiedRows:
         if _has_versions(asked.kind):
-            options = asked.options | {"timeframe": asked.timeframe, "whole": asked.whole}
+            options = asked.options | {"timeframe": asked.timeframe, "whole": asked.whole, "pictured": True}
             return await read_versions(connection, instrument.id, asked.kind, window, **options)
-        return await read_rows(connection, instrument.id, asked.kind, window, whole=asked.whole, **asked.options)
+        return await read_rows(
+            connection, instrument.id, asked.kind, window, whole=asked.whole, pictured=True, **asked.options
+        )
 
     return await newest_in_windows(read, asked.span, asked.limit if asked.newest else None)
 

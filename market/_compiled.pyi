@@ -52,3 +52,8 @@ def texts_of_best(book: OrderBook, depth: int, price_scale: int, size_scale: int
 
 def moment_ns(text: str, /) -> int | None:
     """`2021-04-17T16:43:37.093357Z` in ns; None for a time that is written otherwise, or is none."""
+
+def batch_column(told: Buffer, rows: int, values: Buffer, at: int, /) -> bool:
+    """Put the values of a column of a compressed batch into an array of int64, from place `at` on; False: it is told in
+    another way than is known here. ValueError where they do not fit.
+    """

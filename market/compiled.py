@@ -1,4 +1,5 @@
-"""The part of marketd that may be compiled: what a message of an order book costs, in C (`market/c/`).
+"""The part of marketd that may be compiled: what a message of an order book costs, and a compressed batch, in C
+(`market/c/`).
 
 `part` is the module, or None where the same is done in Python: whoever has something quicker in C asks here. It is
 built when marketd is installed where a C compiler and Python's headers are; nothing depends on it. The environment
@@ -10,7 +11,7 @@ from __future__ import annotations
 import os
 from types import ModuleType
 
-INTERFACE = 3  # of market/c/compiled.h: a part that was built of other sources is not used
+INTERFACE = 4  # of market/c/compiled.h: a part that was built of other sources is not used
 PURE_PYTHON = "MARKETD_PURE_PYTHON"
 
 

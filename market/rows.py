@@ -69,6 +69,7 @@ class TableCodec:
         self._columns = tuple(_column(kind, name) for name in _fields(table, kind))
         self.columns: tuple[str, ...] = (INSTRUMENT_COLUMN, *(column.name for column in self._columns))
         self._arrays = tuple(column for column in self._columns if column.elements)
+        self.times = frozenset(column.name for column in self._columns if column.is_time)
         self._row, self._constants = _row_layout(self._columns)
         template = np.zeros(1, dtype=self._row)
         for name, value in self._constants.items():
@@ -76,6 +77,11 @@ class TableCodec:
         for column in self._arrays:
             template[column.name]["#"] = _VALUE["value"].itemsize
         self._template = template.view(f"V{self._row.itemsize}")[0]
+
+    @property
+    def has_integers_alone(self) -> bool:
+        """Beside times: no reals and no arrays."""
+        return all(column.big_endian.kind == "i" and not column.elements for column in self._columns)
 
     def encode(self, instrument_ids: npt.NDArray[np.int32], records: Records) -> bytes:
         """A complete COPY stream; both arrays have shape (n,). Times must be whole microseconds."""
@@ -127,7 +133,7 @@ class TableCodec:
         time = self.kind.time
         if not self._are_alike(rows):
             return int(self.decode(data)[1][time][-1])
-        return int(_from_postgres_us(np.frombuffer(rows, dtype=self._row)[-1:][time])[0])
+        return int(from_postgres_us(np.frombuffer(rows, dtype=self._row)[-1:][time])[0])
 
     def time_bounds(self, data: bytes | memoryview) -> tuple[int, int] | None:
         """The oldest and the newest venue's time of a COPY stream, ns, whatever its order; None when it has no row."""
@@ -138,7 +144,7 @@ class TableCodec:
         if self.table == BOOK_TABLE:  # rows of many lengths, perhaps
             times = self.decode(data)[1][time]
         else:
-            times = _from_postgres_us(np.frombuffer(rows, dtype=self._row)[time])
+            times = from_postgres_us(np.frombuffer(rows, dtype=self._row)[time])
         return int(times.min()), int(times.max())
 
     def parted(self, data: bytes, name: str, values: Sequence[int]) -> dict[int, bytes]:
@@ -169,7 +175,7 @@ class TableCodec:
     def _decode_rows(self, rows: Records, records: Records) -> None:
         for column in self._columns:
             values = rows[column.name]["value"] if column.elements else rows[column.name]
-            records[column.name] = _from_postgres_us(values) if column.is_time else values
+            records[column.name] = from_postgres_us(values) if column.is_time else values
 
     def _decode_stretch(self, data: memoryview) -> tuple[npt.NDArray[np.int32], Records]:
         found = self._decoded(data)
@@ -291,7 +297,8 @@ def _to_postgres_us(times_ns: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return times_us
 
 
-def _from_postgres_us(times_us: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def from_postgres_us(times_us: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Times as PostgreSQL has them, in ns since 1970; of -infinity ABSENT."""
     times_ns = times_us.astype(np.int64)
     absent = times_ns == ABSENT
     times_ns += _PG_EPOCH_US

@@ -53,6 +53,12 @@ def answer_room(max_bytes: int) -> Iterator[None]:
         _room.reset(token)
 
 
+def take_room(size: int) -> None:
+    """Bytes that one answer gets otherwise than by `copy_out`; AnswerTooLarge when it has no room for them."""
+    if (room := _room.get()) is not None:
+        room.take(size)
+
+
 async def copy_in(
     conn: asyncpg.Connection[Any],
     table: str,

@@ -14,15 +14,16 @@ from uuid import UUID
 
 import numpy as np
 
-from marketd.market.bars import SOURCES_PER_BAR, source_number
+from marketd.market.bars import SOURCES_PER_BAR, newest_versions, source_number
 from marketd.market.instruments import Instrument
 from marketd.market.ordering import newest_of_each_time
 from marketd.market.records import BY_NAME, Kind, Records
-from marketd.market.rows import codec
+from marketd.market.rows import BAR_VERSIONS, codec
 from marketd.market.times import NS_PER_SECOND
 from marketd.sql.copy import copy_out
 from marketd.sql.literals import bind
 from marketd.sql.packed_tables import PACKED_TABLES, joined
+from marketd.sql.read_batches import read_batches
 from marketd.sql.read_packed import PackedSpan, WholeBlocks, read_packed, whole_blocks
 from marketd.sql.statements import statements
 from marketd.sql.store import Connection, to_datetime
@@ -129,19 +130,49 @@ async def read_bars(
     bar_source: str = "best",
     known_at: int | None = None,
     whole: bool = False,
+    pictured: bool = False,
 ) -> CopiedRows:
     """Bars of one timeframe (s). With `best` up to three rows a bar come (one a source): `market.bars.finish_bars`
-    picks. `whole`: packed blocks that have all of it come as they are.
+    picks. `whole`: packed blocks that have all of it come as they are. `pictured`: the connection sees one picture, so
+    that compressed batches may be read.
     """
     table = "candles_1s" if timeframe == SECOND else "candles"
     source = source_number(bar_source)
     rows = NO_LIMIT if limit is None else limit * (SOURCES_PER_BAR if source is None else 1)
+    if pictured:
+        batched = await _batched_bars(connection, instrument_id, timeframe, span, rows, source, known_at)
+        if batched is not None:
+            return CopiedRows(table, _CANDLE, b"", batched)
     statement, args = bars_statement(instrument_id, timeframe, span, rows, source, known_at)
     layout = table if known_at is None else "candles"  # versions of all timeframes lie in one table
     copied = CopiedRows(layout, _CANDLE, await copy_out(connection, statement, *args))
     known = END_OF_TIME if known_at is None else to_datetime(known_at)
     bars = PackedSpan(table, _CANDLE, instrument_id, *span.bounds(), known)
     return await with_packed(connection, copied, bars, rows, source=source, whole=whole and source is None)
+
+
+async def _batched_bars(
+    connection: Connection,
+    instrument_id: int,
+    timeframe: int,
+    span: Span,
+    rows: int,
+    source: int | None,
+    known_at: int | None,
+) -> Records | None:
+    """`read_batches`, and of bars as they were known the versions that were replaced."""
+    table = "candles_1s" if timeframe == SECOND else "candles"
+    known = END_OF_TIME if known_at is None else to_datetime(known_at)
+    bars = PackedSpan(table, _CANDLE, instrument_id, *span.bounds(), known, timeframe=timeframe)
+    found = await read_batches(connection, bars, rows, source=source)
+    if found is None or known_at is None:
+        return found
+    statement = _READ["versions"].format(
+        columns=columns_of(BAR_VERSIONS, _CANDLE), and_source="" if source is None else "AND source = $6"
+    )
+    args = [instrument_id, *span.bounds(), timeframe, known, *([] if source is None else [source])]
+    versions = codec(BAR_VERSIONS, _CANDLE).decode(await copy_out(connection, statement, *args))[1]
+    return newest_versions(np.concatenate([found, versions])) if len(versions) else found
 
 
 def bars_statement(
@@ -215,17 +246,20 @@ async def read_rows(
     newest: bool = True,
     known_at: int | None = None,
     whole: bool = False,
+    pictured: bool = False,
 ) -> CopiedRows:
     """Records of a stream with a table of fixed rows (`trade`, `book`, `book_delta`, a declared series). `whole`:
-    packed blocks that have all of it come as they are.
+    packed blocks that have all of it come as they are. `pictured`: as of `read_bars`.
     """
     table = kind.table or ""
     columns = columns_of(table, kind)
     statement = _READ["rows_newest" if newest else "rows_oldest"].format(columns=columns, table=table)
     known = END_OF_TIME if known_at is None else to_datetime(known_at)
     rows = NO_LIMIT if limit is None else limit
-    data = await copy_out(connection, statement, instrument_id, *span.bounds(), rows, known)
     packed = PackedSpan(table, kind, instrument_id, *span.bounds(), known, newest)
+    if pictured and (batched := await read_batches(connection, packed, rows)) is not None:
+        return CopiedRows(table, kind, b"", batched)
+    data = await copy_out(connection, statement, instrument_id, *span.bounds(), rows, known)
     return await with_packed(connection, CopiedRows(table, kind, data), packed, rows, whole=whole)
 
 

@@ -19,6 +19,7 @@ from marketd.market.times import NS_PER_SECOND, parse_time_ns
 from marketd.sql.copy import copy_out
 from marketd.sql.packed_tables import NO_TIMEFRAME, is_among
 from marketd.sql.read import END_OF_TIME, NO_LIMIT, CopiedRows, Span, columns_of, with_packed
+from marketd.sql.read_batches import read_batches
 from marketd.sql.read_packed import PackedSpan, packed_records
 from marketd.sql.statements import statements
 from marketd.sql.store import Connection, to_datetime
@@ -52,9 +53,10 @@ async def read_versions(
     newest: bool = True,
     known_at: int | None = None,
     whole: bool = False,
+    pictured: bool = False,
 ) -> CopiedRows:
     """Records of which each moment has one that counts, the newest version: `imbalance`, and `buckets` of a timeframe
-    (s). `whole` as in `read_rows`.
+    (s). `whole` and `pictured` as in `read_rows`.
     """
     table = kind.table or ""
     statement = _BOOKS["versions_newest" if newest else "versions_oldest"].format(
@@ -67,8 +69,10 @@ async def read_versions(
     args: list[Any] = [instrument_id, *span.bounds(), NO_LIMIT if limit is None else limit, known]
     if timeframe is not None:
         args.append(timeframe)
-    copied = CopiedRows(table, kind, await copy_out(connection, statement, *args))
     packed = PackedSpan(table, kind, instrument_id, *span.bounds(), known, newest, timeframe or NO_TIMEFRAME)
+    if pictured and (found := await read_batches(connection, packed, args[3], of_each_time=True)) is not None:
+        return CopiedRows(table, kind, b"", found)
+    copied = CopiedRows(table, kind, await copy_out(connection, statement, *args))
     return await with_packed(connection, copied, packed, args[3], of_each_time=True, whole=whole)
 
 

@@ -13,7 +13,7 @@ Integers are 64 bits wide, and INT64_MIN is none of them: it stands for an absen
 #include <stddef.h>
 #include <stdint.h>
 
-#define INTERFACE 3 /* market/compiled.py has the same; it grows with each change of what Python calls here */
+#define INTERFACE 4 /* market/compiled.py has the same; it grows with each change of what Python calls here */
 #define MAX_SCALE 18
 #define LEAST (-INT64_MAX)
 
@@ -106,6 +106,7 @@ extern PyTypeObject ReaderType;
 PyObject *digits_of_best(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *texts_of_best(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *moment_ns(PyObject *module, PyObject *text);
+PyObject *batch_column(PyObject *module, PyObject *const *args, Py_ssize_t count);
 
 extern const int64_t POWERS[MAX_SCALE + 1];
 

@@ -7,6 +7,7 @@
 static PyMethodDef functions[] = {
     {"digits_of_best", FAST(digits_of_best), METH_FASTCALL, "Asks, then bids, as digits; _compiled.pyi."},
     {"texts_of_best", FAST(texts_of_best), METH_FASTCALL, "Bids and asks in turns, as texts; _compiled.pyi."},
+    {"batch_column", FAST(batch_column), METH_FASTCALL, "A column of a compressed batch; _compiled.pyi."},
     {"moment_ns", moment_ns, METH_O, "A time in words, in ns; _compiled.pyi."},
     {NULL, NULL, 0, NULL},
 };
@@ -14,7 +15,7 @@ static PyMethodDef functions[] = {
 static PyModuleDef definition = {
     PyModuleDef_HEAD_INIT,
     .m_name = "marketd.market._compiled",
-    .m_doc = "Order books in C. market/compiled.py tells whether it is used; nothing else imports it.",
+    .m_doc = "Order books and compressed batches in C. market/compiled.py tells whether it is used; nothing else imports it.",
     .m_size = -1,
     .m_methods = functions,
 };

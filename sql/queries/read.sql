@@ -45,6 +45,11 @@ SELECT {columns} FROM (
 ) known
 ORDER BY ts DESC LIMIT $4;
 
+-- name: versions
+-- Of bars of timeframe $4 the versions that were replaced, known at $5; of one source: $6.
+SELECT {columns} FROM candle_versions
+WHERE instrument_id = $1 AND ts >= $2 AND ts < $3 AND timeframe = $4 AND ts_known <= $5 {and_source};
+
 -- name: rows_newest
 SELECT {columns} FROM {table}
 WHERE instrument_id = $1 AND ts_event >= $2 AND ts_event < $3 AND ts_known <= $5

@@ -33,6 +33,7 @@ from marketd.client.catalogue import Catalogue
 from marketd.client.paging import BarPager, RowPager
 from marketd.market.records import ACTIVITY_BAR, BOOK_DELTA, BOOK_VENUES, BookState, CandleFlag, Coverage, Kind, Records
 from marketd.market.times import ABSENT, timeframe_name
+from marketd.sql import read_batches
 from marketd.sql.connections import DatabaseConnectionManager
 from marketd.sql.profiles import Profile, detect_profile
 from marketd.sql.schema_runner import SchemaRunner
@@ -134,9 +135,11 @@ class Life(RuleBasedStateMachine):
     database: DatabaseConnectionManager
     profile: Profile
     directory: Path
+    patch: pytest.MonkeyPatch
 
     def __init__(self) -> None:
         super().__init__()
+        self.patch.setattr(read_batches, "LEAST_ROWS", 1)
         self.markets = TwoMarkets(self.database, self.profile, self.directory)
         self.wait(self.markets.begin())
 
@@ -193,6 +196,11 @@ class Life(RuleBasedStateMachine):
     @rule(block_rows=st.sampled_from([0, 2, 5]))
     def stretches_close(self, block_rows: int) -> None:
         self.wait(self.markets.close_stretches(block_rows))
+
+    @precondition(lambda self: self.profile is Profile.TIMESCALE)
+    @rule(rows=st.sampled_from([1, 1, 3, read_batches.LEAST_ROWS]))
+    def batches_are_read_from_so_many_rows_on(self, rows: int) -> None:
+        self.patch.setattr(read_batches, "LEAST_ROWS", rows)
 
     @precondition(lambda self: self.profile is Profile.TIMESCALE)
     @rule(all_of_them=st.booleans())
@@ -383,7 +391,9 @@ def _long_ago(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.timeout(7200 if FULL else 900)  # catches a hang; a busy machine takes many times as long as a quiet one
 @pytest.mark.usefixtures("_long_ago")
-def test_any_life_of_a_database_gives_what_lists_give(database_name: str, server: Server, tmp_path: Path) -> None:
+def test_any_life_of_a_database_gives_what_lists_give(
+    database_name: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with asyncio.Runner() as runner:
         database = runner.run(_prepared(server.dsn(database_name)))
 
@@ -392,6 +402,7 @@ def test_any_life_of_a_database_gives_what_lists_give(database_name: str, server
 
         OfThisServer.runner, OfThisServer.database = runner, database
         OfThisServer.profile, OfThisServer.directory = server.profile, tmp_path
+        OfThisServer.patch = monkeypatch
         lives = settings(
             max_examples=400 if FULL else LIVES[server.profile],
             stateful_step_count=30 if FULL else 20,
