@@ -56,7 +56,7 @@ def _are_good_buckets(record: tuple[Any, ...], latest_ns: int) -> bool:
         return False
     sizes = bid_sizes.tolist() + ask_sizes.tolist()
     if base == ABSENT:
-        return sizes.count(ABSENT) == len(sizes)
+        return all(size == ABSENT for size in sizes)
     return bool(width > 0) and _none_negative(sizes)
 
 
