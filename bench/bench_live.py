@@ -10,11 +10,14 @@ the two, by the one clock of this machine:
             or the interval was over), else the first frame whose time is an interval after the record before
 
 The first third of a run, in which the connection is subscribed and the books come into step, does not count.
+
+At ten times the real speed the same exchange then plays the same to a bare relay (`relay`): what the hops alone cost.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -32,6 +35,7 @@ from daemon_under_test import CpuMeter, DaemonUnderTest, daemon_under_test
 from options import Options
 from profiling import profiled
 from recorded_traffic import CAPTURES, Capture
+from relay import Watch
 from report import Goal, Report, quantiles
 
 from marketd.daemon.feeds.adapter import BookDelta, Trades, VenueTime
@@ -67,6 +71,7 @@ def run(options: Options) -> Report:
             continue
         for speed in speeds[-1:] if options.quick else speeds:
             _measure(report, options, capture, speed)
+        _measure_floor(report, capture, speeds[-1])
     return report
 
 
@@ -96,6 +101,33 @@ def _measure(report: Report, options: Options, capture: Capture, speed: str) -> 
     if speed == "10" and len(both):
         p99 = quantiles(both, NS_PER_MS)["p99"]
         report.goals.append(Goal(f"p99 of trades and books, {label} real speed", WANTED_MS, p99, True, " ms"))
+
+
+def _measure_floor(report: Report, capture: Capture, speed: str) -> None:
+    """Every frame, by way of a relay that reads none of them."""
+    with (
+        tempfile.TemporaryDirectory(dir="/dev/shm") as place,
+        _exchange(capture, speed, Path(place) / "sent") as exchange,
+    ):
+        socket_url, counted = f"ipc://{place}/socket", Path(place) / "counted"
+        relay = "relay", exchange.ws_url, capture.venue, socket_url, *exchange.symbols
+        with Watch(counted) as watch, _relaying("write", socket_url, counted), _relaying(*relay):
+            exchange.wait_until_over()
+        sent_ns = np.array([line.recv_ns for line in CaptureReader(exchange.log)], dtype=np.int64)
+    count = min(len(sent_ns), len(watch.seen_ns))
+    found = (np.array(watch.seen_ns[:count], dtype=np.int64) - sent_ns[:count])[count // 3 :]
+    row = {"capture": f"{capture.venue} at {speed}x", "what": "floor: a bare relay", "records": len(found)}
+    report.rows.append(row | {f"{name} ms": value for name, value in quantiles(found, NS_PER_MS).items()})
+
+
+@contextmanager
+def _relaying(*arguments: str | Path) -> Iterator[None]:
+    process = subprocess.Popen([sys.executable, HERE / "relay.py", *map(os.fspath, arguments)])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
 
 
 # ---- the exchange ---------------------------------------------------------------------------------

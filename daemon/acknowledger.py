@@ -2,6 +2,10 @@
 
 An answer bears the journal's offset up to which everything must be durable before it goes out. They leave in the order
 of these offsets, so that one look at the first tells whether any may go.
+
+A producer of one's own waits for its answer, and gets it as soon as the disk has the records. A feed only wants to know
+in the end, and each answer by itself would wake four threads that its next records wait behind: so while nobody else
+waits, answers go out together, every `PATIENCE_NS`.
 """
 
 from __future__ import annotations
@@ -18,6 +22,8 @@ from marketd.ipc.protocol import Committed, Durable, Follow
 from marketd.market.errors import ProtocolError
 
 TELL_NS = 20_000_000  # between two words to the writer, whom each wakes; it gathers for writer.batch_age anyway
+PATIENCE_NS = 10_000_000  # between two answers to those who go on without; a feed may be 256 batches ahead
+MANY_ANSWERS = 64  # that wait: then they are told as soon as may be
 MAX_UNACKNOWLEDGED = 50_000  # answers that wait for the disk; beyond it nothing more is read
 _DONTWAIT = int(zmq.DONTWAIT)
 _DONTWAIT_MORE = int(zmq.DONTWAIT | zmq.SNDMORE)
@@ -28,7 +34,10 @@ class Acknowledger:
         self._journal = journal
         self._publisher = publisher
         self._socket = socket
-        self._waiting: deque[tuple[int, bytes, protocol.Message]] = deque()  # (offset, peer, answer), by offset
+        # (offset, peer, answer, whether its peer goes on without it), by offset
+        self._waiting: deque[tuple[int, bytes, protocol.Message, bool]] = deque()
+        self._awaited = 0  # of these, by peers that do nothing meanwhile
+        self._patient_until_ns = 0
         self._follower: bytes | None = None
         self._told = -1  # how far the writer knows that the journal is durable
         self._told_ns = 0  # and when it was told
@@ -53,17 +62,30 @@ class Acknowledger:
         except zmq.ZMQError:
             return
 
-    def answer(self, peer: bytes, offset: int, answer: protocol.Message) -> None:
-        """Send the answer once the journal is durable up to `offset`."""
+    def answer(self, peer: bytes, offset: int, answer: protocol.Message, *, patient: bool = False) -> None:
+        """Send the answer once the journal is durable up to `offset`. `patient`: its peer goes on without it."""
         waiting = self._waiting
         if offset <= self.acknowledged:
             self.send(peer, answer)
-        elif waiting and offset < waiting[-1][0]:
+            return
+        self._awaited += not patient
+        if waiting and offset < waiting[-1][0]:
             # the repetition of a batch that still waits: in front of what came after it
             place = next(i for i, entry in enumerate(waiting) if entry[0] > offset)
-            waiting.insert(place, (offset, peer, answer))
+            waiting.insert(place, (offset, peer, answer, patient))
         else:
-            waiting.append((offset, peer, answer))
+            waiting.append((offset, peer, answer, patient))
+
+    @property
+    def patience_ns(self) -> int:
+        """For how long nobody misses an answer; 0 while somebody waits for one."""
+        if self._awaited or len(self._waiting) >= MANY_ANSWERS:
+            return 0
+        return max(0, self._patient_until_ns - time.monotonic_ns())
+
+    def acknowledge_if_due(self) -> None:
+        if self._journal.durable != self.acknowledged and not self.patience_ns:
+            self.acknowledge()
 
     def acknowledge(self) -> None:
         """Answer what has reached the disk; tell the writer, who gathers rows for longer than it is kept waiting."""
@@ -71,10 +93,13 @@ class Acknowledger:
         if durable == self.acknowledged:
             return
         self.acknowledged = durable
+        self._patient_until_ns = time.monotonic_ns() + PATIENCE_NS
         self._publisher.mark_durable(durable)
-        waiting, send = self._waiting, self.send
+        waiting = self._waiting
         while waiting and waiting[0][0] <= durable:
-            send(*waiting.popleft()[1:])
+            _, peer, answer, patient = waiting.popleft()
+            self._awaited -= not patient
+            self.send(peer, answer)
         if time.monotonic_ns() - self._told_ns >= TELL_NS:
             self.tell_writer()
 

@@ -174,7 +174,7 @@ class Ingest:
             self.acks.send(peer, outcome)
         else:
             remembered.offset = end
-            self.acks.answer(peer, end, outcome)
+            self.acks.answer(peer, end, outcome, patient=request.oldest > 0)
         if self._consolidator is not None:
             self._consolidate(self._consolidator, lot)
 

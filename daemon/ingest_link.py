@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import zmq
-import zmq.asyncio
 
 from marketd.daemon.halves import halves
+from marketd.daemon.link_socket import LinkSocket
 from marketd.ipc import protocol, sockets
 from marketd.ipc.protocol import Alive, Declare, Declared, Failure, Ingest, Outcome, Part, Recall, Rejection, Resume
 from marketd.market.errors import Busy, JournalFull, MarketdError, ProtocolError
@@ -64,13 +64,10 @@ class _Pending:
 class IngestLink:
     """`open()`, then `declare` and `send`; `flush()` waits for every answer; `close()`."""
 
-    def __init__(
-        self, context: zmq.asyncio.Context, url: str, *, source: str, live: bool = True, venue: str = ""
-    ) -> None:
+    def __init__(self, context: zmq.Context[Any], url: str, *, source: str, live: bool = True, venue: str = "") -> None:
         """`live`: records may be shown although they cannot be stored; else such batches wait. `venue`: whose feed it
         is."""
-        self._socket = context.socket(zmq.DEALER)
-        sockets.configure(self._socket, high_water=2 * WINDOW)
+        self._socket = LinkSocket(context, self._heard, high_water=2 * WINDOW)
         self._url = url
         self._source = source
         self._live = live
@@ -82,15 +79,14 @@ class IngestLink:
         self._decoder = protocol.Decoder(protocol.FromIngest)
         self._pending: OrderedDict[int, _Pending] = OrderedDict()
         self._declares: dict[int, asyncio.Future[Declared]] = {}
-        self._room = asyncio.Condition()
+        self._answered = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._batches = self._records = self._accepted = self._refused = 0
         self._resent = self._live_only = self._dropped = 0
 
     def open(self) -> None:
-        self._socket.connect(self._url)
+        self._socket.open(self._url)
         self._tasks = [
-            asyncio.create_task(self._listen(), name=f"answers to {self._source}"),
             asyncio.create_task(self._resend(), name=f"resend for {self._source}"),
             asyncio.create_task(self._live_on(), name=f"signs of life of {self._source}"),
         ]
@@ -116,7 +112,7 @@ class IngestLink:
         answer = self._declares[number] = asyncio.get_running_loop().create_future()
         try:
             while True:
-                await self._socket.send(protocol.encode(question))
+                await self._socket.send([protocol.encode(question)])
                 try:
                     declared = await asyncio.wait_for(asyncio.shield(answer), RESEND_SECONDS)
                 except TimeoutError:
@@ -138,8 +134,7 @@ class IngestLink:
             for half_parts, half_rejected in halves(parts, rejected):
                 await self.send(instrument, half_parts, half_rejected)
             return
-        async with self._room:
-            await self._room.wait_for(lambda: len(self._pending) < WINDOW)
+        await self._until_fewer_than(WINDOW)
         number = next(self._numbers)
         message = Ingest(
             id=number,
@@ -162,31 +157,33 @@ class IngestLink:
         pending.sent = time.monotonic()
         message = pending.message
         message.oldest = next(iter(self._pending), message.batch)
-        await self._socket.send_multipart([protocol.encode(message), *pending.payloads])
+        await self._socket.send([protocol.encode(message), *pending.payloads])
 
     async def flush(self) -> None:
         """Wait until every batch has its answer."""
-        async with self._room:
-            await self._room.wait_for(lambda: not self._pending)
+        await self._until_fewer_than(1)
+
+    async def _until_fewer_than(self, count: int) -> None:
+        """Unanswered batches."""
+        while len(self._pending) >= count:
+            self._answered.clear()
+            await self._answered.wait()
 
     # ---- answers ------------------------------------------------------------------------------
 
-    async def _listen(self) -> None:
-        while True:
-            frames = await self._socket.recv_multipart()
-            try:
-                message, _ = sockets.unpack(frames, self._decoder)
-            except ProtocolError as error:
-                _log.error("ingest's answer cannot be read: %s", error, extra={"action": "link_unreadable"})
-                continue
-            if isinstance(message, Outcome):
-                self._on_outcome(message)
-            elif isinstance(message, Declared):
-                self._settle(message.id, message)
-            elif isinstance(message, Failure):
-                self._on_failure(message)
-            async with self._room:
-                self._room.notify_all()
+    def _heard(self, frames: list[bytes]) -> None:
+        try:
+            message, _ = sockets.unpack(frames, self._decoder)
+        except ProtocolError as error:
+            _log.error("ingest's answer cannot be read: %s", error, extra={"action": "link_unreadable"})
+            return
+        if isinstance(message, Outcome):
+            self._on_outcome(message)
+        elif isinstance(message, Declared):
+            self._settle(message.id, message)
+        elif isinstance(message, Failure):
+            self._on_failure(message)
+        self._answered.set()
 
     def _settle(self, number: int, result: Declared | MarketdError) -> None:
         waiting = self._declares.get(number)
@@ -225,8 +222,7 @@ class IngestLink:
     async def _live_on(self) -> None:
         alive = protocol.encode(Alive(producer=self._producer, pid=os.getpid(), venue=self._venue))
         while self._live:
-            with contextlib.suppress(zmq.Again):  # ingest is away, or far behind: it has other worries
-                await self._socket.send(alive, zmq.NOBLOCK)
+            self._socket.try_send([alive])  # else ingest is away, or far behind: it has other worries
             await asyncio.sleep(ALIVE_SECONDS)
 
     async def _resend(self) -> None:

@@ -14,12 +14,13 @@ from marketd.market.records import BookFlag, BookState, Records
 from marketd.market.seconds import MAX_LEAP_NS
 from marketd.market.times import NS_PER_SECOND
 
+_OFFERED = int(BookFlag.OFFERED)  # flags of an enum are slow to combine
 MAX_IMBALANCES = MAX_LEAP_NS // NS_PER_SECOND + 1  # records of one `advance`, but for those that books came with
 
 
 def has_offered(books: Records) -> bool:
     """Whether some of these BOOK records are a producer's own snapshots."""
-    return bool((books["flags"] & BookFlag.OFFERED).any())
+    return bool((books["flags"] & _OFFERED).any())
 
 
 class OfferedBooks:
@@ -32,7 +33,7 @@ class OfferedBooks:
     def books(self, records: Records) -> None:
         """BOOK records as they were stamped, in their order; those that were not offered are passed over."""
         for row in records:
-            if not int(row["flags"]) & BookFlag.OFFERED:
+            if not int(row["flags"]) & _OFFERED:
                 continue
             state = BookState(int(row["state"]))
             if state is not BookState.LIVE:
@@ -46,7 +47,7 @@ class OfferedBooks:
 
     def most(self, records: Records) -> int:
         """How many records `advance` can have after these BOOK records, by an estimate from above."""
-        is_offered = (records["flags"] & BookFlag.OFFERED) != 0
+        is_offered = (records["flags"] & _OFFERED) != 0
         return MAX_IMBALANCES + self._kernel.most(records["ts_event"][is_offered].tolist())
 
     def advance(self, newest_ns: int) -> Records:

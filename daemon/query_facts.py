@@ -95,7 +95,8 @@ class Facts:
             line = read_line(self._connection, self._instrument.id, *self._judged, known_at=self._known_at)
             self._ledger = coverage_records(await line)
         assert self._ledger is not None
-        return np.concatenate([self._ledger, tail.ledger()])
+        beyond = tail.ledger()
+        return np.concatenate([self._ledger, beyond]) if len(beyond) else self._ledger
 
     async def _read(self) -> None:
         arena, journal = self._live

@@ -135,7 +135,8 @@ class Tail:
 
     def bars(self, timeframe: int, span: Span, bar_source: str) -> Records:
         found = [self._beyond(ring, CANDLE_KIND, span) for ring in candle_rings(timeframe, bar_source)]
-        return np.concatenate(found) if found else CANDLE_EMPTY
+        some = [records for records in found if len(records)]
+        return np.concatenate(some) if some else CANDLE_EMPTY
 
     def ledger(self) -> Records:
         """Events of the ledger beyond what is stored; they are no part of the answer's records."""

@@ -88,7 +88,7 @@ def timeline(coverage: Records, stream: int, start_ns: int, end_ns: int) -> list
     line = _Line()
     ordered = coverage[in_order(coverage)]
     ordered = ordered[~_is_over(ordered)]
-    for record in ordered[np.isin(ordered["stream"], (stream, 0))]:
+    for record in ordered[(ordered["stream"] == stream) | (ordered["stream"] == 0)]:
         state = _STATES.get(int(record["state"]))  # type: ignore[call-overload]
         if state is None:
             continue  # says nothing about what was observed
@@ -105,7 +105,9 @@ def timeline(coverage: Records, stream: int, start_ns: int, end_ns: int) -> list
 def _is_over(ordered: Records) -> npt.NDArray[np.bool_]:
     """Which are UNSTORED without an end and were told again with theirs: in shared memory both are."""
     unstored = ordered["state"] == Coverage.UNSTORED
-    is_open = unstored & (ordered["ts_end"] == ABSENT)
+    is_open: npt.NDArray[np.bool_] = unstored & (ordered["ts_end"] == ABSENT)
+    if not is_open.any():
+        return is_open  # as nearly always
     ended = ordered["ts_start"][unstored & ~is_open]
     found: npt.NDArray[np.bool_] = is_open & np.isin(ordered["ts_start"], ended)
     return found

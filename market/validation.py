@@ -4,8 +4,8 @@ A bad record never costs its neighbours. Each rule has a name that is a promise:
 producer, in the metric and in the quarantine. Rules are looked at in the order of the kind's table in
 `marketd.market.rules`; a record is refused by the first that it breaks.
 
-A few trades or books, the live case, are judged with plain ints, and many trades by their extremes; only when these
-find a flaw does the table say which record it is, and why.
+A few trades, books or figures of a book, the live case, are judged with plain ints, and many trades by their extremes;
+only when these find a flaw does the table say which record it is, and why.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 
 from marketd.market.book_rules import few_books_are_good
 from marketd.market.checks import Batch, Mask
+from marketd.market.figure_rules import few_figures_are_good
 from marketd.market.fixed import MAX_FIXED, quote_factors
 from marketd.market.instruments import Instrument
 from marketd.market.records import TRADE, Kind, KindTable, Records
@@ -29,6 +30,7 @@ __all__ = ["RULES", "DataValidator", "Refused", "Verdict"]
 MAX_DETAILS = 1_000
 FEW_TRADES = 32  # up to here plain ints beat numpy
 FEW_BOOKS = 8
+_FIGURES = frozenset({"imbalance", "buckets"})
 
 
 class HasTradeIds(Protocol):
@@ -92,9 +94,11 @@ class DataValidator:
             elif _many_are_good(records, instrument, latest_ns):
                 return self._finish(kind, records, np.ones(len(records), dtype=bool), [], state)
         latest_ns = ts_known + self._max_skew_ns
-        is_few_books = kind.name == "book" and instrument is not None and len(records) <= FEW_BOOKS
-        if is_few_books and few_books_are_good(records, latest_ns):
-            return _ALL_GOOD
+        if instrument is not None and len(records) <= FEW_BOOKS:
+            if kind.name == "book" and few_books_are_good(records, latest_ns):
+                return _ALL_GOOD
+            if kind.name in _FIGURES and few_figures_are_good(kind.name, records, latest_ns):
+                return _ALL_GOOD
         return self._judge(kind, Batch(records, instrument, latest_ns), state)
 
     def admit_few(

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -32,21 +33,30 @@ def ns_to_datetime(ts_ns: int) -> datetime:
 def bind(query: str, *args: object) -> str:
     """`query` with `$1`, `$2`, … replaced by literals. Every argument must be used, and every `$n` be
     given."""
-    used: set[int] = set()
-
-    def replace(match: re.Match[str]) -> str:
-        if match[1] is None:
-            return match[0]
-        number = int(match[1])
+    pieces, numbers = _parsed(query)
+    used = set(numbers)
+    for number in used:
         if not 1 <= number <= len(args):
             raise InvalidArgument(f"the query names ${number}, and {len(args)} arguments were given")
-        used.add(number)
-        return literal(args[number - 1])
-
-    bound = _TOKEN.sub(replace, query)
     if len(used) != len(args):
         raise InvalidArgument(f"{len(args)} arguments were given, and the query uses {len(used)} of them")
-    return bound
+    literals = [literal(arg) for arg in args]
+    bound = [pieces[0]]
+    for number, piece in zip(numbers, pieces[1:], strict=True):
+        bound += literals[number - 1], piece
+    return "".join(bound)
+
+
+@lru_cache(maxsize=128)  # the same few queries come again and again
+def _parsed(query: str) -> tuple[list[str], list[int]]:
+    """The pieces of a query between its arguments, and the numbers of these."""
+    pieces, numbers, begin = [], [], 0
+    for match in _TOKEN.finditer(query):
+        if match[1] is not None:
+            pieces.append(query[begin : match.start()])
+            numbers.append(int(match[1]))
+            begin = match.end()
+    return [*pieces, query[begin:]], numbers
 
 
 def literal(value: object) -> str:

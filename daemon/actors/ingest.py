@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -30,6 +31,7 @@ from marketd.ipc.journal import Journal
 from marketd.ipc.protocol import Answer, RebuildBars
 from marketd.market.instruments import CONSOLIDATED_VENUE, GLOBAL_NAME
 from marketd.market.records import CANDLE
+from marketd.market.times import NS_PER_SECOND
 
 _log = logging.getLogger(__name__)
 
@@ -160,7 +162,7 @@ class IngestActor(PollActor):
             self._journal.look_away()
             if self._journal.fd in events:
                 self._hear()
-            self._acks.acknowledge()
+            self._acks.acknowledge_if_due()
             if self._socket in events:
                 self._read_some()
             if self.control.called(events):
@@ -172,11 +174,16 @@ class IngestActor(PollActor):
                 self._beat()
 
     def _wait_ms(self, next_beat: float) -> int:
-        """How long the poll may last: not at all where something became durable since it was last looked at."""
-        self._journal.listen()
-        if self._journal.durable != self._acks.acknowledged:
-            return 0
-        return max(0, round((next_beat - time.monotonic()) * 1000))
+        """How long the poll may last: not at all where something became durable that somebody waits for."""
+        left = next_beat - time.monotonic()
+        if self._journal.end != self._acks.acknowledged:
+            patience_ns = self._acks.patience_ns
+            if not patience_ns:
+                self._journal.listen()
+                if self._journal.durable != self._acks.acknowledged:
+                    return 0
+            left = min(left, (patience_ns or NS_PER_SECOND) / NS_PER_SECOND)
+        return max(0, math.ceil(left * 1000))
 
     def _warm(self) -> None:
         """Fill the arenas that are new. Senders wait meanwhile: what they send would come before its past."""
@@ -227,7 +234,7 @@ class IngestActor(PollActor):
                 more = frame.more
             handle(peer, frames)
             if journal.durable != acks.acknowledged:
-                acks.acknowledge()  # a turn may last much longer than the disk
+                acks.acknowledge_if_due()  # a turn may last much longer than the disk
 
     def _hear(self) -> None:
         self._journal.hear()

@@ -148,12 +148,12 @@ class QueryActor(AsyncActor):
     async def _answer(self, received: Received) -> None:
         request = received.message
         started = time.monotonic()
-        work = asyncio.create_task(self._reply(request), name=f"work on {type(request).__name__}")
+        work = asyncio.create_task(self._work_on(received), name=f"work on {type(request).__name__}")
         try:
             await asyncio.wait({work}, timeout=seconds_for(request))
             if not work.done():
                 raise TimeoutError
-            message, frames = work.result()
+            work.result()
         except MarketdError as error:
             self._refuse(received, error)
         except TimeoutError:
@@ -165,12 +165,17 @@ class QueryActor(AsyncActor):
             _log.exception("a request failed in a way nobody thought of", extra={"action": "query_bug"})
             self._refuse(received, MarketdError(f"the request failed: {type(error).__name__}: {error}"))
         else:
-            await self._deliver(sockets.pack(message, frames, route=received.route))
             _LATENCY.labels(type(request).__name__.lower()).observe(time.monotonic() - started)
         finally:
             if not work.done():  # refused already: a server that stands still lets no statement end
                 work.cancel()
                 await asyncio.gather(work, return_exceptions=True)
+
+    async def _work_on(self, received: Received) -> None:
+        """The answer leaves as soon as it is made: whatever else the loop has to do, the end of the transaction too,
+        comes behind it."""
+        message, frames = await self._reply(received.message)
+        await self._deliver(sockets.pack(message, frames, route=received.route))
 
     async def _reply(self, request: Any) -> tuple[protocol.Message, list[Any]]:
         if isinstance(request, protocol.Health):

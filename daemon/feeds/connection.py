@@ -32,6 +32,7 @@ from marketd.daemon.feeds.adapter import VenueAdapter
 from marketd.daemon.feeds.backoff import Backoff
 from marketd.daemon.feeds.rest import LOOPBACK
 from marketd.daemon.feeds.session import BudgetSpent, Session, Silent, Timing
+from marketd.daemon.feeds.socket import VenueSocket
 
 _log = logging.getLogger(__name__)
 # The library logs each connection and each ping; what operators need is logged here.
@@ -40,7 +41,6 @@ _quiet.setLevel(logging.CRITICAL)
 _quiet.propagate = False
 
 MAX_MESSAGE_BYTES = 32 << 20  # the whole book of a busy pair comes in one message on some venues
-LIBRARY_QUEUE = 1024  # messages inside the library before it stops reading
 OVERLAP_SECONDS = 1.0  # both sessions deliver when rolled, after the new one's first message
 OVERLAP_AT_MOST_SECONDS = 30.0  # a new session that delivers nothing replaces the old one after this
 HEALTHY_AFTER_SECONDS = 10.0  # a session that lived so long was no failure
@@ -209,10 +209,11 @@ class Connection:
             open_timeout=self._timing.open_seconds,
             close_timeout=2.0,
             max_size=MAX_MESSAGE_BYTES,
-            max_queue=LIBRARY_QUEUE,
+            create_connection=VenueSocket,
             logger=_quiet,
             **options,
         )
+        assert isinstance(socket, VenueSocket)  # as it was asked for
         session = Session(socket, self._take, self._timing, self._adapter.ping)
         session.streams.update(streams)
         self._in_address = set(streams).difference(by_message)

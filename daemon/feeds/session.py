@@ -1,8 +1,8 @@
-"""One socket to a venue, from open to closed: a reader, a pump, a watchdog.
+"""One socket to a venue, from open to closed: a pump, a watchdog, and one that waits for its end.
 
-The reader fills a bounded list, the pump empties it into the handler: a slow handler fills the list, then the kernel's
-buffers, and the venue sees a slow reader. The watchdog asks (ping) after a short silence, and gives the socket up after
-a long one.
+The socket fills a bounded list (`socket`), the pump empties it into the handler: a slow handler fills the list, then
+the kernel's buffers, and the venue sees a slow reader. The watchdog asks (ping) after a short silence, and gives the
+socket up after a long one.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
-from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from marketd.daemon.feeds.adapter import Limits
+from marketd.daemon.feeds.socket import VenueSocket
 from marketd.market.errors import MarketdError
 
-MAX_PENDING = 20_000  # messages read and not yet handled, a session
 BATCH = 200  # messages at most in one call of the handler: of a burst the first go on while the last are still decoded
 PROBE_AFTER_SECONDS = 2.0  # of silence: ask whether the other side is there
 ROLL_AHEAD_SECONDS = 3600.0  # before the venue's own end of a connection
@@ -81,16 +80,12 @@ Take = Callable[[int, list[bytes]], Awaitable[None]]
 class Session:
     """One socket, from open to closed. `run` raises what ended it."""
 
-    def __init__(
-        self, socket: ClientConnection, take: Take, timing: Timing, ping: tuple[str, float] | None = None
-    ) -> None:
+    def __init__(self, socket: VenueSocket, take: Take, timing: Timing, ping: tuple[str, float] | None = None) -> None:
         self._socket = socket
         self._take = take
         self._timing = timing
         self._ping = ping  # a text of the venue's own, and how often it wants it (s)
-        self._pending: list[bytes] = []
         self._arrived = asyncio.Event()
-        self._room = asyncio.Event()
         self._commands = asyncio.Lock()
         self._budget = CommandBudget(timing.commands_per_hour)
         self._handling = False
@@ -103,35 +98,35 @@ class Session:
     @property
     def pending(self) -> int:
         """Messages that were read and are not handled yet."""
-        return len(self._pending) + self._handling
+        return self._socket.waiting + self._handling
 
     async def run(self) -> None:
         """Until the socket is gone and all that came from it is handled; raises what ended it."""
-        reader, watchdog, pump = self._tasks()
+        end, watchdog, pump = self._tasks()
         patience: float | None = None  # a handler that waits for its own consumer will go on
         try:
-            await asyncio.wait((reader, watchdog, pump), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((end, watchdog, pump), return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
-            self._pending.clear()
+            self._socket.stop_listening()
             patience = LAST_BATCH_SECONDS
             raise
         finally:
             # Never cancelled inside the handler: what it was given would be neither handed on nor asked for again.
             self._ended = True
             self._arrived.set()
-            reader.cancel()
+            end.cancel()
             watchdog.cancel()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(asyncio.gather(pump, return_exceptions=True), patience)
-            await asyncio.gather(reader, watchdog, return_exceptions=True)
+            await asyncio.gather(end, watchdog, return_exceptions=True)
             await self.close()
-        for task in (pump, watchdog, reader):  # what the handler says counts first, the socket last
+        for task in (pump, watchdog, end):  # what the handler says counts first, the socket last
             if not task.cancelled():
                 task.result()
 
     def _tasks(self) -> tuple[asyncio.Task[None], asyncio.Task[None], asyncio.Task[None]]:
         return (
-            asyncio.create_task(self._read(), name="feed session reader"),
+            asyncio.create_task(self._until_closed(), name="feed session end"),
             asyncio.create_task(self._watch(), name="feed session watchdog"),
             asyncio.create_task(self._pump(), name="feed session pump"),
         )
@@ -141,38 +136,32 @@ class Session:
         with contextlib.suppress(OSError, TimeoutError, ConnectionClosed):
             await self._socket.close()
 
-    async def _read(self) -> None:
-        """Fill the list. `recv` does not yield while the library has messages, so a burst comes in at one go."""
-        pending, recv = self._pending, self._socket.recv
-        while True:
-            frame = await recv(decode=False)
-            pending.append(frame)
-            self.received_bytes += len(frame)
-            if len(pending) == 1:
-                self._arrived.set()
-            elif len(pending) >= MAX_PENDING:
-                self._room.clear()
-                await self._room.wait()
+    async def _until_closed(self) -> None:
+        """Raises why the socket was closed."""
+        await self._socket.recv()
 
     async def _pump(self) -> None:
-        pending = self._pending
+        socket = self._socket
+        socket.on_message = self._arrived.set
+        if socket.waiting:
+            self._arrived.set()
         while True:
             await self._arrived.wait()
-            if self._ended and not pending:
+            if self._ended and not socket.waiting:
                 return
             recv_ns = time.time_ns()
             self.heard = time.monotonic()
-            frames, self._handling = pending[:BATCH], True
-            del pending[:BATCH]
-            if not (pending or self._ended):
+            frames, self._handling = socket.take(BATCH), True
+            if not (socket.waiting or self._ended):
                 self._arrived.clear()
-            self._room.set()
             self.messages += len(frames)
+            self.received_bytes += sum(map(len, frames))
             self.first_frame.set()
             await self._take(recv_ns, frames)
             self._handling = False
-            # one turn of the loop: a take that never waits would keep commands, watchdog and reader from running
-            await asyncio.sleep(0)
+            if socket.waiting:
+                # one turn of the loop: a take that never waits would keep commands, watchdog and socket from running
+                await asyncio.sleep(0)
 
     async def _watch(self) -> None:
         dead_after = self._timing.dead_after_seconds

@@ -224,7 +224,7 @@ async def test_a_quiet_venue_that_answers_pings_is_kept() -> None:
 async def test_a_slow_handler_is_not_taken_for_a_dead_venue_and_slows_the_venue_down(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("marketd.daemon.feeds.session.MAX_PENDING", 100)
+    monkeypatch.setattr("marketd.daemon.feeds.socket.MAX_PENDING", 100)
     sent = 0
 
     async def flood(socket: ServerConnection) -> None:
@@ -241,7 +241,7 @@ async def test_a_slow_handler_is_not_taken_for_a_dead_venue_and_slows_the_venue_
         began = time.monotonic()
         await eventually_async(lambda: time.monotonic() - began > 2 * QUICK.dead_after_seconds)
         before = sent
-        assert connection.pending <= 201
+        assert connection.pending <= 300  # what a read of the socket brought beyond it
         assert connection.statistics().connects == 1
         listener.gate.set()
         await eventually_async(lambda: sent > before + 1000)
