@@ -57,18 +57,24 @@ def venue_ns(clock: int) -> int:
     return clock * NS_PER_US if clock >= _US_FROM else clock * NS_PER_MS
 
 
-def trade_records(instrument: Instrument, messages: Sequence[Message], flags: int) -> Decoded:
-    """TRADE records of one instrument; each message that breaks a rule is rejected by itself."""
-    if len(messages) <= _FEW:
+def trade_records(instrument: Instrument, messages: Sequence[Message | bytes], flags: int) -> Decoded:
+    """TRADE records of one instrument; each message that breaks a rule is rejected by itself. bytes are rows already."""
+    if all(type(message) is bytes for message in messages):
+        return Decoded(np.frombuffer(bytearray(b"".join(messages)), dtype=TRADE), [])
+    if len(messages) <= _FEW or any(type(message) is bytes for message in messages):
         return _few_trades(instrument, messages, flags)
     return _many_trades(instrument, messages, flags)
 
 
-def _few_trades(instrument: Instrument, messages: Sequence[Message], flags: int) -> Decoded:
+def _few_trades(instrument: Instrument, messages: Sequence[Message | bytes], flags: int) -> Decoded:
     rows: list[bytes] = []
     rejected: list[Rejected] = []
     price_scale, size_scale = instrument.price_scale, instrument.size_scale
-    for trade, payload in messages:
+    for message in messages:
+        if isinstance(message, bytes):
+            rows.append(message)
+            continue
+        trade, payload = message
         try:
             price = parse_fixed(trade.price, price_scale, field="price")
             size = parse_fixed(trade.size, size_scale, field="size")

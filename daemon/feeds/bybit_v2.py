@@ -8,12 +8,13 @@ Sizes are JSON numbers. A book is a snapshot and deltas whose `cross_seq` ascend
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from marketd.daemon.feeds import bybit_messages as messages
+from marketd.daemon.feeds import forms
 from marketd.daemon.feeds.adapter import BookDelta, BookSnapshot, Levels
 from marketd.daemon.feeds.adapter_base import rows_of
 from marketd.daemon.feeds.bybit_markets import BOOK_DEPTH
@@ -34,6 +35,20 @@ _delta = msgspec.json.Decoder(messages.OldDelta).decode
 OLD_DEPTHS = {"orderBookL2_25": 25, "orderBook_200": 200}  # topics of books, and their levels a side
 
 
+_ROWS = forms.objects(("price", "size", "side"), ("Buy", "Sell"), REALS, sizes=False)
+_read_changes = forms.message(
+    {
+        "topic": forms.key(),
+        "type": forms.quoted("delta"),
+        "data": {"delete": _ROWS, "update": _ROWS, "insert": _ROWS},
+        "ts": forms.millis(0),
+        "cts": forms.millis(0),
+        "cross_seq": forms.loose(0),
+        "timestamp_e6": forms.micros(0),
+    }
+)
+
+
 class BybitV2(BybitRest):
     """The part of the adapter that reads v2, and what v5 shares with it."""
 
@@ -44,6 +59,25 @@ class BybitV2(BybitRest):
     def forget(self, symbol: str) -> None:
         super().forget(symbol)
         self._channels.forget(symbol)
+
+    def keys(self, symbol: str, wire: str) -> Mapping[str, Any]:
+        return {f"{name}.{wire}": (symbol, name) for name in OLD_DEPTHS}
+
+    def _read_old_book(self, batch: Batch, frame: bytes) -> bool:
+        """Changes of a book, at one go; as `_read_at_once`."""
+        found = None if _read_changes is None else _read_changes(frame, self._quick)
+        if found is None:
+            return False
+        (symbol, name), _, made_ns, _, number, ts_ns, bids, asks = found
+        if name not in OLD_DEPTHS:
+            return False
+        batch.see(symbol, made_ns)
+        if self._book and self._channels.takes(symbol, OLD_DEPTHS[name], name, is_snapshot=False):
+            batch.see(symbol, ts_ns)
+            batch.books.append(BookDelta(symbol, number, number, None, ts_ns, bids, asks))
+        else:
+            batch.ignore(name)
+        return True
 
     def _subscribed(self, batch: Batch, envelope: messages.Envelope, parts: Sequence[str]) -> str | None:
         """The symbol of a topic; None (and counted) when it is not one of ours."""

@@ -13,7 +13,7 @@ Integers are 64 bits wide, and INT64_MIN is none of them: it stands for an absen
 #include <stddef.h>
 #include <stdint.h>
 
-#define INTERFACE 3 /* market/compiled.py has the same; it grows with each change of what Python calls here */
+#define INTERFACE 4 /* market/compiled.py has the same; it grows with each change of what Python calls here */
 #define MAX_SCALE 18
 #define LEAST (-INT64_MAX)
 
@@ -100,9 +100,14 @@ int book_revert(BookObject *book, ChangeObject *change);
 ChangeObject *book_cut(BookObject *book, Py_ssize_t depth);
 void book_know(BookObject *book, char has_bid, int64_t bid, char has_ask, int64_t ask);
 
-/* ---- reading.c, checksums.c, times.c: what the module offers besides ---- */
+/* ---- times.c ---- */
 
-extern PyTypeObject ReaderType;
+/* Whether this is a time in words as venues write it; then it is in ns. */
+int moment_of(const char *text, Py_ssize_t length, int64_t *ns);
+
+/* ---- reading.c, message.c, trades.c, checksums.c, times.c: what the module offers besides ---- */
+
+extern PyTypeObject ReaderType, MessageType, TradeMessageType;
 PyObject *digits_of_best(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *texts_of_best(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *moment_ns(PyObject *module, PyObject *text);
