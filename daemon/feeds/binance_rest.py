@@ -197,11 +197,10 @@ class BinanceRest:
 
     def decode_snapshot(self, symbol: str, body: bytes, limit: int | None = None) -> BookSnapshot:
         """`limit`: levels a side that were asked for, where it was not `snapshot_request` that asked."""
-        depth = _answer(body, messages.Depth, f"depth of {symbol}")
-        reader = self._levels[symbol]
+        depth = _answer(body, messages.WrittenBook, f"depth of {symbol}")
         try:
-            bids, asks = reader.levels(depth.bids), reader.levels(depth.asks)
-        except RuleViolation as violation:
+            bids, asks = self._levels[symbol].pairs(depth.bids, depth.asks)
+        except (RuleViolation, *UNREADABLE) as violation:
             raise VenueRefused(f"depth of {symbol}: {violation}") from None
         clock = depth.time or depth.event_time
         ts_ns = venue_ns(clock) if clock else ABSENT

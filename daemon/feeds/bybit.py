@@ -147,7 +147,7 @@ class BybitAdapter(BybitV2):
 
     def keys(self, symbol: str, wire: str) -> Mapping[str, Any]:
         books = {f"orderbook.{name}.{wire}": (symbol, name) for name in BOOK_DEPTHS}
-        return {f"publicTrade.{wire}": symbol, **books, **super().keys(symbol, wire)}
+        return {f"publicTrade.{wire}": symbol, **books}
 
     def _read_at_once(self, batch: Batch, frame: bytes) -> bool:
         if _read_trades is None or _read_changes is None:
@@ -159,7 +159,7 @@ class BybitAdapter(BybitV2):
         if found is None:
             return self._read_old_book(batch, frame)
         (symbol, name), _, ts_ns, engine_ns, number, bids, asks = found
-        if number == RESTARTED or name not in BOOK_DEPTHS:
+        if number == RESTARTED:
             return False
         batch.see(symbol, ts_ns)
         if self._book and self._channels.takes(symbol, BOOK_DEPTHS[name], name, is_snapshot=False):

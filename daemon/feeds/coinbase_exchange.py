@@ -20,7 +20,7 @@ from marketd.daemon.feeds import forms
 from marketd.daemon.feeds.adapter import BookDelta, BookRule, BookSnapshot, Event, Levels
 from marketd.daemon.feeds.coinbase_answers import exchange_subscribed_in, streams_named_in
 from marketd.daemon.feeds.coinbase_rest import CoinbaseRest
-from marketd.daemon.feeds.levels import LevelReader, Sides
+from marketd.daemon.feeds.levels import LevelReader, Sides, decode_pairs
 from marketd.daemon.feeds.venue_batch import Batch
 from marketd.daemon.feeds.venue_books import ChainedBooks, unnumbered
 from marketd.daemon.feeds.venue_records import UNREADABLE, chunks, rfc3339_ns
@@ -197,9 +197,8 @@ class CoinbaseExchangeAdapter(CoinbaseRest):
         if self.book_rule is None:
             batch.ignore("snapshot")
             return
-        reader = self._readers[symbol]
         try:
-            snapshot = BookSnapshot(symbol, 0, ts_ns, reader.levels(message.bids), reader.levels(message.asks))
+            snapshot = BookSnapshot(symbol, 0, ts_ns, *self._readers[symbol].pairs(message.bids, message.asks))
         except RuleViolation as violation:
             self._books.lose((symbol,))
             batch.reject(symbol, violation.rule, violation, frame, book=True)
@@ -214,7 +213,7 @@ class CoinbaseExchangeAdapter(CoinbaseRest):
         if isinstance(message, messages.UpdateMessage):
             return [(symbol, price, size) for _, price, size in _rows(message.changes)]
         if isinstance(message, messages.SnapshotMessage):
-            return [(symbol, price, size) for price, size in message.bids + message.asks]
+            return [(symbol, price, size) for price, size in decode_pairs(message.bids) + decode_pairs(message.asks)]
         return [(symbol, message.price, message.size)]
 
 

@@ -178,6 +178,51 @@ static PyObject *py_apply(PyObject *self, PyObject *const *args, Py_ssize_t coun
     return (PyObject *)book_apply((BookObject *)self, (LevelsObject *)args[0], (LevelsObject *)args[1]);
 }
 
+static int is_crossed(const BookObject *book)
+{
+    const Side *bids = &book->bids, *asks = &book->asks;
+    return bids->count && asks->count && bids->keys[bids->count - 1] >= -asks->keys[asks->count - 1];
+}
+
+/* The change and what is cut to the window then, as one; NULL with an exception. Takes over the change. */
+static ChangeObject *cut_to_window(BookObject *book, ChangeObject *change)
+{
+    if (!book->window || (book->bids.count <= book->window && book->asks.count <= book->window))
+        return change;
+    ChangeObject *cut = book_cut(book, book->window), *both = NULL;
+    if (cut != NULL)
+        both = (ChangeObject *)change_then((PyObject *)change, (PyObject *)cut);
+    Py_XDECREF(cut);
+    Py_DECREF(change);
+    return both;
+}
+
+static PyObject *py_follow(PyObject *self, PyObject *const *args, Py_ssize_t count)
+{
+    BookObject *book = (BookObject *)self;
+    Py_ssize_t most;
+    if (count != 3) {
+        PyErr_Format(PyExc_TypeError, "follow() takes bids, asks and a number, not %zd arguments", count);
+        return NULL;
+    }
+    if (!is_levels(args[0]) || !is_levels(args[1]) || depth_of(args[2], &most) < 0)
+        return NULL;
+    LevelsObject *bids = (LevelsObject *)args[0], *asks = (LevelsObject *)args[1];
+    int possible = levels_are_possible(bids);
+    if (possible > 0)
+        possible = levels_are_possible(asks);
+    if (possible <= 0)
+        return possible ? NULL : Py_NewRef(Py_None);
+    ChangeObject *change = book_apply(book, bids, asks);
+    if (change != NULL)
+        change = cut_to_window(book, change);
+    if (change == NULL || (!is_crossed(book) && book->bids.count + book->asks.count <= most))
+        return (PyObject *)change;
+    int failed = book_revert(book, change);
+    Py_DECREF(change);
+    return failed ? NULL : Py_NewRef(Py_None);
+}
+
 static PyObject *py_revert(PyObject *self, PyObject *change)
 {
     if (!is_change(change) || book_revert((BookObject *)self, (ChangeObject *)change) < 0)
@@ -416,8 +461,7 @@ FIELD(is_cut, PyBool_FromLong(book->has_bid_edge || book->has_ask_edge))
 FIELD(window, PyLong_FromSsize_t(book->window))
 FIELD(bid_prices, list_of(book->bids.keys, book->bids.count))
 FIELD(ask_prices, best_first(book->asks.keys, book->asks.count, book->asks.count, -1))
-FIELD(is_crossed, PyBool_FromLong(book->bids.count && book->asks.count &&
-                                  book->bids.keys[book->bids.count - 1] >= -book->asks.keys[book->asks.count - 1]))
+FIELD(is_crossed, PyBool_FromLong(is_crossed(book)))
 
 #define GET(name, doc) {#name, (getter)get_##name, NULL, doc, NULL}
 
@@ -444,6 +488,7 @@ static PyMethodDef book_methods[] = {
     {"reset", FAST(py_reset), METH_VARARGS | METH_KEYWORDS, NULL},
     {"clear", FAST(py_clear), METH_VARARGS | METH_KEYWORDS, NULL},
     {"apply", FAST(py_apply), METH_FASTCALL, "Set these levels, in their order."},
+    {"follow", FAST(py_follow), METH_FASTCALL, "Set these levels, if the book is sound then."},
     {"revert", py_revert, METH_O, "Take the newest change back."},
     {"cut", py_cut, METH_O, NULL},
     {"know", FAST(py_know), METH_FASTCALL, NULL},

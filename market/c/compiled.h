@@ -59,6 +59,9 @@ void view_end(View *view);
 PyObject *list_of(const int64_t *values, Py_ssize_t count);
 int is_levels(PyObject *object); /* or TypeError */
 int is_change(PyObject *object);
+/* Whether these can be levels, or -1 with an exception. */
+int levels_are_possible(const LevelsObject *levels);
+PyObject *change_then(PyObject *change, PyObject *later);
 
 /* ---- side.c: one side of a book ---- */
 
