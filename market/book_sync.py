@@ -344,10 +344,9 @@ class BookSync:
             self._previous = delta.previous
         if delta.ts_ns != ABSENT:
             self.ts_ns = delta.ts_ns
-        if delta.checksum is not None and rule.checksum is not None:
-            if rule.checksum(book, self.instrument) != delta.checksum:
-                book.revert(change)
-                return None, BookEvent.CHECKSUM_FAILED
+        if delta.checksum is not None and self._checksum_fails(delta.checksum):
+            book.revert(change)
+            return None, BookEvent.CHECKSUM_FAILED
         return change, None
 
     def _flaw_after(self, delta: BookDelta) -> BookEvent:
@@ -365,11 +364,13 @@ class BookSync:
         book = self.book
         if book.is_crossed:
             return BookEvent.CROSSED
-        if checksum is not None:
-            check = self.rule.checksum
-            if check is not None and check(book, self.instrument) != checksum:
-                return BookEvent.CHECKSUM_FAILED
+        if checksum is not None and self._checksum_fails(checksum):
+            return BookEvent.CHECKSUM_FAILED
         return BookEvent.OVERFLOW if len(book) > MAX_LEVELS else None
+
+    def _checksum_fails(self, checksum: int) -> bool:
+        check = self.rule.checksum
+        return check is not None and check(self.book, self.instrument) != checksum
 
     def _told(self, event: BookEvent, change: Change | None = None) -> Step:
         before = self.state

@@ -141,8 +141,8 @@ class OrderBook:
         return Change(bids, asks, bids_before, asks_before)
 
     def follow(self, bids: Levels, asks: Levels, most: int) -> Change | None:
-        """`apply` and, where there is a window, `cut`. None where the book would not be sound then, or where these are no
-        levels: crossed, or of more than so many levels. It stays as it was."""
+        """`apply` and, where there is a window, `cut`. None where these are no levels, or where the book would not be
+        sound then (crossed, or of more than so many levels): it stays as it was."""
         if not (bids.is_possible and asks.is_possible):
             return None
         change = self.apply(bids, asks)

@@ -18,7 +18,6 @@ from typing import Any
 import msgspec
 
 from marketd.daemon.feeds import binance_messages as messages
-from marketd.daemon.feeds import forms
 from marketd.daemon.feeds import series as declared
 from marketd.daemon.feeds.adapter import (
     MAX_PAYLOAD_BYTES,
@@ -37,6 +36,7 @@ from marketd.daemon.feeds.adapter import (
     clip_name,
 )
 from marketd.daemon.feeds.asked import Asked, words_of
+from marketd.daemon.feeds.binance_forms import DEPTH_SPEEDS, read_changes, trades_of
 from marketd.daemon.feeds.binance_markets import COIN_M, ENDPOINTS, SPOT, USD_M, Market
 from marketd.daemon.feeds.binance_names import venue_symbol
 from marketd.daemon.feeds.binance_records import (
@@ -56,7 +56,6 @@ from marketd.market.times import NS_PER_SECOND
 URL_STREAMS = 200  # in the address of a connection: some 5 kB; proxies refuse longer ones
 COMMAND_STREAMS = 200  # in one SUBSCRIBE message
 MARK_PRICE_SECONDS = 1.0
-DEPTH_SPEEDS = ("depth", *(f"depth@{speed}ms" for speed in (0, 100, 250, 500, 1000)))
 _DEPTH, NAME_BYTES = b"@depth", 64  # told by a look at the bytes, which may err
 _SIDES = {"BUY": 1, "SELL": -1}
 
@@ -71,40 +70,6 @@ _combined_depth = msgspec.json.Decoder(messages.CombinedDepth).decode
 _depth_texts = msgspec.json.Decoder(messages.DepthMessage).decode
 _mark_price = msgspec.json.Decoder(messages.MarkPriceMessage).decode
 _force_order = msgspec.json.Decoder(messages.ForceOrderMessage).decode
-
-
-_NAMED_DEPTH = forms.word(*(f'{speed}"' for speed in DEPTH_SPEEDS), behind="@")
-_read_changes = forms.message(
-    {
-        "stream": _NAMED_DEPTH,
-        "data": {
-            "s": forms.key(),
-            "U": forms.count(),
-            "u": forms.count(),
-            "b": forms.bids(),
-            "a": forms.asks(),
-            "pu": forms.count(None),
-            "E": forms.clock(0),
-            "T": forms.clock(0),
-        },
-    }
-)
-
-
-def _trades_of(name: str, flags: int) -> forms.ReadTrades | None:
-    is_aggregate = name == "aggTrade"
-    trade = {
-        "s": forms.key(),
-        "a" if is_aggregate else "t": forms.number(forms.count()),
-        "p": forms.price(),
-        "q": forms.size(),
-        "T": forms.time(forms.clock()),
-        "m": forms.side("false", "true"),  # is the buyer the maker
-        "E": forms.seen(forms.clock(0)),
-        "X": forms.market(forms.quoted("MARKET", fallback=0)),
-    }
-    of = {"f": forms.count(-1), "l": forms.count(-1)} if is_aggregate else {}
-    return forms.trades({"stream": forms.word(f'{name}"', behind="@"), "data": trade | of}, flags)
 
 
 class _Batch:
@@ -148,7 +113,7 @@ class BinanceAdapter(BinanceRest):
         self.book_rule: BookRule | None = market.rule
         decode: Callable[[msgspec.Raw | bytes], Any] = _agg_trade if self._is_aggregate else _trade
         self._decode_trade = decode
-        self._read_trades = _trades_of(trades, self._flags)
+        self._read_trades = trades_of(trades, self._flags)
         # by the stream's part after the first "@", or by the event's name
         self._handlers: dict[str, Callable[[_Batch, Any, bytes], None]] = {
             trades: self._on_trade,
@@ -257,14 +222,14 @@ class BinanceAdapter(BinanceRest):
     def _read_at_once(self, batch: _Batch, frame: bytes) -> bool:
         """Nearly all that comes, in one call where that was compiled; False: it is something else, or not plain
         throughout, and was not touched."""
-        if self._read_trades is None or _read_changes is None:
+        if self._read_trades is None or read_changes is None:
             return False
         if trades := self._read_trades(frame, self._quick):
             symbol, ts_ns, row, _ = trades
             batch.trades.setdefault(symbol, []).append(row)
             batch.see(symbol, ts_ns)
             return True
-        found = _read_changes(frame, self._quick) if self._book else None
+        found = read_changes(frame, self._quick) if self._book else None
         if found is None:
             return False
         symbol, _, first, last, previous, event_ns, ts_ns, bids, asks = found

@@ -1,9 +1,9 @@
 """Forms of messages: which values of a venue's message are wanted, written down once for the compiled reader.
 
 Where it was compiled (`market/compiled.py`) a message of a known form is read from its bytes in one call. The reader
-takes what is plain throughout and answers None for everything else: an unknown symbol, an escape, a number that does not
-fit. The adapter then reads the message by the ways of Python, which take it or refuse it by name; so a form must want of
-each field at least what Python wants of it, and where nothing was compiled all is read there.
+takes what is plain throughout and answers None for everything else: an unknown symbol, an escape, a number that does
+not fit. The adapter then reads the message by the ways of Python, which take it or refuse it by name; so a form must
+want of each field at least what Python wants of it, and where nothing was compiled all is read there.
 
 A form is made of dicts (objects: the fields that matter, others are passed over), tuples (arrays), a list of one form
 (an array of these) and slots. A field that may be left out has a `fallback`.
@@ -204,7 +204,10 @@ ReadTrades = Callable[[bytes, Readers], "tuple[Any, int, bytes, int] | None"]
 
 
 def message(form: Form) -> ReadMessage | None:
-    """What reads messages of a form: whose (`Reader`'s `told`) and the values, those of levels last; None: nothing was compiled."""
+    """What reads messages of a form; None where nothing was compiled.
+
+    A message gives whose it is (`told` of its reader), the values in the order of the form, and at last bids and asks.
+    """
     if compiled.part is None:
         return None
     read: ReadMessage = compiled.part.Message(form).read
@@ -212,7 +215,11 @@ def message(form: Form) -> ReadMessage | None:
 
 
 def trades(form: Form, flags: int = 0, *, newest_first: bool = False) -> ReadTrades | None:
-    """What reads messages of trades: whose, the newest time (ns), TRADE rows in the order of the trades, what is told."""
+    """What reads messages of trades; None where nothing was compiled.
+
+    A message gives whose it is, the newest time (ns), TRADE rows in the order of the trades, and the number that is
+    `told`, or 0.
+    """
     if compiled.part is None:
         return None
     not_market, is_hash = flags | int(TradeFlag.NOT_MARKET), int(TradeFlag.HASHED_ID)

@@ -178,28 +178,9 @@ static PyObject *py_apply(PyObject *self, PyObject *const *args, Py_ssize_t coun
     return (PyObject *)book_apply((BookObject *)self, (LevelsObject *)args[0], (LevelsObject *)args[1]);
 }
 
-static int is_crossed(const BookObject *book)
-{
-    const Side *bids = &book->bids, *asks = &book->asks;
-    return bids->count && asks->count && bids->keys[bids->count - 1] >= -asks->keys[asks->count - 1];
-}
-
-/* The change and what is cut to the window then, as one; NULL with an exception. Takes over the change. */
-static ChangeObject *cut_to_window(BookObject *book, ChangeObject *change)
-{
-    if (!book->window || (book->bids.count <= book->window && book->asks.count <= book->window))
-        return change;
-    ChangeObject *cut = book_cut(book, book->window), *both = NULL;
-    if (cut != NULL)
-        both = (ChangeObject *)change_then((PyObject *)change, (PyObject *)cut);
-    Py_XDECREF(cut);
-    Py_DECREF(change);
-    return both;
-}
-
 static PyObject *py_follow(PyObject *self, PyObject *const *args, Py_ssize_t count)
 {
-    BookObject *book = (BookObject *)self;
+    ChangeObject *change;
     Py_ssize_t most;
     if (count != 3) {
         PyErr_Format(PyExc_TypeError, "follow() takes bids, asks and a number, not %zd arguments", count);
@@ -207,20 +188,10 @@ static PyObject *py_follow(PyObject *self, PyObject *const *args, Py_ssize_t cou
     }
     if (!is_levels(args[0]) || !is_levels(args[1]) || depth_of(args[2], &most) < 0)
         return NULL;
-    LevelsObject *bids = (LevelsObject *)args[0], *asks = (LevelsObject *)args[1];
-    int possible = levels_are_possible(bids);
-    if (possible > 0)
-        possible = levels_are_possible(asks);
-    if (possible <= 0)
-        return possible ? NULL : Py_NewRef(Py_None);
-    ChangeObject *change = book_apply(book, bids, asks);
-    if (change != NULL)
-        change = cut_to_window(book, change);
-    if (change == NULL || (!is_crossed(book) && book->bids.count + book->asks.count <= most))
-        return (PyObject *)change;
-    int failed = book_revert(book, change);
-    Py_DECREF(change);
-    return failed ? NULL : Py_NewRef(Py_None);
+    int is_sound = book_follow((BookObject *)self, (LevelsObject *)args[0], (LevelsObject *)args[1], most, &change);
+    if (is_sound < 0)
+        return NULL;
+    return is_sound ? (PyObject *)change : Py_NewRef(Py_None);
 }
 
 static PyObject *py_revert(PyObject *self, PyObject *change)
@@ -353,39 +324,6 @@ static PyObject *py_is_deeper_than(PyObject *self, PyObject *number)
     return PyBool_FromLong(book->bids.count > depth || book->asks.count > depth);
 }
 
-/* The sum of sizes with low <= key <= high, whatever it is: many sizes do not fit into 64 bits together. */
-static PyObject *sum_within(const Side *side, int64_t low, int64_t high)
-{
-    PyObject *sum = NULL;
-    int64_t part = 0;
-    for (Py_ssize_t i = low <= high ? side_below(side, low) : side->count; i < side->count && side->keys[i] <= high; i++) {
-        int64_t more;
-        if (!__builtin_add_overflow(part, side->sizes[i], &more)) {
-            part = more;
-            continue;
-        }
-        PyObject *number = PyLong_FromLongLong(part), *added = NULL;
-        if (number != NULL)
-            added = sum == NULL ? Py_NewRef(number) : PyNumber_Add(sum, number);
-        Py_XDECREF(number);
-        Py_XSETREF(sum, added);
-        if (sum == NULL)
-            return NULL;
-        part = side->sizes[i];
-    }
-    PyObject *rest = PyLong_FromLongLong(part);
-    if (rest == NULL) {
-        Py_XDECREF(sum);
-        return NULL;
-    }
-    if (sum == NULL)
-        return rest;
-    PyObject *whole = PyNumber_Add(sum, rest);
-    Py_DECREF(sum);
-    Py_DECREF(rest);
-    return whole;
-}
-
 static int bounds_of(PyObject *const *args, Py_ssize_t count, int64_t *low, int64_t *high)
 {
     if (count != 2) {
@@ -398,13 +336,13 @@ static int bounds_of(PyObject *const *args, Py_ssize_t count, int64_t *low, int6
 static PyObject *py_bids_within(PyObject *self, PyObject *const *args, Py_ssize_t count)
 {
     int64_t low, high;
-    return bounds_of(args, count, &low, &high) < 0 ? NULL : sum_within(&((BookObject *)self)->bids, low, high);
+    return bounds_of(args, count, &low, &high) < 0 ? NULL : side_sum(&((BookObject *)self)->bids, low, high);
 }
 
 static PyObject *py_asks_within(PyObject *self, PyObject *const *args, Py_ssize_t count)
 {
     int64_t low, high;
-    return bounds_of(args, count, &low, &high) < 0 ? NULL : sum_within(&((BookObject *)self)->asks, -high, -low);
+    return bounds_of(args, count, &low, &high) < 0 ? NULL : side_sum(&((BookObject *)self)->asks, -high, -low);
 }
 
 static Py_ssize_t book_length(PyObject *self)
@@ -461,7 +399,7 @@ FIELD(is_cut, PyBool_FromLong(book->has_bid_edge || book->has_ask_edge))
 FIELD(window, PyLong_FromSsize_t(book->window))
 FIELD(bid_prices, list_of(book->bids.keys, book->bids.count))
 FIELD(ask_prices, best_first(book->asks.keys, book->asks.count, book->asks.count, -1))
-FIELD(is_crossed, PyBool_FromLong(is_crossed(book)))
+FIELD(is_crossed, PyBool_FromLong(book_is_crossed(book)))
 
 #define GET(name, doc) {#name, (getter)get_##name, NULL, doc, NULL}
 

@@ -11,7 +11,7 @@ message is Python's. Fields that the form does not name are passed over, if they
 
 #include "rows.h"
 
-enum { MOST_SLOTS = 32, MOST_FORM_DEPTH = 8, MOST_PASSED_DEPTH = 16 };
+enum { MOST_SLOTS = 32, MOST_FORM_DEPTH = 8 };
 
 enum Kind { /* as in daemon/feeds/forms.py */
     REFUSED, /* a message that has it is of another form */

@@ -175,16 +175,6 @@ int take_sided_rows(const ReaderObject *reader, Text *text, const Word *bid, con
 
 /* ---- rows that are objects ---- */
 
-/* A text or number that is of no use. */
-static int pass_over(Text *text)
-{
-    Word word;
-    int64_t number;
-    if (is_next(text, '"'))
-        return take_word(text, &word);
-    return take_decimal(text, MAX_SCALE, NUMBERS, &number);
-}
-
 static int take_object(const ReaderObject *reader, Text *text, const Names *names, Rows *bids, Rows *asks)
 {
     int64_t price = 0, size = 0;
@@ -209,7 +199,7 @@ static int take_object(const ReaderObject *reader, Text *text, const Names *name
             has_side = 1;
             if (!is_ask && !is_word(&side, &names->bid))
                 return 0;
-        } else if (!pass_over(text)) {
+        } else if (!pass_value(text)) {
             return 0;
         }
     } while (take(text, ','));

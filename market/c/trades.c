@@ -146,6 +146,12 @@ static PyObject *rows_of(const Trades *trades)
     return made;
 }
 
+static long long told_too(const Trades *trades)
+{
+    int slot = trades->message->slot_of[TOLD_TOO];
+    return slot < 0 ? 0 : value_of(&trades->walk, slot);
+}
+
 static PyObject *trades_read(PyObject *self, PyObject *const *args, Py_ssize_t count)
 {
     const TradeMessageObject *message = (TradeMessageObject *)self;
@@ -164,8 +170,7 @@ static PyObject *trades_read(PyObject *self, PyObject *const *args, Py_ssize_t c
     int taken = take_all(&trades, args[0]);
     PyObject *made = NULL;
     if (taken > 0)
-        made = Py_BuildValue("OLNL", trades.walk.reader->told, (long long)trades.seen, rows_of(&trades),
-                             message->slot_of[TOLD_TOO] < 0 ? 0LL : (long long)value_of(&trades.walk, message->slot_of[TOLD_TOO]));
+        made = Py_BuildValue("OLNL", trades.walk.reader->told, (long long)trades.seen, rows_of(&trades), told_too(&trades));
     else if (taken == 0)
         made = Py_NewRef(Py_None);
     if (trades.rows != trades.few)
@@ -199,6 +204,10 @@ static int roles_make(TradeMessageObject *message)
             message->price = i;
         if (slot->kind == SIZE)
             message->size = i;
+    }
+    if (form->has_levels) {
+        PyErr_SetString(PyExc_ValueError, "a trade has no levels");
+        return -1;
     }
     if (message->slot_of[SEEN] < 0)
         message->slot_of[SEEN] = message->slot_of[TIME];

@@ -2,87 +2,6 @@
 
 #include "form.h"
 
-enum { CLOCK_US_FROM_DIGITS = 15 }; /* as ms 10**14 is the year 5138, as µs 1973: every later number is µs */
-
-/* ---- what is passed over ---- */
-
-static int pass_number(Text *text)
-{
-    text->at += *text->at == '-';
-    const char *begin = text->at;
-    while (is_digit(text))
-        text->at++;
-    Py_ssize_t digits = text->at - begin;
-    if (digits == 0 || (digits > 1 && *begin == '0'))
-        return 0;
-    if (text->at < text->end && *text->at == '.') {
-        begin = ++text->at;
-        while (is_digit(text))
-            text->at++;
-        if (text->at == begin)
-            return 0;
-        digits += text->at - begin;
-    }
-    return digits <= MAX_SCALE; /* of more, Python may say that it is out of range */
-}
-
-static int pass_literal(Text *text)
-{
-    static const char *const literals[] = {"true", "false", "null"};
-    for (int i = 0; i < 3; i++) {
-        size_t length = strlen(literals[i]);
-        if ((size_t)(text->end - text->at) >= length && memcmp(text->at, literals[i], length) == 0) {
-            text->at += length;
-            return 1;
-        }
-    }
-    return 0;
-}
-
-static int pass_value(Text *text, int depth);
-
-/* The elements of an array or the fields of an object, up to its end. */
-static int pass_parts(Text *text, char end, int depth)
-{
-    Word name;
-    if (depth == MOST_PASSED_DEPTH)
-        return 0;
-    if (take(text, end))
-        return 1;
-    do {
-        if (end == '}' && (!take_word(text, &name) || !take(text, ':')))
-            return 0;
-        if (!pass_value(text, depth + 1))
-            return 0;
-    } while (take(text, ','));
-    return take(text, end);
-}
-
-/* Whatever stands here, if it is JSON without escapes and exponents. */
-static int pass_value(Text *text, int depth)
-{
-    Word word;
-    skip_blanks(text);
-    if (text->at == text->end)
-        return 0;
-    switch (*text->at) {
-    case '"':
-        return take_word(text, &word);
-    case '[':
-        text->at++;
-        return pass_parts(text, ']', depth);
-    case '{':
-        text->at++;
-        return pass_parts(text, '}', depth);
-    case 't':
-    case 'f':
-    case 'n':
-        return pass_literal(text);
-    default:
-        return pass_number(text);
-    }
-}
-
 /* Levels that are read later, up to where their array seems to end; a bracket in a text is found out when they are
 read. */
 static int pass_levels(Text *text)
@@ -102,14 +21,14 @@ static int pass_levels(Text *text)
 /* ---- what is taken ---- */
 
 /* An integer of at most 18 digits, without needless zeros. */
-static int take_integer(Text *text, int64_t *value, int *digits)
+static int take_integer(Text *text, int64_t *value)
 {
     const char *begin = text->at;
     *value = 0;
     while (is_digit(text) && text->at - begin < MAX_SCALE)
         *value = 10 * *value + (*text->at++ - '0');
-    *digits = (int)(text->at - begin);
-    return *digits > 0 && (*digits == 1 || *begin != '0');
+    Py_ssize_t digits = text->at - begin;
+    return digits > 0 && (digits == 1 || *begin != '0');
 }
 
 /* The end of a JSON number. */
@@ -120,18 +39,17 @@ static int is_over(const Text *text)
 
 static int take_count(Text *text, const Slot *slot, int64_t *value)
 {
-    int digits;
     int64_t unit = slot->number;
     skip_blanks(text);
     if (slot->kind != COUNT && slot->kind != CLOCK && text->at < text->end && *text->at == '"') {
         text->at++;
-        if (!take_integer(text, value, &digits) || text->at == text->end || *text->at++ != '"')
+        if (!take_integer(text, value) || text->at == text->end || *text->at++ != '"')
             return 0;
-    } else if (slot->kind == DIGITS || !take_integer(text, value, &digits) || !is_over(text)) {
+    } else if (slot->kind == DIGITS || !take_integer(text, value) || !is_over(text)) {
         return 0;
     }
     if (slot->kind == CLOCK)
-        unit = digits >= CLOCK_US_FROM_DIGITS ? 1000 : 1000000;
+        unit = *value > INT64_MAX / 1000000 ? 1000 : 1000000; /* what does not fit as ms is µs */
     return !__builtin_mul_overflow(*value, unit, value) && *value <= slot->most;
 }
 
@@ -140,7 +58,7 @@ static int take_written(Text *text, Word *word)
 {
     skip_blanks(text);
     word->begin = text->at;
-    if (!pass_value(text, 0))
+    if (!pass_value(text))
         return 0;
     word->length = text->at - word->begin;
     return 1;
@@ -237,7 +155,7 @@ static int take_leaf(Walk *walk, int index, Text *text)
     case KEY:
         return take_key(walk, text);
     case ANYTHING:
-        return pass_value(text, 0);
+        return pass_value(text);
     case TEXT:
     case ID:
         return take_word(text, &found->word);
@@ -308,7 +226,7 @@ static int take_object_of(Walk *walk, const Node *node, Text *text)
         field = field_of(node, &name, last);
         if (field >= 0 && (came & (uint64_t)1 << field))
             return 0;
-        int taken = field < 0 ? pass_value(text, 0) : take_node(walk, &node->children[field], text);
+        int taken = field < 0 ? pass_value(text) : take_node(walk, &node->children[field], text);
         if (taken <= 0)
             return taken;
         if (field >= 0) {
