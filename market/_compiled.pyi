@@ -54,7 +54,7 @@ class Message:
 
     def read(self, frame: bytes, readers: Mapping[str, Reader], /) -> tuple[Any, ...] | None:
         """(`told` of the reader that the message's key names; the values of its slots, in the order of the form; the
-        newest time of levels that have times; bids, asks: Levels). None: it is of another form, or not plain throughout.
+        newest time of levels that have times; bids, asks). None: it is of another form, or not plain throughout.
         """
 
 class TradeMessage:
