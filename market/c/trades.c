@@ -76,7 +76,7 @@ static int is_whole(const Walk *walk, const TradeMessageObject *message)
     const int needed[] = {message->slot_of[TIME], message->slot_of[NUMBER], message->slot_of[SIDE], message->price,
                           message->size};
     for (size_t i = 0; i < sizeof needed / sizeof *needed; i++) {
-        if (walk->found[needed[i]].standing == MISSING)
+        if (walk->found[needed[i]].standing != TAKEN)
             return 0;
     }
     return walk->found[message->price].value > 0;

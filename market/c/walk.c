@@ -2,6 +2,8 @@
 
 #include "form.h"
 
+/* ---- what is taken ---- */
+
 /* Levels that are read later, up to where their array seems to end; a bracket in a text is found out when they are
 read. */
 static int pass_levels(Text *text)
@@ -17,8 +19,6 @@ static int pass_levels(Text *text)
     } while (depth);
     return 1;
 }
-
-/* ---- what is taken ---- */
 
 /* An integer of at most 18 digits, without needless zeros. */
 static int take_integer(Text *text, int64_t *value)
@@ -102,13 +102,14 @@ static int take_key(Walk *walk, Text *text)
     return walk->reader == (ReaderObject *)reader;
 }
 
+/* Levels of several fields come one behind the other, in the order of the message. */
 static int take_levels(Walk *walk, int index, Text *text)
 {
     const Slot *slot = &walk->form->slots[index];
     const ReaderObject *reader = walk->reader;
     Rows *bids = walk->bids, *asks = walk->asks;
     if (index < walk->last_levels && (slot->kind == SIDED || slot->kind == OBJECTS))
-        return 0; /* these go to both sides, where the later ones hold */
+        return 0; /* of a price that comes twice the later one holds, and later is what the form has later */
     walk->last_levels = index;
     switch (slot->kind) {
     case BIDS:
@@ -293,7 +294,7 @@ void walk_begin(Walk *walk, const Form *form, PyObject *readers)
     walk->told[NEWEST] = INT64_MIN;
     walk->told[PRICE_PLACES] = walk->told[SIZE_PLACES] = 0;
     for (int i = 0; i < form->count; i++)
-        walk->found[i].standing = MISSING;
+        walk->found[i] = (Found){.standing = MISSING};
 }
 
 int form_take(Walk *walk, const char *message, Py_ssize_t length)
