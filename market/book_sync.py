@@ -335,33 +335,42 @@ class BookSync:
     def _apply(self, delta: BookDelta) -> tuple[Change | None, BookEvent | None]:
         """Change the book; what changed, or what is wrong with it then: that is taken back, so that whoever still has
         to tell of the book tells what was right."""
-        bids, asks, book, rule = delta.bids, delta.asks, self.book, self.rule
-        if not (bids.is_possible and asks.is_possible):
-            return None, BookEvent.DAMAGED
-        change = book.apply(bids, asks)
-        if book.window and book.is_deeper_than(book.window):
-            change = change.then(book.cut(book.window))
+        book, rule = self.book, self.rule
+        change = book.follow(delta.bids, delta.asks, MAX_LEVELS)
+        if change is None:
+            return None, self._flaw_after(delta)
         self.sequence, self._fit = delta.last, rule.follows
         if delta.previous != delta.last:  # else it says that nothing changed
             self._previous = delta.previous
         if delta.ts_ns != ABSENT:
             self.ts_ns = delta.ts_ns
-        flaw = self._flaw(delta.checksum)
-        if flaw:
+        if delta.checksum is not None and self._checksum_fails(delta.checksum):
             book.revert(change)
-            return None, flaw
+            return None, BookEvent.CHECKSUM_FAILED
         return change, None
+
+    def _flaw_after(self, delta: BookDelta) -> BookEvent:
+        """Why the book could not follow."""
+        bids, asks, book = delta.bids, delta.asks, self.book
+        if not (bids.is_possible and asks.is_possible):
+            return BookEvent.DAMAGED
+        change = book.apply(bids, asks)
+        flaw = self._flaw(delta.checksum) or BookEvent.DAMAGED
+        book.revert(change)
+        return flaw
 
     def _flaw(self, checksum: int | None) -> BookEvent | None:
         """What is wrong with the book as it stands; None: nothing that can be seen."""
         book = self.book
         if book.is_crossed:
             return BookEvent.CROSSED
-        if checksum is not None:
-            check = self.rule.checksum
-            if check is not None and check(book, self.instrument) != checksum:
-                return BookEvent.CHECKSUM_FAILED
+        if checksum is not None and self._checksum_fails(checksum):
+            return BookEvent.CHECKSUM_FAILED
         return BookEvent.OVERFLOW if len(book) > MAX_LEVELS else None
+
+    def _checksum_fails(self, checksum: int) -> bool:
+        check = self.rule.checksum
+        return check is not None and check(self.book, self.instrument) != checksum
 
     def _told(self, event: BookEvent, change: Change | None = None) -> Step:
         before = self.state

@@ -140,6 +140,19 @@ class OrderBook:
         self._find_best()
         return Change(bids, asks, bids_before, asks_before)
 
+    def follow(self, bids: Levels, asks: Levels, most: int) -> Change | None:
+        """`apply` and, where there is a window, `cut`. None where these are no levels, or where the book would not be
+        sound then (crossed, or of more than so many levels): it stays as it was."""
+        if not (bids.is_possible and asks.is_possible):
+            return None
+        change = self.apply(bids, asks)
+        if self.window and self.is_deeper_than(self.window):
+            change = change.then(self.cut(self.window))
+        if self.is_crossed or len(self) > most:
+            self.revert(change)
+            return None
+        return change
+
     def revert(self, change: Change) -> None:
         """Take the newest change back."""
         bids, asks = change.bids.prices[::-1], change.asks.prices[::-1]

@@ -6,8 +6,8 @@ its *wire name*. A subclass says how one comes from the other (`wire_name`) and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -21,13 +21,16 @@ from marketd.daemon.feeds.adapter import (
     VenueRefused,
 )
 from marketd.daemon.feeds.asked import Asked
-from marketd.daemon.feeds.levels import LevelReader, Sides
+from marketd.daemon.feeds.levels import LevelReader, Sides, quick_reader
 from marketd.daemon.feeds.venue_batch import Batch
 from marketd.daemon.feeds.venue_records import UNREADABLE, pack_trade, rejected, trade_records
 from marketd.market.errors import InvalidArgument, RuleViolation
 from marketd.market.instruments import Instrument
 from marketd.market.records import Records, TradeFlag
 from marketd.market.trade_ids import hashed_id
+
+if TYPE_CHECKING:
+    from marketd.market._compiled import Reader
 
 MAX_DIGITS = 19  # an id of more does not fit into 64 bits
 _BEYOND_64_BITS = 2**63
@@ -53,6 +56,7 @@ class AdapterBase:
         self._readers: dict[str, LevelReader] = {}  # by symbol
         self._symbols: dict[str, str] = {}  # by wire name
         self._wire_names: dict[str, str] = {}  # by symbol
+        self._quick: dict[str, Reader] = {}  # by the keys of messages that are read in C; empty: none are
         self._requests = Asked()
 
     # ---- names --------------------------------------------------------------------------------
@@ -67,6 +71,14 @@ class AdapterBase:
         self._readers[symbol] = LevelReader(instrument)
         self._symbols[wire] = symbol
         self._wire_names[symbol] = wire
+        for key, told in self.keys(symbol, wire).items():
+            self._quick.pop(key, None)
+            if (quick := quick_reader(instrument, told)) is not None:
+                self._quick[key] = quick
+
+    def keys(self, symbol: str, wire: str) -> Mapping[str, Any]:
+        """By what messages that are read at one go (`forms`) name an instrument, and what is told of each."""
+        return {wire: symbol}
 
     def forget(self, symbol: str) -> None:
         self._instruments.pop(symbol, None)
@@ -74,6 +86,8 @@ class AdapterBase:
         wire = self._wire_names.pop(symbol, None)
         if wire is not None:
             self._symbols.pop(wire, None)
+            for key in self.keys(symbol, wire):
+                self._quick.pop(key, None)
 
     def _wire(self, symbol: str) -> str:
         return self._wire_names.get(symbol, symbol)
@@ -91,15 +105,23 @@ class AdapterBase:
     # ---- messages -----------------------------------------------------------------------------
 
     def decode_many(self, frames: Sequence[bytes]) -> list[Event]:
-        batch, read = Batch(), self._read
+        batch, read, read_at_once, is_quick = Batch(), self._read, self._read_at_once, bool(self._quick)
         for frame in frames:
             try:
-                read(batch, frame)
+                if not (is_quick and read_at_once(batch, frame)):
+                    read(batch, frame)
             except UNREADABLE as error:
                 # who knows what it was: a message of any book perhaps
                 lost = self.unnumbered_books and self._book
                 batch.reject(None, "undecodable", f"{type(error).__name__}: {error}", frame, book=lost)
         return batch.events()
+
+    def _read_at_once(self, batch: Batch, frame: bytes) -> bool:
+        """Nearly all that comes, in one call where that was compiled (`forms`).
+
+        False: it is something else, or not plain throughout, and was not touched.
+        """
+        return False
 
     def _read(self, batch: Batch, frame: bytes) -> None:
         """One message. What it raises (UNREADABLE) rejects it whole."""

@@ -36,6 +36,7 @@ from marketd.daemon.feeds.adapter import (
     clip_name,
 )
 from marketd.daemon.feeds.asked import Asked, words_of
+from marketd.daemon.feeds.binance_forms import DEPTH_SPEEDS, read_changes, trades_of
 from marketd.daemon.feeds.binance_markets import COIN_M, ENDPOINTS, SPOT, USD_M, Market
 from marketd.daemon.feeds.binance_names import venue_symbol
 from marketd.daemon.feeds.binance_records import (
@@ -55,7 +56,6 @@ from marketd.market.times import NS_PER_SECOND
 URL_STREAMS = 200  # in the address of a connection: some 5 kB; proxies refuse longer ones
 COMMAND_STREAMS = 200  # in one SUBSCRIBE message
 MARK_PRICE_SECONDS = 1.0
-DEPTH_SPEEDS = ("depth", *(f"depth@{speed}ms" for speed in (0, 100, 250, 500, 1000)))
 _DEPTH, NAME_BYTES = b"@depth", 64  # told by a look at the bytes, which may err
 _SIDES = {"BUY": 1, "SELL": -1}
 
@@ -78,17 +78,17 @@ class _Batch:
     __slots__ = ("bars", "book", "ignored", "others", "series", "times", "trades")
 
     def __init__(self) -> None:
-        self.trades: dict[str, list[Message]] = {}
+        self.trades: dict[str, list[Message | bytes]] = {}  # a row, where it was read in C
         self.bars: dict[str, list[bytes]] = {}
         self.book: list[Event] = []
         self.series: dict[tuple[str, str], list[tuple[int, Sequence[declared.Value]]]] = {}
-        self.times: dict[str, int] = {}  # symbol -> newest time as the venue wrote it
+        self.times: dict[str, int] = {}  # symbol -> newest time, ns
         self.ignored: defaultdict[str, int] = defaultdict(int)
         self.others: list[Event] = []
 
-    def see(self, symbol: str, clock: int) -> None:
-        if clock > self.times.get(symbol, 0):
-            self.times[symbol] = clock
+    def see(self, symbol: str, ts_ns: int) -> None:
+        if ts_ns > self.times.get(symbol, 0):
+            self.times[symbol] = ts_ns
 
     def reject(self, symbol: str | None, rule: str, detail: str, payload: bytes, *, book: bool = False) -> None:
         self.others.append(Rejected(symbol, rule, detail[:500], bytes(payload[:MAX_PAYLOAD_BYTES]), book=book))
@@ -113,6 +113,7 @@ class BinanceAdapter(BinanceRest):
         self.book_rule: BookRule | None = market.rule
         decode: Callable[[msgspec.Raw | bytes], Any] = _agg_trade if self._is_aggregate else _trade
         self._decode_trade = decode
+        self._read_trades = trades_of(trades, self._flags)
         # by the stream's part after the first "@", or by the event's name
         self._handlers: dict[str, Callable[[_Batch, Any, bytes], None]] = {
             trades: self._on_trade,
@@ -182,10 +183,11 @@ class BinanceAdapter(BinanceRest):
     # ---- messages -----------------------------------------------------------------------------
 
     def decode_many(self, frames: Sequence[bytes]) -> list[Event]:
-        batch = _Batch()
-        trades_suffix = self._trades
+        batch, trades_suffix, is_quick = _Batch(), self._trades, bool(self._quick)
         for frame in frames:
             try:
+                if is_quick and self._read_at_once(batch, frame):
+                    continue
                 if _DEPTH in frame[:NAME_BYTES] and self._on_combined_depth(batch, frame):
                     continue
                 if frame[:1] == b"[":
@@ -204,7 +206,7 @@ class BinanceAdapter(BinanceRest):
                     trade = self._decode_trade(envelope.data)
                     if trade.symbol in self._instruments:
                         batch.trades.setdefault(trade.symbol, []).append((trade, frame))
-                        batch.see(trade.symbol, trade.event_time)
+                        batch.see(trade.symbol, venue_ns(trade.event_time))
                     else:
                         batch.ignored["not subscribed"] += 1
                     continue
@@ -216,6 +218,24 @@ class BinanceAdapter(BinanceRest):
             except UNREADABLE as error:
                 batch.reject(None, "undecodable", f"{type(error).__name__}: {error}", frame)
         return self._events(batch)
+
+    def _read_at_once(self, batch: _Batch, frame: bytes) -> bool:
+        """Nearly all that comes, in one call where that was compiled; False: it is something else, or not plain
+        throughout, and was not touched."""
+        if self._read_trades is None or read_changes is None:
+            return False
+        if trades := self._read_trades(frame, self._quick):
+            symbol, ts_ns, row, _ = trades
+            batch.trades.setdefault(symbol, []).append(row)
+            batch.see(symbol, ts_ns)
+            return True
+        found = read_changes(frame, self._quick) if self._book else None
+        if found is None:
+            return False
+        symbol, _, first, last, previous, event_ns, ts_ns, bids, asks = found
+        batch.see(symbol, event_ns)
+        batch.book.append(BookDelta(symbol, first, last, previous, ts_ns or event_ns, bids, asks))
+        return True
 
     def _many(self, batch: _Batch, stream: str, data: msgspec.Raw | bytes, frame: bytes) -> None:
         """A stream of all symbols: one event, or an array of them; what is of no use is one message of that name."""
@@ -272,7 +292,7 @@ class BinanceAdapter(BinanceRest):
 
     def _see(self, batch: _Batch, head: messages.Head) -> None:
         if head.event_time:
-            batch.see(head.symbol if head.symbol in self._instruments else "", head.event_time)
+            batch.see(head.symbol if head.symbol in self._instruments else "", venue_ns(head.event_time))
 
     def _is_unknown(self, batch: _Batch, symbol: str) -> bool:
         if symbol in self._instruments:
@@ -284,7 +304,7 @@ class BinanceAdapter(BinanceRest):
         trade = self._decode_trade(data)
         if not self._is_unknown(batch, trade.symbol):
             batch.trades.setdefault(trade.symbol, []).append((trade, frame))
-            batch.see(trade.symbol, trade.event_time)
+            batch.see(trade.symbol, venue_ns(trade.event_time))
 
     def _on_book_ticker(self, batch: _Batch, data: Any, frame: bytes) -> None:
         batch.ignored["bookTicker"] += 1
@@ -308,7 +328,7 @@ class BinanceAdapter(BinanceRest):
             batch.reject(depth.symbol, "undecodable", str(error), frame, book=True)
             return
         if is_best:
-            batch.see(depth.symbol, depth.event_time)
+            batch.see(depth.symbol, venue_ns(depth.event_time))
             batch.ignored["partial depth"] += 1
         else:
             self._take_depth(batch, depth, frame)
@@ -330,7 +350,7 @@ class BinanceAdapter(BinanceRest):
         symbol = depth.symbol
         if self._is_unknown(batch, symbol):
             return
-        batch.see(symbol, depth.event_time)
+        batch.see(symbol, venue_ns(depth.event_time))
         try:
             bids, asks = self._levels[symbol].pairs(depth.bids, depth.asks)
         except RuleViolation as violation:
@@ -346,7 +366,7 @@ class BinanceAdapter(BinanceRest):
         message = _kline(data)
         if self._is_unknown(batch, message.symbol):
             return
-        batch.see(message.symbol, message.event_time)
+        batch.see(message.symbol, venue_ns(message.event_time))
         if not message.kline.closed:
             batch.ignored["open kline"] += 1
         elif message.kline.interval not in self._intervals:
@@ -366,8 +386,8 @@ class BinanceAdapter(BinanceRest):
         message = _mark_price(data)
         if self._is_unknown(batch, message.symbol):
             return
-        batch.see(message.symbol, message.event_time)
         ts_ns = venue_ns(message.event_time)
+        batch.see(message.symbol, ts_ns)
         try:
             marks, rate = (float(message.price), _real(message.index_price)), _real(message.rate)
         except ValueError as error:
@@ -407,7 +427,7 @@ class BinanceAdapter(BinanceRest):
         events += [Series(*key, declared.rows(key[1], rows)) for key, rows in batch.series.items()]
         events += batch.others
         events += [Ignored(name, number) for name, number in batch.ignored.items()]
-        events += [VenueTime(symbol, venue_ns(clock)) for symbol, clock in batch.times.items()]
+        events += [VenueTime(symbol, ts_ns) for symbol, ts_ns in batch.times.items()]
         return events
 
 

@@ -132,6 +132,16 @@ class Depth(Struct, gc=False):
     time: VenueClock = field(default=0, name="T")
 
 
+class WrittenBook(Struct, gc=False):
+    """The same, its levels as they were written."""
+
+    last_id: Id = field(name="lastUpdateId")
+    bids: msgspec.Raw
+    asks: msgspec.Raw
+    event_time: VenueClock = field(default=0, name="E")
+    time: VenueClock = field(default=0, name="T")
+
+
 class BookTicker(Struct, gc=False):
     """The best prices after an update of the book."""
 

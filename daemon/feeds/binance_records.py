@@ -37,7 +37,7 @@ INTERVAL_NAMES = {seconds: name for name, seconds in INTERVALS.items()}
 
 PARTIAL_LEVELS = frozenset((5, 10, 20))  # of the streams that send the best levels anew, whatever changed
 _MARKET = "MARKET"
-_US_FROM = 10**14  # as ms it is the year 5138, as µs 1973: every later number is µs
+_US_FROM = (2**63 - 1) // NS_PER_MS + 1  # as ms in 2262, where ns in 64 bits end, as µs in 1970: from here on it is µs
 _FEW = 40  # trades; below, packing rows one by one is quicker than numpy
 _TRADE_ROW = struct.Struct("<6q2i")
 _CANDLE_ROW = struct.Struct("<11qi2h")
@@ -57,18 +57,25 @@ def venue_ns(clock: int) -> int:
     return clock * NS_PER_US if clock >= _US_FROM else clock * NS_PER_MS
 
 
-def trade_records(instrument: Instrument, messages: Sequence[Message], flags: int) -> Decoded:
-    """TRADE records of one instrument; each message that breaks a rule is rejected by itself."""
-    if len(messages) <= _FEW:
+def trade_records(instrument: Instrument, messages: Sequence[Message | bytes], flags: int) -> Decoded:
+    """TRADE records of one instrument; a message that breaks a rule is rejected by itself. bytes are rows already."""
+    rows = [message for message in messages if isinstance(message, bytes)]
+    if len(rows) == len(messages):
+        return Decoded(np.frombuffer(bytearray(b"".join(rows)), dtype=TRADE), [])
+    if rows or len(messages) <= _FEW:
         return _few_trades(instrument, messages, flags)
-    return _many_trades(instrument, messages, flags)
+    return _many_trades(instrument, [message for message in messages if not isinstance(message, bytes)], flags)
 
 
-def _few_trades(instrument: Instrument, messages: Sequence[Message], flags: int) -> Decoded:
+def _few_trades(instrument: Instrument, messages: Sequence[Message | bytes], flags: int) -> Decoded:
     rows: list[bytes] = []
     rejected: list[Rejected] = []
     price_scale, size_scale = instrument.price_scale, instrument.size_scale
-    for trade, payload in messages:
+    for message in messages:
+        if isinstance(message, bytes):
+            rows.append(message)
+            continue
+        trade, payload = message
         try:
             price = parse_fixed(trade.price, price_scale, field="price")
             size = parse_fixed(trade.size, size_scale, field="size")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import msgspec
@@ -44,6 +44,9 @@ from marketd.market.instruments import Instrument
 from marketd.market.records import TradeFlag
 from marketd.market.times import ABSENT, NS_PER_MS, parse_timeframe
 
+if TYPE_CHECKING:
+    from marketd.market._compiled import Reader
+
 PAGE_ROWS = 1000  # the most that trades, aggTrades and klines give in one answer
 BOOK_LEVELS = 1000  # a side of a snapshot; deeper ones cost five times as much, and futures have none
 UNKNOWN_LIMIT = 1  # of a recorded snapshot that does not say how many levels were asked for: it may be cut
@@ -77,6 +80,7 @@ class BinanceRest:
         self._series = frozenset(wanted) & frozenset(market.series)
         self._instruments: dict[str, Instrument] = {}
         self._levels: dict[str, LevelReader] = {}
+        self._quick: dict[str, Reader] = {}  # of messages that are read in C (`forms`); empty: none are
         self._is_aggregate = trades == "aggTrade"
         self._flags = int(TradeFlag.AGGREGATE) if self._is_aggregate else 0
         self._rest_row: Callable[[bytes], Any] = _rest_agg_trade if self._is_aggregate else _rest_trade
@@ -87,11 +91,15 @@ class BinanceRest:
 
     def adopt(self, instrument: Instrument) -> None:
         self._instruments[instrument.symbol] = instrument
-        self._levels[instrument.symbol] = LevelReader(instrument)
+        self._levels[instrument.symbol] = reader = LevelReader(instrument)
+        self._quick.pop(instrument.symbol, None)
+        if reader.quick is not None:
+            self._quick[instrument.symbol] = reader.quick
 
     def forget(self, symbol: str) -> None:
         self._instruments.pop(symbol, None)
         self._levels.pop(symbol, None)
+        self._quick.pop(symbol, None)
 
     def _request(self, name: str, weight: int, **query: Any) -> RestRequest:
         return RestRequest(f"{self._market.prefix}/{name}{'?' if query else ''}{urlencode(query)}", weight)
@@ -189,11 +197,10 @@ class BinanceRest:
 
     def decode_snapshot(self, symbol: str, body: bytes, limit: int | None = None) -> BookSnapshot:
         """`limit`: levels a side that were asked for, where it was not `snapshot_request` that asked."""
-        depth = _answer(body, messages.Depth, f"depth of {symbol}")
-        reader = self._levels[symbol]
+        depth = _answer(body, messages.WrittenBook, f"depth of {symbol}")
         try:
-            bids, asks = reader.levels(depth.bids), reader.levels(depth.asks)
-        except RuleViolation as violation:
+            bids, asks = self._levels[symbol].pairs(depth.bids, depth.asks)
+        except (RuleViolation, *UNREADABLE) as violation:
             raise VenueRefused(f"depth of {symbol}: {violation}") from None
         clock = depth.time or depth.event_time
         ts_ns = venue_ns(clock) if clock else ABSENT

@@ -12,15 +12,17 @@ ids are integers shared by all markets, ascending and with holes. There are bars
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from marketd.daemon.feeds import bitstamp_messages as messages
+from marketd.daemon.feeds import forms
 from marketd.daemon.feeds.adapter import BookDelta, BookRule, BookSnapshot, Fit
 from marketd.daemon.feeds.adapter_base import pair_of
 from marketd.daemon.feeds.bitstamp_rest import BitstampRest
+from marketd.daemon.feeds.forms import MOST
 from marketd.daemon.feeds.levels import decode_pairs
 from marketd.daemon.feeds.venue_batch import Batch
 from marketd.daemon.feeds.venue_records import UNREADABLE
@@ -32,6 +34,15 @@ _SYMBOL = re.compile(r"[A-Z0-9]{5,20}")
 _envelope = msgspec.json.Decoder(messages.Envelope).decode
 _trade = msgspec.json.Decoder(messages.LiveTrade, strict=False).decode
 _book = msgspec.json.Decoder(messages.Book, strict=False).decode
+
+
+_read_changes = forms.message(
+    {
+        "event": forms.quoted("data"),
+        "channel": forms.key(),
+        "data": {"microtimestamp": forms.loose(most=MOST // NS_PER_US), "bids": forms.bids(), "asks": forms.asks()},
+    }
+)
 
 
 def _fit(sequence: int, delta: BookDelta) -> Fit:
@@ -94,6 +105,19 @@ class BitstampAdapter(BitstampRest):
         return [msgspec.json.encode({"event": event, "data": {"channel": name}}).decode() for name in streams]
 
     # ---- messages -----------------------------------------------------------------------------
+
+    def keys(self, symbol: str, wire: str) -> Mapping[str, Any]:
+        return {f"diff_order_book_{wire}": symbol}
+
+    def _read_at_once(self, batch: Batch, frame: bytes) -> bool:
+        found = None if _read_changes is None else _read_changes(frame, self._quick)
+        if found is None or not self._book:
+            return False
+        symbol, _, time_us, bids, asks = found
+        self._with_changes.add(symbol)
+        batch.see(symbol, time_us * NS_PER_US)
+        batch.books.append(BookDelta(symbol, time_us, time_us, None, time_us * NS_PER_US, bids, asks))
+        return True
 
     def _read(self, batch: Batch, frame: bytes) -> None:
         envelope = _envelope(frame)

@@ -12,13 +12,14 @@ v2 is read, never subscribed (`bybit_v2`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import msgspec
 
 from marketd.daemon.feeds import bybit_messages as messages
+from marketd.daemon.feeds import forms
 from marketd.daemon.feeds.adapter import BookDelta, BookSnapshot
 from marketd.daemon.feeds.adapter_base import rows_of
 from marketd.daemon.feeds.bybit_markets import (
@@ -51,6 +52,36 @@ _klines = msgspec.json.Decoder(list[messages.Kline])
 _liquidations = msgspec.json.Decoder(list[messages.Liquidation], strict=False)
 _book = msgspec.json.Decoder(messages.Book).decode
 _ticker = msgspec.json.Decoder(messages.Ticker).decode
+
+
+_read_trades = forms.trades(
+    {
+        "topic": forms.key(),
+        "type": forms.text(""),
+        "ts": forms.seen(forms.millis(0)),
+        "cts": forms.millis(0),
+        "data": [
+            {
+                "T": forms.time(forms.millis()),
+                "s": forms.text(),
+                "S": forms.side('"Buy"', '"Sell"'),
+                "v": forms.size(),
+                "p": forms.price(),
+                "i": forms.any_id(),
+                "BT": forms.market(forms.word("false", "true", fallback=0)),
+            }
+        ],
+    }
+)
+_read_changes = forms.message(
+    {
+        "topic": forms.key(),
+        "type": forms.quoted("delta"),
+        "ts": forms.millis(0),
+        "cts": forms.millis(0),
+        "data": {"s": forms.text(), "b": forms.bids(), "a": forms.asks(), "u": forms.count()},
+    }
+)
 
 
 class BybitAdapter(BybitV2):
@@ -113,6 +144,29 @@ class BybitAdapter(BybitV2):
         self._tickers.pop(symbol, None)
 
     # ---- messages -----------------------------------------------------------------------------
+
+    def keys(self, symbol: str, wire: str) -> Mapping[str, Any]:
+        books = {f"orderbook.{name}.{wire}": (symbol, name) for name in BOOK_DEPTHS}
+        return {f"publicTrade.{wire}": symbol, **books}
+
+    def _read_at_once(self, batch: Batch, frame: bytes) -> bool:
+        if _read_trades is None or _read_changes is None:
+            return False
+        if trades := _read_trades(frame, self._quick):
+            batch.take_trades(trades)
+            return True
+        found = _read_changes(frame, self._quick)
+        if found is None:
+            return self._read_old_book(batch, frame)
+        (symbol, name), _, ts_ns, engine_ns, number, bids, asks = found
+        if number == RESTARTED:
+            return False
+        batch.see(symbol, ts_ns)
+        if self._book and self._channels.takes(symbol, BOOK_DEPTHS[name], name, is_snapshot=False):
+            batch.books.append(BookDelta(symbol, number, number, number - 1, engine_ns or ts_ns, bids, asks))
+        else:
+            batch.ignore_unknown(f"orderbook.{name}")
+        return True
 
     def _read(self, batch: Batch, frame: bytes) -> None:
         envelope = _envelope(frame)

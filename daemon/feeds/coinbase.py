@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import msgspec
 
 from marketd.daemon.feeds import coinbase_messages as messages
+from marketd.daemon.feeds import forms
 from marketd.daemon.feeds.adapter import BookDelta, BookRule, BookSnapshot, Event, Fit, Levels
 from marketd.daemon.feeds.coinbase_answers import streams_named_in, subscribed_in
 from marketd.daemon.feeds.coinbase_rest import CoinbaseRest
@@ -35,6 +36,44 @@ _loose_trades = msgspec.json.Decoder(messages.LooseTradesFrame).decode
 _market_trade = msgspec.json.Decoder(messages.MarketTrade).decode
 _levels = msgspec.json.Decoder(list[messages.Level]).decode
 _head = msgspec.json.Decoder(messages.FrameHead).decode
+
+
+_read_trades = forms.trades(
+    {
+        "channel": forms.quoted("market_trades"),
+        "timestamp": forms.seen(forms.moment()),
+        "sequence_num": forms.told(forms.count()),
+        "events": [
+            {
+                "trades": [
+                    {
+                        "trade_id": forms.number(forms.digits()),
+                        "product_id": forms.key(),
+                        "price": forms.price(),
+                        "size": forms.size(),
+                        "side": forms.side('"SELL"', '"BUY"'),  # of the maker
+                        "time": forms.time(forms.moment()),
+                    }
+                ]
+            }
+        ],
+    },
+    newest_first=True,
+)
+_read_changes = forms.message(
+    {
+        "channel": forms.quoted("l2_data"),
+        "timestamp": forms.moment(),
+        "sequence_num": forms.count(),
+        "events": [
+            {
+                "type": forms.quoted("update"),
+                "product_id": forms.key(),
+                "updates": forms.objects(("price_level", "new_quantity", "side"), ("bid", "offer"), TEXTS),
+            }
+        ],
+    }
+)
 
 
 def follows(last: int, delta: BookDelta) -> Fit:
@@ -92,9 +131,11 @@ class CoinbaseAdapter(CoinbaseRest):
     # ---- messages -----------------------------------------------------------------------------
 
     def decode_many(self, frames: Sequence[bytes]) -> list[Event]:
-        batch = Batch()
+        batch, is_quick = Batch(), bool(self._quick)
         for frame in frames:
             try:
+                if is_quick and self._read_at_once(batch, frame):
+                    continue
                 message = _frame(frame)
                 ts_ns = rfc3339_ns(message.timestamp)
             except UNREADABLE as error:
@@ -114,6 +155,26 @@ class CoinbaseAdapter(CoinbaseRest):
                     self._books.lose()
                 batch.reject(None, "undecodable", error, frame, book=isinstance(message, messages.BookFrame))
         return batch.events()
+
+    def _read_at_once(self, batch: Batch, frame: bytes) -> bool:
+        if _read_trades is None or _read_changes is None:
+            return False
+        if trades := _read_trades(frame, self._quick):
+            self._count(trades[3], trades[1])
+            batch.take_trades(trades)
+            return True
+        found = _read_changes(frame, self._quick)
+        if found is None:
+            return False
+        symbol, _, ts_ns, number, _, bids, asks = found
+        self._count(number, ts_ns)
+        if self.book_rule is None:
+            batch.ignore("l2_data")
+            batch.see("", ts_ns)
+        else:
+            batch.books.append(self._books.delta(BookDelta(symbol, number, number, None, ts_ns, bids, asks)))
+            batch.see(symbol, ts_ns)
+        return True
 
     def _count(self, number: int, ts_ns: int) -> None:
         if not self._numbers.follows(number, ts_ns):

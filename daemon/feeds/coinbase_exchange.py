@@ -16,10 +16,11 @@ from typing import Any
 import msgspec
 
 from marketd.daemon.feeds import coinbase_messages as messages
+from marketd.daemon.feeds import forms
 from marketd.daemon.feeds.adapter import BookDelta, BookRule, BookSnapshot, Event, Levels
 from marketd.daemon.feeds.coinbase_answers import exchange_subscribed_in, streams_named_in
 from marketd.daemon.feeds.coinbase_rest import CoinbaseRest
-from marketd.daemon.feeds.levels import LevelReader, Sides
+from marketd.daemon.feeds.levels import LevelReader, Sides, decode_pairs
 from marketd.daemon.feeds.venue_batch import Batch
 from marketd.daemon.feeds.venue_books import ChainedBooks, unnumbered
 from marketd.daemon.feeds.venue_records import UNREADABLE, chunks, rfc3339_ns
@@ -35,6 +36,27 @@ _fields = msgspec.json.Decoder(list[Any]).decode
 _head = msgspec.json.Decoder(messages.MessageHead).decode
 _BOOK_TYPES = frozenset(("snapshot", "l2update"))
 _USED_TYPES = _BOOK_TYPES | {"match", "last_match", ""}
+
+
+_read_changes = forms.message(
+    {
+        "type": forms.quoted("l2update"),
+        "product_id": forms.key(),
+        "changes": forms.sided("buy", "sell"),
+        "time": forms.moment(),
+    }
+)
+_read_trades = forms.trades(
+    {
+        "type": forms.quoted("match", "last_match"),
+        "trade_id": forms.number(forms.count()),
+        "side": forms.side('"sell"', '"buy"'),  # of the maker
+        "size": forms.size(),
+        "price": forms.price(),
+        "product_id": forms.key(),
+        "time": forms.time(forms.moment()),
+    }
+)
 
 
 class CoinbaseExchangeAdapter(CoinbaseRest):
@@ -77,9 +99,11 @@ class CoinbaseExchangeAdapter(CoinbaseRest):
     # ---- messages -----------------------------------------------------------------------------
 
     def decode_many(self, frames: Sequence[bytes]) -> list[Event]:
-        batch = Batch()
+        batch, is_quick = Batch(), bool(self._quick)
         for frame in frames:
             try:
+                if is_quick and self._read_at_once(batch, frame):
+                    continue
                 message = _message(frame)
                 symbol = self._symbol(batch, message.product_id)
                 if symbol is None:
@@ -93,6 +117,23 @@ class CoinbaseExchangeAdapter(CoinbaseRest):
             except UNREADABLE as error:
                 self._other(batch, frame, error)
         return batch.events()
+
+    def _read_at_once(self, batch: Batch, frame: bytes) -> bool:
+        if _read_trades is None or _read_changes is None:
+            return False
+        found = _read_changes(frame, self._quick)
+        if found is None:
+            trades = _read_trades(frame, self._quick)
+            if trades is not None:
+                batch.take_trades(trades)
+            return trades is not None
+        symbol, _, ts_ns, bids, asks = found
+        batch.see(symbol, ts_ns)
+        if self.book_rule is None:
+            batch.ignore("l2update")
+        else:
+            batch.books.append(self._books.delta(BookDelta(symbol, 0, 0, None, ts_ns, bids, asks)))
+        return True
 
     def _other(self, batch: Batch, frame: bytes, error: Exception) -> None:
         """None of the types that are used, or a message of one of these that is damaged."""
@@ -156,9 +197,8 @@ class CoinbaseExchangeAdapter(CoinbaseRest):
         if self.book_rule is None:
             batch.ignore("snapshot")
             return
-        reader = self._readers[symbol]
         try:
-            snapshot = BookSnapshot(symbol, 0, ts_ns, reader.levels(message.bids), reader.levels(message.asks))
+            snapshot = BookSnapshot(symbol, 0, ts_ns, *self._readers[symbol].pairs(message.bids, message.asks))
         except RuleViolation as violation:
             self._books.lose((symbol,))
             batch.reject(symbol, violation.rule, violation, frame, book=True)
@@ -173,7 +213,7 @@ class CoinbaseExchangeAdapter(CoinbaseRest):
         if isinstance(message, messages.UpdateMessage):
             return [(symbol, price, size) for _, price, size in _rows(message.changes)]
         if isinstance(message, messages.SnapshotMessage):
-            return [(symbol, price, size) for price, size in message.bids + message.asks]
+            return [(symbol, price, size) for price, size in decode_pairs(message.bids) + decode_pairs(message.asks)]
         return [(symbol, message.price, message.size)]
 
 

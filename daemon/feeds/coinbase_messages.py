@@ -125,8 +125,8 @@ class UpdateMessage(Struct, gc=False, tag_field="type", tag="l2update"):
 
 class SnapshotMessage(Struct, gc=False, tag_field="type", tag="snapshot"):
     product_id: str
-    bids: list[tuple[str, str]]
-    asks: list[tuple[str, str]]
+    bids: msgspec.Raw  # arrays of [price, size], texts
+    asks: msgspec.Raw
     time: str = ""  # bears one since 2022
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from marketd.daemon.feeds import forms
 from marketd.daemon.feeds import kraken_messages as messages
 from marketd.daemon.feeds.adapter import BookDelta, BookSnapshot, Event, Levels
 from marketd.daemon.feeds.adapter_base import rows_of
@@ -28,6 +29,7 @@ from marketd.daemon.feeds.venue_books import other_depth
 from marketd.daemon.feeds.venue_records import (
     UNREADABLE,
     candle_row,
+    ids_and_times,
     number_text,
     rfc3339_ns,
 )
@@ -41,6 +43,38 @@ _symbols = msgspec.json.Decoder(list[messages.Symbolic]).decode
 _status = msgspec.json.Decoder(list[messages.StatusData]).decode
 _TRADES = msgspec.json.Decoder(list[messages.NumberTrade])
 _USED = frozenset(("book", "trade", "ohlc"))
+
+
+_read_changes = forms.message(
+    {
+        "channel": forms.quoted("book"),
+        "type": forms.quoted("update"),
+        "data": [
+            {
+                "symbol": forms.key(),
+                "bids": forms.side_objects("price", "qty", DIGITS, is_bid=True),
+                "asks": forms.side_objects("price", "qty", DIGITS, is_bid=False),
+                "checksum": forms.count(most=2**32 - 1),
+                "timestamp": forms.moment(ABSENT),
+            }
+        ],
+    }
+)
+_read_trades = forms.trades(
+    {
+        "channel": forms.quoted("trade"),
+        "data": [
+            {
+                "symbol": forms.key(),
+                "side": forms.side('"buy"', '"sell"'),
+                "price": forms.price(DIGITS),
+                "qty": forms.size(DIGITS),
+                "trade_id": forms.number(forms.count()),
+                "timestamp": forms.time(forms.moment()),
+            }
+        ],
+    }
+)
 
 
 class KrakenAdapter(KrakenSocket):
@@ -64,9 +98,11 @@ class KrakenAdapter(KrakenSocket):
     # ---- messages -----------------------------------------------------------------------------
 
     def decode_many(self, frames: Sequence[bytes]) -> list[Event]:
-        batch = Batch()
+        batch, is_quick = Batch(), bool(self._quick)
         for frame in frames:
             try:
+                if is_quick and self._read_at_once(batch, frame):
+                    continue
                 message = _frame(frame)
             except UNREADABLE as error:
                 self._other(batch, frame, error)
@@ -81,6 +117,27 @@ class KrakenAdapter(KrakenSocket):
             except UNREADABLE as error:
                 self._damaged(batch, frame, error)
         return batch.events()
+
+    def _read_at_once(self, batch: Batch, frame: bytes) -> bool:
+        if _read_trades is None or _read_changes is None:
+            return False
+        if trades := _read_trades(frame, self._quick):
+            batch.take_trades(trades)
+            times = self._times_of(trades[0])
+            for trade_id, ts_ns in ids_and_times(trades[2]):
+                times.see(trade_id, ts_ns)
+            return True
+        found = _read_changes(frame, self._quick)
+        if found is None:
+            return False
+        symbol, _, _, checksum, ts_ns, bids, asks = found
+        if self.book_rule is None:
+            batch.ignore("book")
+            return True
+        batch.books.append(self._books.delta(BookDelta(symbol, 0, 0, None, ts_ns, bids, asks, checksum)))
+        if ts_ns != ABSENT:
+            batch.see(symbol, ts_ns)
+        return True
 
     def _other(self, batch: Batch, frame: bytes, error: Exception) -> None:
         """None of the channels that are used, or a message of one of these that is damaged."""

@@ -16,10 +16,11 @@ from typing import Any
 
 import msgspec
 
+from marketd.daemon.feeds import forms
 from marketd.daemon.feeds import kraken_messages as messages
 from marketd.daemon.feeds.adapter import BookDelta, BookSnapshot, Event, Levels
 from marketd.daemon.feeds.adapter_base import rows_of
-from marketd.daemon.feeds.kraken_books import Places, TradeHashes, decimal_places
+from marketd.daemon.feeds.kraken_books import DEPTHS, Places, TradeHashes, decimal_places
 from marketd.daemon.feeds.kraken_rest import DEPTH, VENUE_WORDS
 from marketd.daemon.feeds.kraken_socket import PING_SECONDS, KrakenSocket
 from marketd.daemon.feeds.levels import LevelReader
@@ -40,6 +41,17 @@ _BOOK, TAIL_BYTES = b'"book-', 48  # told by a look at the bytes
 _USED = ("book-", "trade", "ohlc-")  # names of channels, or how they begin
 _TRADES = msgspec.json.Decoder(list[messages.TextTrade])
 _bar = msgspec.json.Decoder(messages.TextBar).decode
+
+
+_CHANNELS = [f"book-{depth}" for depth in DEPTHS]
+_FIRST_PART = {
+    **{"a": forms.dated_asks(), "b": forms.dated_bids()},
+    **{"as": forms.refused(), "bs": forms.refused(), "c": forms.text("")},
+}
+_LAST_PART = _FIRST_PART | {"c": forms.digits(None, most=10**10 - 1)}
+_NAMES = forms.quoted(*_CHANNELS), forms.key()
+_read_changes = forms.message((forms.anything(), _LAST_PART, *_NAMES))
+_read_changes_in_two = forms.message((forms.anything(), _FIRST_PART, _LAST_PART, *_NAMES))
 
 
 class KrakenV1Adapter(KrakenSocket):
@@ -67,11 +79,13 @@ class KrakenV1Adapter(KrakenSocket):
     # ---- messages -----------------------------------------------------------------------------
 
     def decode_many(self, frames: Sequence[bytes]) -> list[Event]:
-        batch = Batch()
+        batch, is_quick = Batch(), bool(self._quick)
         for frame in frames:
             symbol: str | None = None
             name = ""
             try:
+                if is_quick and self._read_at_once(batch, frame):
+                    continue
                 if _BOOK in frame[-TAIL_BYTES:] and self._on_plain_book(batch, frame):
                     continue
                 if frame[:1] == b"{":
@@ -99,6 +113,23 @@ class KrakenV1Adapter(KrakenSocket):
                     self._books.lose((symbol,) if symbol else None)
                 batch.reject(symbol, "undecodable", error, frame, book=is_book)
         return batch.events()
+
+    def _read_at_once(self, batch: Batch, frame: bytes) -> bool:
+        if self.book_rule is None or _read_changes is None or _read_changes_in_two is None:
+            return False
+        found = _read_changes(frame, self._quick) or _read_changes_in_two(frame, self._quick)
+        if found is None:
+            return False
+        symbol, checksum, place, newest, bids, asks = found
+        channel = _CHANNELS[place]
+        if not self._channels.takes(symbol, DEPTHS[place], channel, is_snapshot=False):
+            batch.ignore_unknown(channel)
+            return True
+        ts_ns = self._newest_ns(symbol, newest)
+        batch.books.append(self._books.delta(BookDelta(symbol, 0, 0, None, ts_ns, bids, asks, checksum)))
+        if ts_ns != ABSENT:
+            batch.see(symbol, ts_ns)
+        return True
 
     def _on_event(self, batch: Batch, frame: bytes) -> None:
         message = _event(frame)

@@ -31,6 +31,7 @@ MAX_TEXTS = 1 << 13  # of one instrument and field: some 1 MB; eight times as ma
 MANY = 200  # levels; from here on arrays are quicker, and a book is likely to be all new
 
 TEXTS, DIGITS, REALS = 0, 1, 2  # how numbers are written: "1.50"; 1.50, of which each digit counts; a double
+MORE_TEXTS = 8  # at most behind the price and size of a row that is read in C
 QUICK_SCALES = range(19)  # of what is compiled
 
 Written = str | int | float | bytes  # most venues write texts, some JSON numbers: bytes are one as it was written
@@ -91,7 +92,7 @@ class LevelReader:
         self.prices = _Numbers("price", instrument.price_scale, NotPositive, 1)
         self.sizes = _Numbers("size", instrument.size_scale, Negative, 0)
         # None for what it does not read; who asks it reads that otherwise
-        self.quick: Reader | None = _quick(instrument)
+        self.quick: Reader | None = quick_reader(instrument, instrument.symbol)
 
     def price(self, text: Written) -> int:
         return self.prices[text]
@@ -143,9 +144,10 @@ class LevelReader:
         return Levels([known_prices[text] for text in prices], [known_sizes[text] for text in sizes])
 
 
-def _quick(instrument: Instrument) -> Reader | None:
+def quick_reader(instrument: Instrument, told: Any) -> Reader | None:
+    """Reads in C at the instrument's scales; `told` is what messages that it reads (`forms`) are given back with."""
     part, price, size = compiled.part, instrument.price_scale, instrument.size_scale
     if part is None or price not in QUICK_SCALES or size not in QUICK_SCALES:
         return None
-    reader: Reader = part.Reader(price, size)
+    reader: Reader = part.Reader(price, size, told)
     return reader

@@ -17,10 +17,11 @@ from typing import Any
 
 import msgspec
 
+from marketd.daemon.feeds import forms
 from marketd.daemon.feeds import okx_messages as messages
 from marketd.daemon.feeds.adapter import BookDelta, BookSnapshot
 from marketd.daemon.feeds.adapter_base import rows_of
-from marketd.daemon.feeds.levels import decode_rows
+from marketd.daemon.feeds.levels import MORE_TEXTS, decode_rows
 from marketd.daemon.feeds.okx_book import DEPTH, DEPTHS, RULE, is_shortest
 from marketd.daemon.feeds.okx_names import kind_of
 from marketd.daemon.feeds.okx_rest import BARS, SIDES, OkxRest
@@ -54,6 +55,40 @@ _interests = msgspec.json.Decoder(list[messages.OpenInterest], strict=False)
 _liquidations = msgspec.json.Decoder(list[messages.Liquidation], strict=False)
 
 
+_CHANNELS = list(DEPTHS)
+_read_changes = forms.message(
+    {
+        "event": forms.refused(),
+        "arg": {"channel": forms.quoted(*_CHANNELS), "instId": forms.key()},
+        "action": forms.quoted("update"),
+        "data": [
+            {
+                "asks": forms.asks(MORE_TEXTS),
+                "bids": forms.bids(MORE_TEXTS),
+                "ts": forms.millis(),
+                "seqId": forms.loose(None),
+                "prevSeqId": forms.loose(None),
+                "checksum": forms.word("0", fallback=0),  # as the venue sends it; of another one the texts count
+            }
+        ],
+    }
+)
+
+
+def _trades_of(channel: str, flags: int) -> forms.ReadTrades | None:
+    trade = {
+        "instId": forms.text(),
+        "tradeId": forms.number(forms.loose()),
+        "px": forms.price(),
+        "sz": forms.size(),
+        "side": forms.side('"buy"', '"sell"'),
+        "ts": forms.time(forms.millis()),
+    }
+    arg = {"channel": forms.quoted(channel), "instId": forms.key()}
+    form = {"event": forms.refused(), "arg": arg, "action": forms.text(""), "data": [trade]}
+    return forms.trades(form, flags)
+
+
 def levels_of(book: messages.Book) -> list[list[str]]:
     return decode_rows(book.bids) + decode_rows(book.asks)
 
@@ -81,6 +116,7 @@ class OkxAdapter(OkxRest):
         self._channels = DepthChannels()
         self._unchecked: set[str] = set()  # symbols whose checksums cannot be computed, until the next snapshot
         self._trades_channel = "trades" if self._is_aggregate else ALL_TRADES
+        self._read_trades = _trades_of(self._trades_channel, self._flags)
         self._handlers: dict[str, Handler] = {
             self._trades_channel: self._on_trades,
             **dict.fromkeys(DEPTHS, self._on_book),
@@ -141,6 +177,27 @@ class OkxAdapter(OkxRest):
         self._channels.forget(instrument.symbol)
 
     # ---- messages -----------------------------------------------------------------------------
+
+    def _read_at_once(self, batch: Batch, frame: bytes) -> bool:
+        if self._read_trades is None or _read_changes is None:
+            return False
+        if trades := self._read_trades(frame, self._quick):
+            batch.take_trades(trades)
+            return True
+        found = _read_changes(frame, self._quick)
+        if found is None:
+            return False
+        symbol, place, _, ts_ns, number, previous, _, bids, asks = found
+        channel = _CHANNELS[place]
+        if (number is None) != (previous is None):
+            return False
+        if self._book and self._channels.takes(symbol, DEPTHS[channel], channel, is_snapshot=False):
+            batch.see(symbol, ts_ns)
+            number = number or 0
+            batch.books.append(BookDelta(symbol, number, number, previous, ts_ns, bids, asks))
+        else:
+            batch.ignore(channel)
+        return True
 
     def _read(self, batch: Batch, frame: bytes) -> None:
         if frame == b"pong":

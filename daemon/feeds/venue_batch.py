@@ -46,6 +46,16 @@ class Batch:
             rows = self.trades[symbol] = []
         rows.append(row)
 
+    def take_trades(self, found: tuple[str, int, bytes, int]) -> None:
+        """What `forms.trades` read."""
+        symbol, ts_ns, rows, _ = found
+        held = self.trades.get(symbol)
+        if held is None:
+            held = self.trades[symbol] = []
+        held.append(rows)
+        if ts_ns > self.times.get(symbol, 0):
+            self.times[symbol] = ts_ns
+
     def bar(self, symbol: str, row: bytes) -> None:
         self.bars.setdefault(symbol, []).append(row)
 

@@ -110,6 +110,11 @@ def trade_row(ts_ns: int, trade_id: int, price: int, size: int, side: int, flags
     return _TRADE_ROW.pack(ts_ns, 0, 0, trade_id, price, size, side, flags)
 
 
+def ids_and_times(rows: bytes) -> list[tuple[int, int]]:
+    """Of TRADE rows."""
+    return [(fields[3], fields[0]) for fields in _TRADE_ROW.iter_unpack(rows)]
+
+
 def trade_records(rows: Sequence[bytes]) -> Records:
     return np.frombuffer(bytearray(b"".join(rows)), dtype=TRADE)
 

@@ -206,3 +206,41 @@ ChangeObject *book_cut(BookObject *book, Py_ssize_t depth)
     Py_XDECREF(asks);
     return change;
 }
+
+int book_is_crossed(const BookObject *book)
+{
+    const Side *bids = &book->bids, *asks = &book->asks;
+    return bids->count && asks->count && bids->keys[bids->count - 1] >= -asks->keys[asks->count - 1];
+}
+
+/* The change and what is cut to the window then, as one; NULL with an exception. Takes over the change. */
+static ChangeObject *cut_to_window(BookObject *book, ChangeObject *change)
+{
+    if (!book->window || (book->bids.count <= book->window && book->asks.count <= book->window))
+        return change;
+    ChangeObject *cut = book_cut(book, book->window), *both = NULL;
+    if (cut != NULL)
+        both = (ChangeObject *)change_then((PyObject *)change, (PyObject *)cut);
+    Py_XDECREF(cut);
+    Py_DECREF(change);
+    return both;
+}
+
+int book_follow(BookObject *book, LevelsObject *bids, LevelsObject *asks, Py_ssize_t most, ChangeObject **change)
+{
+    int possible = levels_are_possible(bids);
+    if (possible > 0)
+        possible = levels_are_possible(asks);
+    if (possible <= 0)
+        return possible;
+    *change = book_apply(book, bids, asks);
+    if (*change != NULL)
+        *change = cut_to_window(book, *change);
+    if (*change == NULL)
+        return -1;
+    if (!book_is_crossed(book) && book->bids.count + book->asks.count <= most)
+        return 1;
+    int failed = book_revert(book, *change);
+    Py_DECREF(*change);
+    return failed;
+}

@@ -178,6 +178,22 @@ static PyObject *py_apply(PyObject *self, PyObject *const *args, Py_ssize_t coun
     return (PyObject *)book_apply((BookObject *)self, (LevelsObject *)args[0], (LevelsObject *)args[1]);
 }
 
+static PyObject *py_follow(PyObject *self, PyObject *const *args, Py_ssize_t count)
+{
+    ChangeObject *change;
+    Py_ssize_t most;
+    if (count != 3) {
+        PyErr_Format(PyExc_TypeError, "follow() takes bids, asks and a number, not %zd arguments", count);
+        return NULL;
+    }
+    if (!is_levels(args[0]) || !is_levels(args[1]) || depth_of(args[2], &most) < 0)
+        return NULL;
+    int is_sound = book_follow((BookObject *)self, (LevelsObject *)args[0], (LevelsObject *)args[1], most, &change);
+    if (is_sound < 0)
+        return NULL;
+    return is_sound ? (PyObject *)change : Py_NewRef(Py_None);
+}
+
 static PyObject *py_revert(PyObject *self, PyObject *change)
 {
     if (!is_change(change) || book_revert((BookObject *)self, (ChangeObject *)change) < 0)
@@ -308,39 +324,6 @@ static PyObject *py_is_deeper_than(PyObject *self, PyObject *number)
     return PyBool_FromLong(book->bids.count > depth || book->asks.count > depth);
 }
 
-/* The sum of sizes with low <= key <= high, whatever it is: many sizes do not fit into 64 bits together. */
-static PyObject *sum_within(const Side *side, int64_t low, int64_t high)
-{
-    PyObject *sum = NULL;
-    int64_t part = 0;
-    for (Py_ssize_t i = low <= high ? side_below(side, low) : side->count; i < side->count && side->keys[i] <= high; i++) {
-        int64_t more;
-        if (!__builtin_add_overflow(part, side->sizes[i], &more)) {
-            part = more;
-            continue;
-        }
-        PyObject *number = PyLong_FromLongLong(part), *added = NULL;
-        if (number != NULL)
-            added = sum == NULL ? Py_NewRef(number) : PyNumber_Add(sum, number);
-        Py_XDECREF(number);
-        Py_XSETREF(sum, added);
-        if (sum == NULL)
-            return NULL;
-        part = side->sizes[i];
-    }
-    PyObject *rest = PyLong_FromLongLong(part);
-    if (rest == NULL) {
-        Py_XDECREF(sum);
-        return NULL;
-    }
-    if (sum == NULL)
-        return rest;
-    PyObject *whole = PyNumber_Add(sum, rest);
-    Py_DECREF(sum);
-    Py_DECREF(rest);
-    return whole;
-}
-
 static int bounds_of(PyObject *const *args, Py_ssize_t count, int64_t *low, int64_t *high)
 {
     if (count != 2) {
@@ -353,13 +336,13 @@ static int bounds_of(PyObject *const *args, Py_ssize_t count, int64_t *low, int6
 static PyObject *py_bids_within(PyObject *self, PyObject *const *args, Py_ssize_t count)
 {
     int64_t low, high;
-    return bounds_of(args, count, &low, &high) < 0 ? NULL : sum_within(&((BookObject *)self)->bids, low, high);
+    return bounds_of(args, count, &low, &high) < 0 ? NULL : side_sum(&((BookObject *)self)->bids, low, high);
 }
 
 static PyObject *py_asks_within(PyObject *self, PyObject *const *args, Py_ssize_t count)
 {
     int64_t low, high;
-    return bounds_of(args, count, &low, &high) < 0 ? NULL : sum_within(&((BookObject *)self)->asks, -high, -low);
+    return bounds_of(args, count, &low, &high) < 0 ? NULL : side_sum(&((BookObject *)self)->asks, -high, -low);
 }
 
 static Py_ssize_t book_length(PyObject *self)
@@ -416,8 +399,7 @@ FIELD(is_cut, PyBool_FromLong(book->has_bid_edge || book->has_ask_edge))
 FIELD(window, PyLong_FromSsize_t(book->window))
 FIELD(bid_prices, list_of(book->bids.keys, book->bids.count))
 FIELD(ask_prices, best_first(book->asks.keys, book->asks.count, book->asks.count, -1))
-FIELD(is_crossed, PyBool_FromLong(book->bids.count && book->asks.count &&
-                                  book->bids.keys[book->bids.count - 1] >= -book->asks.keys[book->asks.count - 1]))
+FIELD(is_crossed, PyBool_FromLong(book_is_crossed(book)))
 
 #define GET(name, doc) {#name, (getter)get_##name, NULL, doc, NULL}
 
@@ -444,6 +426,7 @@ static PyMethodDef book_methods[] = {
     {"reset", FAST(py_reset), METH_VARARGS | METH_KEYWORDS, NULL},
     {"clear", FAST(py_clear), METH_VARARGS | METH_KEYWORDS, NULL},
     {"apply", FAST(py_apply), METH_FASTCALL, "Set these levels, in their order."},
+    {"follow", FAST(py_follow), METH_FASTCALL, "Set these levels, if the book is sound then."},
     {"revert", py_revert, METH_O, "Take the newest change back."},
     {"cut", py_cut, METH_O, NULL},
     {"know", FAST(py_know), METH_FASTCALL, NULL},

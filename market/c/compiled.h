@@ -59,6 +59,9 @@ void view_end(View *view);
 PyObject *list_of(const int64_t *values, Py_ssize_t count);
 int is_levels(PyObject *object); /* or TypeError */
 int is_change(PyObject *object);
+/* Whether these can be levels, or -1 with an exception. */
+int levels_are_possible(const LevelsObject *levels);
+PyObject *change_then(PyObject *change, PyObject *later);
 
 /* ---- side.c: one side of a book ---- */
 
@@ -79,6 +82,8 @@ int side_copy(Side *made, const Side *side);
 /* How many keys are below `key`. */
 Py_ssize_t side_below(const Side *side, int64_t key);
 void side_drop(Side *side, Py_ssize_t count); /* the worst ones */
+/* The sum of sizes with low <= key <= high, whatever it is: many sizes do not fit into 64 bits together. */
+PyObject *side_sum(const Side *side, int64_t low, int64_t high);
 
 /* ---- book.c, book_type.c ---- */
 
@@ -97,12 +102,20 @@ int book_type_ready(void); /* what the class needs of Python, once */
 int book_reset(BookObject *book, LevelsObject *bids, LevelsObject *asks, Py_ssize_t limit, Py_ssize_t window);
 ChangeObject *book_apply(BookObject *book, LevelsObject *bids, LevelsObject *asks);
 int book_revert(BookObject *book, ChangeObject *change);
+int book_is_crossed(const BookObject *book);
+/* 1 and the change, 0 where the book would not be sound then and stays as it was, or -1 with an exception. */
+int book_follow(BookObject *book, LevelsObject *bids, LevelsObject *asks, Py_ssize_t most, ChangeObject **change);
 ChangeObject *book_cut(BookObject *book, Py_ssize_t depth);
 void book_know(BookObject *book, char has_bid, int64_t bid, char has_ask, int64_t ask);
 
-/* ---- reading.c, checksums.c, times.c: what the module offers besides ---- */
+/* ---- times.c ---- */
 
-extern PyTypeObject ReaderType;
+/* Whether this is a time in words as venues write it; then it is in ns. */
+int moment_of(const char *text, Py_ssize_t length, int64_t *ns);
+
+/* ---- reading.c, message.c, trades.c, checksums.c, times.c: what the module offers besides ---- */
+
+extern PyTypeObject ReaderType, MessageType, TradeMessageType;
 PyObject *digits_of_best(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *texts_of_best(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *moment_ns(PyObject *module, PyObject *text);

@@ -57,6 +57,9 @@ static inline int take_word(Text *text, Word *word)
     return 1;
 }
 
+/* Whatever stands here, if it is JSON without escapes and exponents, and not too deep. */
+int pass_value(Text *text);
+
 static inline int is_word(const Word *word, const Word *wanted)
 {
     return word->length == wanted->length && memcmp(word->begin, wanted->begin, (size_t)wanted->length) == 0;

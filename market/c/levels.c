@@ -159,23 +159,29 @@ static PyObject *levels_sizes(LevelsObject *self, void *closure)
 }
 
 /* Beyond 64 bits nothing is possible; whatever else is wrong with a list is told. */
-static PyObject *levels_possible(LevelsObject *self, void *closure)
+int levels_are_possible(const LevelsObject *self)
 {
     View prices, sizes;
-    (void)closure;
     if (view_begin(&prices, &self->prices) < 0 || view_begin(&sizes, &self->sizes) < 0) {
         view_end(&prices);
         if (!PyErr_ExceptionMatches(PyExc_OverflowError))
-            return NULL;
+            return -1;
         PyErr_Clear();
-        Py_RETURN_FALSE;
+        return 0;
     }
     int possible = prices.count == sizes.count;
     for (Py_ssize_t i = 0; possible && i < prices.count; i++)
         possible = prices.values[i] > 0 && sizes.values[i] >= 0;
     view_end(&prices);
     view_end(&sizes);
-    return PyBool_FromLong(possible);
+    return possible;
+}
+
+static PyObject *levels_possible(LevelsObject *self, void *closure)
+{
+    int possible = levels_are_possible(self);
+    (void)closure;
+    return possible < 0 ? NULL : PyBool_FromLong(possible);
 }
 
 static PyObject *levels_compare(PyObject *self, PyObject *other, int op)
@@ -324,7 +330,7 @@ static LevelsObject *levels_joined(LevelsObject *first, LevelsObject *second)
     return made;
 }
 
-static PyObject *change_then(PyObject *object, PyObject *later)
+PyObject *change_then(PyObject *object, PyObject *later)
 {
     ChangeObject *self = (ChangeObject *)object, *next = (ChangeObject *)later, *made = NULL;
     if (!is_change(later))

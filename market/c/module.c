@@ -26,7 +26,8 @@ PyMODINIT_FUNC PyInit__compiled(void)
         const char *name;
         PyTypeObject *type;
     } classes[] = {
-        {"Levels", &LevelsType}, {"Change", &ChangeType}, {"OrderBook", &BookType}, {"Reader", &ReaderType}};
+        {"Levels", &LevelsType}, {"Change", &ChangeType}, {"OrderBook", &BookType}, {"Reader", &ReaderType},
+        {"Message", &MessageType}, {"TradeMessage", &TradeMessageType}};
     if (book_type_ready() < 0)
         return NULL;
     PyObject *module = PyModule_Create(&definition);

@@ -170,3 +170,35 @@ void side_drop(Side *side, Py_ssize_t count)
         memmove(side->sizes, side->sizes + count, (size_t)side->count * sizeof(int64_t));
     }
 }
+
+PyObject *side_sum(const Side *side, int64_t low, int64_t high)
+{
+    PyObject *sum = NULL;
+    int64_t part = 0;
+    for (Py_ssize_t i = low <= high ? side_below(side, low) : side->count; i < side->count && side->keys[i] <= high; i++) {
+        int64_t more;
+        if (!__builtin_add_overflow(part, side->sizes[i], &more)) {
+            part = more;
+            continue;
+        }
+        PyObject *number = PyLong_FromLongLong(part), *added = NULL;
+        if (number != NULL)
+            added = sum == NULL ? Py_NewRef(number) : PyNumber_Add(sum, number);
+        Py_XDECREF(number);
+        Py_XSETREF(sum, added);
+        if (sum == NULL)
+            return NULL;
+        part = side->sizes[i];
+    }
+    PyObject *rest = PyLong_FromLongLong(part);
+    if (rest == NULL) {
+        Py_XDECREF(sum);
+        return NULL;
+    }
+    if (sum == NULL)
+        return rest;
+    PyObject *whole = PyNumber_Add(sum, rest);
+    Py_DECREF(sum);
+    Py_DECREF(rest);
+    return whole;
+}

@@ -32,22 +32,29 @@ static long days_of(long year, long month, long day)
     return 365 * (year - FIRST_YEAR) + leaps + before[month - 1] + (month > 2 && is_leap(year)) + day - 1;
 }
 
-/* moment_ns(text): None where it is not written just so, with one to nine decimals; Python reads that. */
-PyObject *moment_ns(PyObject *module, PyObject *text)
+int moment_of(const char *at, Py_ssize_t length, int64_t *ns)
 {
-    (void)module;
-    if (!PyUnicode_Check(text) || !PyUnicode_IS_ASCII(text))
-        Py_RETURN_NONE;
-    const char *at = PyUnicode_DATA(text);
-    Py_ssize_t places = PyUnicode_GET_LENGTH(text) - 21;
+    Py_ssize_t places = length - 21;
     if (places < 1 || places > 9 || at[4] != '-' || at[7] != '-' || at[10] != 'T' || at[13] != ':' || at[16] != ':' ||
         at[19] != '.' || at[20 + places] != 'Z')
-        Py_RETURN_NONE;
+        return 0;
     long days = days_of(digits_at(at, 4), digits_at(at + 5, 2), digits_at(at + 8, 2));
     long hour = digits_at(at + 11, 2), minute = digits_at(at + 14, 2), second = digits_at(at + 17, 2);
     long fraction = digits_at(at + 20, (int)places);
     if (days < 0 || hour < 0 || hour > 23 || minute < 0 || minute > 59 || second < 0 || second > 59 || fraction < 0)
-        Py_RETURN_NONE;
+        return 0;
     int64_t seconds = ((days * 24LL + hour) * 60 + minute) * 60 + second;
-    return PyLong_FromLongLong(seconds * POWERS[9] + fraction * POWERS[9 - places]);
+    *ns = seconds * POWERS[9] + fraction * POWERS[9 - places];
+    return 1;
+}
+
+/* moment_ns(text): None where it is not written just so, with one to nine decimals; Python reads that. */
+PyObject *moment_ns(PyObject *module, PyObject *text)
+{
+    int64_t ns;
+    (void)module;
+    if (!PyUnicode_Check(text) || !PyUnicode_IS_ASCII(text) ||
+        !moment_of(PyUnicode_DATA(text), PyUnicode_GET_LENGTH(text), &ns))
+        Py_RETURN_NONE;
+    return PyLong_FromLongLong(ns);
 }

@@ -19,6 +19,9 @@ LARGE = 2**63 - 1
 prices = st.integers(1, 40) | st.integers(1, 10**6)
 sizes = st.integers(0, 4) | st.integers(0, LARGE)
 rows = st.lists(st.tuples(prices, sizes), max_size=30)
+odd_rows = rows | st.lists(
+    st.tuples(prices | st.integers(-2, 2), sizes | st.integers(-2, 2) | st.just(2**63)), max_size=9
+)
 depths = st.integers(1, 12)
 bounds = st.integers(-5, 50) | st.sampled_from((NO_BID_EDGE, NO_ASK_EDGE, -LARGE, LARGE, 2**63, -(2**63)))
 bid_edges = st.integers(1, 40) | st.just(NO_BID_EDGE)
@@ -27,6 +30,8 @@ calls = st.lists(
     st.one_of(
         st.tuples(st.just("reset"), rows, rows, st.integers(0, 20), st.just(0) | depths),
         st.tuples(st.just("apply"), rows, rows),
+        st.tuples(st.just("follow"), odd_rows, rows, st.integers(0, 60)),
+        st.tuples(st.just("follow"), rows, odd_rows, st.integers(0, 60)),
         st.tuples(st.just("apply and revert"), rows, rows, depths),
         st.tuples(st.just("apply and cut"), rows, rows, depths),
         st.tuples(st.just("widen"), rows, rows, bid_edges, ask_edges),
@@ -71,6 +76,9 @@ def done(module: Any, book: Any, call: tuple[Any, ...]) -> tuple[Any, list[Any]]
         return book, []
     if name == "widen":
         return book, [as_lists(book.widen(*sides, *more))]
+    if name == "follow":
+        change = book.follow(*sides, *more)
+        return book, [change and as_lists(change)]
     change = book.apply(*sides)
     if name == "apply":
         return book, [as_lists(change)]
