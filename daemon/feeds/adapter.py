@@ -74,6 +74,13 @@ class Rejected(NamedTuple):
     book: bool = False  # a message of the book: without numbers or checksums nothing else would tell that it is missing
 
 
+class MessagesLost(NamedTuple):
+    """The connection lost messages, as its numbers show: books on it that nothing numbers begin anew. It stands among
+    the books' events where the loss was seen, beside what the message itself is."""
+
+    words: str
+
+
 class Subscribed(NamedTuple):
     """The venue delivers these streams from now on."""
 
@@ -103,6 +110,7 @@ Event = (
     | Series
     | BookSnapshot
     | BookDelta
+    | MessagesLost
     | VenueTime
     | Ignored
     | Rejected
@@ -306,6 +314,7 @@ __all__ = [
     "Ignored",
     "Levels",
     "Limits",
+    "MessagesLost",
     "Page",
     "Rejected",
     "RestRequest",

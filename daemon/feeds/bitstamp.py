@@ -41,7 +41,7 @@ def _fit(sequence: int, delta: BookDelta) -> Fit:
 
 BEST_LEVELS = 100  # a side, of `order_book`
 
-RULE = BookRule("rest", splice=_fit, follows=_fit, needs_older=True)
+RULE = BookRule("rest", splice=_fit, follows=_fit, needs_older=True, audited=True, exact=True)
 
 
 class BitstampAdapter(BitstampRest):

@@ -3,9 +3,11 @@
     {"type": "subscribe", "product_ids": ["BTC-USD"], "channels": ["matches", "level2"]}
     {"type": "l2update", "product_id": "BTC-USD", "changes": [["sell", "8950.01", "0"]], "time": …}
 
-Updates of the book bear no numbers: the venue promises to deliver them all, and a loss within a connection could only
-be seen by a crossed book. The venue wants a key for `level2`; `level2_batch`, the same every 50 ms, needs none and is
-what is subscribed. There are no bars on this feed: `candles` are left out.
+Updates of the book bear no numbers: the venue promises to deliver them all. That a connection lost messages shows in
+the ids of its matches, which are consecutive, and, when the lost one was the last, in the `last_trade_id` of the
+heartbeats: a second after a heartbeat the match that it tells has come. Then its books begin anew. The venue wants a
+key for `level2`; `level2_batch`, the same every 50 ms, needs none and is what is subscribed. There are no bars on this
+feed: `candles` are left out.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from marketd.daemon.feeds.coinbase_answers import exchange_subscribed_in, stream
 from marketd.daemon.feeds.coinbase_rest import CoinbaseRest
 from marketd.daemon.feeds.levels import LevelReader, Sides
 from marketd.daemon.feeds.venue_batch import Batch
-from marketd.daemon.feeds.venue_books import ChainedBooks, unnumbered
+from marketd.daemon.feeds.venue_books import ChainedBooks, TradeNumbers, unnumbered
 from marketd.daemon.feeds.venue_records import UNREADABLE, chunks, rfc3339_ns
 from marketd.market.errors import RuleViolation
 from marketd.market.times import ABSENT
@@ -51,11 +53,19 @@ class CoinbaseExchangeAdapter(CoinbaseRest):
         super().__init__(trades, book=book, series=series)
         self.book_rule = BookRule("stream", splice=unnumbered, follows=unnumbered) if book else None
         self._books = ChainedBooks()
+        self._numbers = TradeNumbers()
+        self._told: dict[str, int] = {}  # by symbol: the id of the newest match, as its last heartbeat has it
+
+    def forget(self, symbol: str) -> None:
+        super().forget(symbol)
+        self._numbers.forget(symbol)
+        self._told.pop(symbol, None)
 
     # ---- streams ------------------------------------------------------------------------------
 
     def streams(self, symbol: str) -> list[str]:
-        return [f"matches:{self._names.pair(symbol)}", *self.book_streams(symbol)]
+        pair = self._names.pair(symbol)
+        return [f"matches:{pair}", *self.book_streams(symbol), f"heartbeat:{pair}"]
 
     def book_streams(self, symbol: str) -> list[str]:
         return [f"{BOOK_CHANNEL}:{self._names.pair(symbol)}"] if self.book_rule else []
@@ -88,6 +98,8 @@ class CoinbaseExchangeAdapter(CoinbaseRest):
                     self._on_update(batch, symbol, message, frame)
                 elif isinstance(message, messages.SnapshotMessage):
                     self._on_snapshot(batch, symbol, message, frame)
+                elif isinstance(message, messages.HeartbeatMessage):
+                    self._on_heartbeat(batch, symbol, message)
                 else:
                     self._on_match(batch, symbol, message, frame)
             except UNREADABLE as error:
@@ -130,7 +142,21 @@ class CoinbaseExchangeAdapter(CoinbaseRest):
         else:
             batch.ignore_unknown(f"level3 {word}")
 
+    def _on_heartbeat(self, batch: Batch, symbol: str, heartbeat: messages.HeartbeatMessage) -> None:
+        batch.ignore("heartbeat")
+        batch.see(symbol, rfc3339_ns(heartbeat.time))
+        last, told = self._numbers.last(symbol), self._told.get(symbol)
+        if last is not None and told is not None and told > last:
+            self._numbers.begin(symbol, told)
+            batch.lost(f"{symbol}: trade {told} was told of by a heartbeat, and has not come")
+        self._told[symbol] = heartbeat.last_trade_id
+
     def _on_match(self, batch: Batch, symbol: str, match: messages.Match, frame: bytes) -> None:
+        if isinstance(match, messages.LastMatchMessage):  # after a subscription
+            self._numbers.begin(symbol, match.trade_id)
+            self._told.pop(symbol, None)
+        elif missing := self._numbers.missing(symbol, match.trade_id):
+            batch.lost(f"{symbol}: {missing} trades are missing before number {match.trade_id}")
         try:
             batch.trade(symbol, self._trade_row(symbol, match.trade_id, match))
             batch.see(symbol, rfc3339_ns(match.time))
@@ -169,6 +195,8 @@ class CoinbaseExchangeAdapter(CoinbaseRest):
 
     def _texts(self, frame: bytes) -> list[tuple[str, str, str]]:
         message = _message(frame)
+        if isinstance(message, messages.HeartbeatMessage):
+            return []
         symbol = self._names.read(message.product_id)
         if isinstance(message, messages.UpdateMessage):
             return [(symbol, price, size) for _, price, size in _rows(message.changes)]

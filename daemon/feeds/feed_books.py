@@ -23,6 +23,7 @@ from marketd.daemon.feeds.symbol_state import Part, SymbolState
 from marketd.daemon.feeds.tasks import Tasks
 from marketd.market.errors import Timeout
 from marketd.market.records import BookState, Records
+from marketd.market.times import ABSENT, NS_PER_SECOND
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ FRESH_FIRST_SECONDS = 1.0  # between two times of asking for a fresh snapshot of
 FRESH_CAP_SECONDS = 30.0
 FRESH_SPARE = 0.5  # of the venue's budget, which these leave to the books that are not LIVE, and to repair
 STREAM_SECONDS = 10.0  # for a snapshot to come on the stream after its subscription
+AUDIT_NS = 600 * NS_PER_SECOND  # between two fresh snapshots with which a book that nothing numbers is compared
 STEADY_SECONDS = 60.0  # a book that was in step so long is asked for at once when it is lost
 
 HandOver = Callable[[SymbolState, list[Part]], Awaitable[None]]
@@ -48,6 +50,8 @@ class _Kept:
         self.changed = asyncio.Event()  # a snapshot came, or the state changed: what was asked for is answered
         self.backoff = Backoff(RETRY_FIRST_SECONDS, RETRY_CAP_SECONDS)
         self.asked_at = float("-inf")  # monotonic s
+        self.is_denied = False  # its changes may come no more: they are subscribed anew
+        self.audited_ns = 0  # the venue's time
         self.is_refreshing = False
         self.fresh_backoff = Backoff(FRESH_FIRST_SECONDS, FRESH_CAP_SECONDS)
         self.refreshed_at = float("-inf")  # monotonic s
@@ -73,6 +77,7 @@ class FeedBooks:
         self._order = order
         self._connection_of = connection_of
         self._kept: dict[str, _Kept] = {}
+        self._audits = self._rule is not None and self._rule.audited
         self.hand_over: HandOver  # set once, by the feed: each needs the other
         self.resyncs = 0
         self.refreshes = 0
@@ -157,6 +162,20 @@ class FeedBooks:
             for records in lots:
                 kept.keeper.trades(records)
 
+    def witness(self, state: SymbolState, lots: Sequence[Records]) -> list[Part]:
+        """Live trades, before the changes that came with them."""
+        kept = self._kept.get(state.symbol)
+        parts = [part for records in lots for part in kept.keeper.witness(records)] if kept is not None else []
+        if kept is not None and parts:
+            _log.warning(
+                "%s: trades go on that its book cannot have; it begins anew",
+                state.instrument.name,
+                extra={"action": "book_denied", "instrument": state.instrument.name},
+            )
+            kept.is_denied = True
+            self._look(state, kept)
+        return parts
+
     def repaired(self, state: SymbolState, parts: Sequence[Part]) -> None:
         """What a repair of the trades brought, and what it gave up."""
         self.trades(state, [records for kind, records in parts if kind == "trade"])
@@ -187,10 +206,21 @@ class FeedBooks:
         self._look(state, kept)
         return parts
 
+    def lost(self, state: SymbolState) -> list[Part]:
+        kept = self._kept.get(state.symbol)
+        if kept is None:
+            return []
+        parts = kept.keeper.lost()
+        self._look(state, kept)
+        return parts
+
     def time(self, state: SymbolState, ts_ns: int) -> list[Part]:
         kept = self._kept.get(state.symbol)
         if kept is None:
             return []
+        if self._audits and abs(ts_ns - kept.audited_ns) >= AUDIT_NS and ts_ns != ABSENT:
+            kept.audited_ns = ts_ns
+            kept.keeper.sync.audit()
         return kept.keeper.time(ts_ns, trades_complete=state.is_heard and state.trades.sequence.missing is None)
 
     # ---- into step ----------------------------------------------------------------------------
@@ -222,8 +252,11 @@ class FeedBooks:
         self.resyncs += 1
         if self.come_on_stream:
             await self._subscribe_anew(state, kept)
-        else:
-            await self._fetch(state, kept, SPARE)
+            return
+        if kept.is_denied and (connection := self._connection_of(state.symbol)) is not None and connection.is_up:
+            await connection.resubscribe(self._adapter.book_streams(state.symbol))
+        kept.is_denied = False
+        await self._fetch(state, kept, SPARE)
 
     async def _refresh(self, state: SymbolState, kept: _Kept) -> None:
         """Ask for fresh snapshots until one has widened the book, or it has left LIVE: then `_ask_until_live` does."""

@@ -37,7 +37,7 @@ class KrakenSocket(KrakenRest):
     ) -> None:
         super().__init__(trades, candles, words=self.words, book=book, series=series)
         self.book_rule = (
-            BookRule("stream", splice=unnumbered, follows=unnumbered, checksum=self._checksum, depth=DEPTH)
+            BookRule("stream", splice=unnumbered, follows=unnumbered, checksum=self._checksum, depth=DEPTH, exact=True)
             if book
             else None
         )

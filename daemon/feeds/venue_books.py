@@ -43,6 +43,29 @@ class ChainedBooks:
             self._last.pop(symbol, None)
 
 
+class TradeNumbers:
+    """Consecutive ids of trades, which show that a connection lost messages. Where the venue begins to tell a symbol's
+    trades (`begin`) nothing was lost before; ids that came already, over another connection perhaps, show nothing."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, int] = {}  # by symbol
+
+    def last(self, symbol: str) -> int | None:
+        return self._last.get(symbol)
+
+    def begin(self, symbol: str, number: int) -> None:
+        self._last[symbol] = max(number, self._last.get(symbol, number))
+
+    def missing(self, symbol: str, number: int) -> int:
+        """How many trades are missing before this one."""
+        last = self._last.get(symbol, number)
+        self._last[symbol] = max(number, last)
+        return max(number - last - 1, 0)
+
+    def forget(self, symbol: str) -> None:
+        self._last.pop(symbol, None)
+
+
 class DepthChannels:
     """Where a venue has channels of several depths: by which of them a symbol's book is held.
 
