@@ -54,6 +54,6 @@ class BookRule(NamedTuple):
     depth: int = 0  # levels a side that the venue keeps in step; 0: all. Deeper ones are cut after each delta
     # deltas do not name what they follow: only one that is no newer than a REST snapshot proves that none was missed
     needs_older: bool = False
-    audited: bool = False  # nothing numbers the changes: now and then a fresh snapshot tells whether the book is right
+    audited: bool = False  # nothing numbers the changes: now and then a fresh snapshot is asked for, to be sure
     # each level that is told is a change: one that changes nothing shows that a message before it was lost
     exact: bool = False

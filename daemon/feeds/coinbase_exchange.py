@@ -18,12 +18,12 @@ from typing import Any
 import msgspec
 
 from marketd.daemon.feeds import coinbase_messages as messages
-from marketd.daemon.feeds.adapter import BookDelta, BookRule, BookSnapshot, Event, Levels
+from marketd.daemon.feeds.adapter import BookDelta, BookSnapshot, Event, Levels
 from marketd.daemon.feeds.coinbase_answers import exchange_subscribed_in, streams_named_in
 from marketd.daemon.feeds.coinbase_rest import CoinbaseRest
 from marketd.daemon.feeds.levels import LevelReader, Sides
 from marketd.daemon.feeds.venue_batch import Batch
-from marketd.daemon.feeds.venue_books import ChainedBooks, TradeNumbers, unnumbered
+from marketd.daemon.feeds.venue_books import UNNUMBERED, ChainedBooks, TradeNumbers
 from marketd.daemon.feeds.venue_records import UNREADABLE, chunks, rfc3339_ns
 from marketd.market.errors import RuleViolation
 from marketd.market.times import ABSENT
@@ -51,7 +51,7 @@ class CoinbaseExchangeAdapter(CoinbaseRest):
         series: Sequence[str] = (),
     ) -> None:
         super().__init__(trades, book=book, series=series)
-        self.book_rule = BookRule("stream", splice=unnumbered, follows=unnumbered) if book else None
+        self.book_rule = UNNUMBERED if book else None
         self._books = ChainedBooks()
         self._numbers = TradeNumbers()
         self._told: dict[str, int] = {}  # by symbol: the id of the newest match, as its last heartbeat has it

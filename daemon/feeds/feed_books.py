@@ -35,7 +35,10 @@ FRESH_FIRST_SECONDS = 1.0  # between two times of asking for a fresh snapshot of
 FRESH_CAP_SECONDS = 30.0
 FRESH_SPARE = 0.5  # of the venue's budget, which these leave to the books that are not LIVE, and to repair
 STREAM_SECONDS = 10.0  # for a snapshot to come on the stream after its subscription
-AUDIT_NS = 600 * NS_PER_SECOND  # between two fresh snapshots with which a book that nothing numbers is compared
+# between two fresh snapshots of a book that nothing numbers: over REST, and on the stream, which stands meanwhile
+AUDIT_NS = 600 * NS_PER_SECOND
+ANEW_NS = 3600 * NS_PER_SECOND
+ANEW_SECONDS = 5.0  # for that snapshot to come
 STEADY_SECONDS = 60.0  # a book that was in step so long is asked for at once when it is lost
 
 HandOver = Callable[[SymbolState, list[Part]], Awaitable[None]]
@@ -77,7 +80,9 @@ class FeedBooks:
         self._order = order
         self._connection_of = connection_of
         self._kept: dict[str, _Kept] = {}
-        self._audits = self._rule is not None and self._rule.audited
+        is_audited = self._rule is not None and self._rule.audited
+        self._audit_ns = (ANEW_NS if self.come_on_stream else AUDIT_NS) if is_audited else 0
+        self._anew = asyncio.Lock()  # one book after the other is told anew
         self.hand_over: HandOver  # set once, by the feed: each needs the other
         self.resyncs = 0
         self.refreshes = 0
@@ -218,10 +223,43 @@ class FeedBooks:
         kept = self._kept.get(state.symbol)
         if kept is None:
             return []
-        if self._audits and abs(ts_ns - kept.audited_ns) >= AUDIT_NS and ts_ns != ABSENT:
-            kept.audited_ns = ts_ns
-            kept.keeper.sync.audit()
+        if self._audit_ns and abs(ts_ns - kept.audited_ns) >= self._audit_ns and ts_ns != ABSENT:
+            self._audit(state, kept, ts_ns)
         return kept.keeper.time(ts_ns, trades_complete=state.is_heard and state.trades.sequence.missing is None)
+
+    # ---- audits ---------------------------------------------------------------------------------
+
+    def _audit(self, state: SymbolState, kept: _Kept, ts_ns: int) -> None:
+        """It is time for a fresh snapshot, if the book was LIVE for so long."""
+        if kept.is_asking:
+            return  # for one already
+        is_first, kept.audited_ns = not kept.audited_ns, ts_ns
+        if is_first or kept.keeper.sync.state is not BookState.LIVE:
+            return
+        if not self.come_on_stream:
+            kept.keeper.sync.audit()  # its next change asks
+        else:
+            kept.is_asking = True
+            self._tasks.spawn(self._tell_anew(state, kept), f"book anew {state.symbol}")
+
+    async def _tell_anew(self, state: SymbolState, kept: _Kept) -> None:
+        """Have the venue tell a LIVE book anew. It stays LIVE, as old as it is, until that comes a moment later."""
+        try:
+            async with self._anew:
+                connection = self._connection_of(state.symbol)
+                if connection is None or not connection.is_up or not self._is_live(state):
+                    return
+                kept.changed.clear()
+                await connection.resubscribe(self._adapter.book_streams(state.symbol))
+                try:
+                    async with asyncio.timeout(ANEW_SECONDS):
+                        await kept.changed.wait()
+                except TimeoutError:
+                    async with self._order:
+                        await self.hand_over(state, kept.keeper.lost())
+        finally:
+            kept.is_asking = False
+            self._look(state, kept)
 
     # ---- into step ----------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from marketd.daemon.feeds.adapter import BookDelta, BookSnapshot, Fit
+from marketd.daemon.feeds.adapter import BookDelta, BookRule, BookSnapshot, Fit
 from marketd.market.times import NS_PER_SECOND
 
 LOST = -1  # as `BookDelta.previous`: there were messages before this one that are not in the book
@@ -17,6 +17,9 @@ LOST = -1  # as `BookDelta.previous`: there were messages before this one that a
 def unnumbered(last: int, delta: BookDelta) -> Fit:
     """Splice and continuity where a venue numbers nothing: the order on the socket is the order of changes."""
     return Fit.GAP if delta.previous == LOST else Fit.NEXT
+
+
+UNNUMBERED = BookRule("stream", splice=unnumbered, follows=unnumbered, audited=True)
 
 
 class ChainedBooks:
