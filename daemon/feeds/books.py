@@ -143,7 +143,8 @@ class BookKeeper:
 
     def away(self, since_ns: int, words: str) -> tuple[int, list[Part]]:
         """The venue is away, and so no more is known of the book; since when, and what the ledger says."""
-        parts: list[Part] = []
+        # one that is LIVE has missed its disconnection: what it is told then would end its gap, and not this outage
+        parts = self.silent() if self.sync.state is BookState.LIVE else []
         if self._lost_ns != ABSENT and self._lost_reason in _OUTAGE:
             since_ns = self._lost_ns  # it is the outage that it was lost by
         elif self._lost_ns != ABSENT and self._lost_ns < since_ns:

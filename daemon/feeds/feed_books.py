@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from marketd.daemon.feeds.adapter import BookDelta, BookSnapshot, VenueAdapter, VenueRefused
 from marketd.daemon.feeds.backoff import Backoff
@@ -19,7 +19,7 @@ from marketd.daemon.feeds.books import BookKeeper
 from marketd.daemon.feeds.connection import Connection
 from marketd.daemon.feeds.feed_model import BookSettings
 from marketd.daemon.feeds.rest import RestClient, RestFailed
-from marketd.daemon.feeds.symbol_state import Part, SymbolState
+from marketd.daemon.feeds.symbol_state import HandOver, Part, SymbolState
 from marketd.daemon.feeds.tasks import Tasks
 from marketd.market.errors import Timeout
 from marketd.market.records import BookState, Records
@@ -40,8 +40,6 @@ AUDIT_NS = 600 * NS_PER_SECOND
 ANEW_NS = 3600 * NS_PER_SECOND
 ANEW_SECONDS = 5.0  # for that snapshot to come
 STEADY_SECONDS = 60.0  # a book that was in step so long is asked for at once when it is lost
-
-HandOver = Callable[[SymbolState, list[Part]], Awaitable[None]]
 
 
 class _Kept:

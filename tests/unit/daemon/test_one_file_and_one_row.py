@@ -52,7 +52,7 @@ def test_its_recordings_are_known_and_played(tmp_path: Path) -> None:
     assert recorded_venue([path], None) == "TOY"
     assert [found.name for found in survey([path], "TOY").instruments] == ["BTCUSD.TOY"]
     pairs = Playback([path], "TOY").answer("/pairs")
-    assert json.loads(pairs or b"") == [{"pair": "BTC-USD", "price_places": 2, "size_places": 0}]
+    assert json.loads(pairs or b"") == [{"pair": "BTC-USD", "price_places": 1, "size_places": 0}]
     path.write_bytes(b"wss://stream.toy.example/v1 <-> 1700000000.5\n")
     assert recorded_venue([path], None) == "TOY"
 
