@@ -20,6 +20,7 @@ class BookSnapshot(Struct, gc=False):
     asks: Levels
     checksum: int | None = None
     depth: int = 0  # levels a side that the venue keeps in step from here on, where that is not the rule's
+    streamed: bool = False  # came in the order of all else, though snapshots are asked for: it needs no proof
     limit: int = 0  # levels a side that were asked for: a side with as many may go on beyond them; 0: all there are
 
 

@@ -174,7 +174,8 @@ class BookSync:
         """A snapshot, whether it was asked for or not."""
         if self._fresh is not None:
             return self._refresh(self._fresh, snapshot)
-        is_wanted = self.state is _SYNCING or self.rule.snapshot == "stream"
+        is_streamed = snapshot.streamed or self.rule.snapshot == "stream"
+        is_wanted = self.state is _SYNCING or is_streamed
         if not self._is_subscribed or not is_wanted:
             return self._told(BookEvent.OLD)
         if not (snapshot.bids.is_possible and snapshot.asks.is_possible):
@@ -185,7 +186,7 @@ class BookSync:
         self._previous = None
         self._has_snapshot, self._fit = True, self.rule.splice
         flaw = self._flaw(snapshot.checksum)
-        return self._told(flaw or self._join_buffered())
+        return self._told(flaw or self._join_buffered(is_proven=is_streamed or bool(self._buffer)))
 
     def delta(self, delta: BookDelta) -> Step:
         """One message of changes."""
@@ -256,9 +257,8 @@ class BookSync:
         self._buffer.append(delta)
         return BookEvent.BUFFERED
 
-    def _join_buffered(self) -> BookEvent:
+    def _join_buffered(self, *, is_proven: bool) -> BookEvent:
         """Bring a snapshot up to the newest delta that came."""
-        is_proven = self.rule.snapshot == "stream" or bool(self._buffer)
         if self._buffer and self._is_unproven(self._buffer[0]):
             return BookEvent.SNAPSHOT_OLD
         has_joined = False

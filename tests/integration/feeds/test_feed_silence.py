@@ -119,8 +119,9 @@ async def test_a_series_that_has_a_cadence_is_missed_when_it_stops(caplog: pytes
         assert feed.statistics().silent == {}
         market.withheld = "markPrice"
         await eventually_async(lambda: feed.statistics().silent == {"BTCUSDT": "mark_price"})
-        rolls = {connection.streams[0]: connection.statistics().rolls for connection in feed._roster.connections}
-        assert rolls == {"btcusdt@trade": 0, "btcusdt@markPrice@1s": 1}
+        connects = lambda: {each.streams[0]: each.statistics().connects for each in feed._roster.connections}  # noqa: E731
+        await eventually_async(lambda: connects()["btcusdt@markPrice@1s"] == 2)
+        assert connects()["btcusdt@trade"] == 1
         market.withheld = ""
         await eventually_async(lambda: feed.statistics().silent == {})
     assert warned(caplog) == [("BTCUSDT.BINANCE_FUTURES", "mark_price")]
