@@ -15,6 +15,9 @@ and the quiet ones by four trades in a row.
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
+
 from marketd.market.book import OrderBook
 from marketd.market.layouts import TradeFlag
 from marketd.market.records import Records
@@ -43,7 +46,7 @@ class TradeWitness:
         if changes != self._changes:
             self._changes = changes
             self._still.end()
-        elif self._still.goes_on(ts_ns):
+        elif self._still.is_moment(ts_ns) and len(_prices(trades)) and self._still.goes_on(ts_ns):
             return True
         if not self._beyond.moments and 0 <= ts_ns - self._look_ns < MOMENT_NS:
             return False
@@ -64,19 +67,28 @@ class _Run:
         self.moments = 0
         self._first_ns = self._last_ns = ABSENT
 
+    def is_moment(self, ts_ns: int) -> bool:
+        """Another one than the last."""
+        return not self.moments or not 0 <= ts_ns - self._last_ns < MOMENT_NS
+
     def goes_on(self, ts_ns: int) -> bool:
-        """One more; whether that is enough now."""
+        """What is said goes on; whether that is enough now."""
         if not self.moments or ts_ns < self._last_ns:
             self.moments, self._first_ns, self._last_ns = 1, ts_ns, ts_ns
-        elif ts_ns - self._last_ns >= MOMENT_NS:
+        elif self.is_moment(ts_ns):
             self.moments, self._last_ns = self.moments + 1, ts_ns
         return self.moments >= PATIENCE_MOMENTS and ts_ns - self._first_ns >= PATIENCE_NS
 
 
 def _are_beyond(book: OrderBook, trades: Records) -> bool:
     """Whether all of the market's trades were dealt above the best ask, or all below the best bid."""
-    prices = trades["price"][trades["flags"] & _NOT_MARKET == 0]
-    bid, ask = book.best_bid, book.best_ask
+    prices, bid, ask = _prices(trades), book.best_bid, book.best_ask
     if not len(prices):
         return False
     return (ask is not None and bool(prices.min() > ask)) or (bid is not None and bool(prices.max() < bid))
+
+
+def _prices(trades: Records) -> npt.NDArray[np.int64]:
+    """Of the market's trades."""
+    prices: npt.NDArray[np.int64] = trades["price"][trades["flags"] & _NOT_MARKET == 0]
+    return prices

@@ -73,6 +73,7 @@ def test_a_change_now_and_then_is_enough() -> None:
 def test_trades_off_the_market_deny_nothing() -> None:
     flags = int(TradeFlag.NOT_MARKET)
     assert denied_at(TradeWitness(), range(600), 102, changing=True, flags=flags) is None
+    assert denied_at(TradeWitness(), range(600), 100, changing=False, flags=flags) is None
 
 
 def test_a_side_without_levels_denies_nothing() -> None:
