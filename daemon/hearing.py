@@ -11,8 +11,8 @@ A feed whose venue is away lives, and says so itself (VENUE_DOWN, `feeds.outages
 ended as long as the feed shows that it lives. Once it does not, nobody knows of the venue: ENDED at the last sign of
 life.
 
-A venue that the configuration has no more, or has disabled, is not waited for: the bars that were forming get their
-last version, as those of a symbol that was removed do.
+A symbol that the configuration has no more, or whose venue it has not, or has disabled, is not waited for: the bars
+that were forming get their last version, as those of a symbol that was removed under the eyes of its feed do.
 
 Producers have venues of their own, and may be silent: what they say of the ledger is their word.
 """
@@ -21,16 +21,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
+from marketd.daemon.feeds.venues import VENUES
 from marketd.daemon.instrument_state import InstrumentState
 from marketd.daemon.kernel import COVERAGE_KIND, TICK_KIND, TRADE_KIND, coverage_record
 from marketd.daemon.live_lane import LiveLane
 from marketd.daemon.observed_streams import BARS, BOOK, TRADES
 from marketd.daemon.orphans import lost_since
-from marketd.market.instruments import CONSOLIDATED_VENUE, VENUES, Instrument
+from marketd.market.instruments import Instrument
 from marketd.market.records import BookState, Coverage, Ended, Kind, Records
 from marketd.market.times import ABSENT, NS_PER_SECOND
 
@@ -54,7 +55,7 @@ class Hearing:
         self._own: dict[tuple[int, int], float] = {}  # (instrument, stream but trades) -> when a record of it came
         self._alive: dict[str, tuple[float, int]] = {}  # venue -> its feed's last sign of life, monotonic s and ns
         self._looked = 0.0
-        self.followed: Collection[str] = VENUES  # whose feeds the configuration wants
+        self.followed: Mapping[str, Collection[str]] | None = None  # venue -> symbols that the configuration wants
 
     def begin(self, last_alive_ns: int) -> None:
         """Before anybody is heard: of what was down when ingest was there last, long ago, it can say no more."""
@@ -120,7 +121,7 @@ class Hearing:
     def _silent(self, state: InstrumentState, now: float) -> set[int] | None:
         """The streams that end; None where there is nothing to say."""
         instrument, observed = state.instrument, state.observed
-        if instrument.venue not in VENUES or instrument.venue == CONSOLIDATED_VENUE:
+        if instrument.venue not in VENUES:
             return None
         down = observed.down
         has_feed = bool(down) and self._has_feed(instrument.venue, now)
@@ -142,7 +143,9 @@ class Hearing:
 
     def _is_left(self, state: InstrumentState) -> bool:
         """Are bars forming that no feed will go on with?"""
-        return state.instrument.venue not in self.followed and state.fold.has_unflushed
+        if self.followed is None or not state.fold.has_unflushed:
+            return False
+        return state.instrument.symbol not in self.followed.get(state.instrument.venue, ())
 
     def _end(self, state: InstrumentState, streams: Collection[int]) -> None:
         is_left = self._is_left(state)
@@ -150,7 +153,7 @@ class Hearing:
         if is_left:
             ends.setdefault(TRADES, state.fold.heard_ns)
         bars, reason = (
-            (Ended.BARS_CLOSED, "its venue is not followed") if is_left else (Ended.BARS_GO_ON, "nothing is heard")
+            (Ended.BARS_CLOSED, "it is not followed any more") if is_left else (Ended.BARS_GO_ON, "nothing is heard")
         )
         events = [
             coverage_record(Coverage.ENDED, end, end, stream=stream, detail=bars, reason=reason)

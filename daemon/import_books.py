@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import NamedTuple, Protocol
 
-from marketd.daemon.feeds.adapter import BookDelta, BookRule, BookSnapshot, Event, Rejected, VenueTime
+from marketd.daemon.feeds.adapter import BookDelta, BookRule, BookSnapshot, Event, MessagesLost, Rejected, VenueTime
 from marketd.daemon.feeds.books import BookKeeper
 from marketd.daemon.feeds.feed_model import BookSettings
 from marketd.daemon.feeds.symbol_state import Part
@@ -83,10 +83,12 @@ class ImportedBooks:
         begun = [symbol for symbol in self._keepers if self._sources.get(symbol, here) in lost]
         return [told for symbol in begun for told in self._told(symbol, received_ns, _begun_anew)]
 
-    def trades(self, symbol: str, records: Records) -> None:
+    def trades(self, symbol: str, records: Records, received_ns: int) -> list[Told]:
+        """What trades say of their symbol's book."""
         keeper = self._keepers.get(symbol)
         if keeper is not None:
             keeper.trades(records)
+        return self._told(symbol, received_ns, partial(BookKeeper.witness, records=records))
 
     def take(self, events: Iterable[Event], received_ns: int) -> list[Told]:
         """What the events of one line say of books."""
@@ -100,6 +102,9 @@ class ImportedBooks:
                 found += self._told(event.symbol, received_ns, partial(BookKeeper.take, event=event))
             elif isinstance(event, VenueTime):
                 found += self._told(event.symbol, received_ns, partial(BookKeeper.time, ts_ns=event.ts_ns))
+            elif isinstance(event, MessagesLost):
+                for symbol in [symbol for symbol, source in self._sources.items() if source == self._source]:
+                    found += self._told(symbol, received_ns, BookKeeper.lost)
             elif isinstance(event, Rejected) and event.book:
                 for symbol in list(self._keepers) if event.symbol is None else [event.symbol]:
                     found += self._told(symbol, received_ns, BookKeeper.damaged)

@@ -24,6 +24,7 @@ from marketd.daemon.feeds.adapter import (
     BookSnapshot,
     Candles,
     Ignored,
+    MessagesLost,
     Rejected,
     Series,
     Subscribed,
@@ -268,7 +269,8 @@ class CaptureImport:
         events = self._adapter.decode_many([line.payload])
         for event in events:
             if isinstance(event, Trades):
-                self._books.trades(event.symbol, event.records)
+                for instrument, parts in self._books.trades(event.symbol, event.records, line.recv_ns):
+                    yield instrument, parts, []
                 instrument = self._instruments[event.symbol]
                 state = self._kernel.state(instrument)
                 fresh = self._fresh(state, event.records)
@@ -284,7 +286,7 @@ class CaptureImport:
                     yield instrument, self._coverage.at(self._kernel.state(instrument), event.ts_ns), []
             elif isinstance(event, Rejected):
                 yield self._refused(event)
-            elif not isinstance(event, (BookSnapshot, BookDelta, Subscribed)):  # the last is told by its name, too
+            elif not isinstance(event, (BookSnapshot, BookDelta, MessagesLost, Subscribed)):  # the last is named, too
                 self._ignored[event.name if isinstance(event, Ignored) else type(event).__name__] += 1
         for instrument, parts in self._books.take(events, line.recv_ns):
             yield instrument, parts, []

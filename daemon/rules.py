@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from marketd.market.activity_specs import EVERY, MAX_SPECS, read_spec
 from marketd.market.errors import ConfigError, InvalidArgument
-from marketd.market.instruments import CONSOLIDATED_VENUE, VENUES
+from marketd.market.instruments import CONSOLIDATED_VENUE
 from marketd.market.records import FIRST_SERIES_ID, Kind, series_kind
 from marketd.market.times import NS_PER_SECOND, parse_timeframe
 from marketd.sql.server_settings import merge_settings, parse_listen
@@ -40,7 +40,6 @@ MAX_SERIES = 1000
 _INSTANCE = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 _WIDTH = re.compile(r"[0-9]{1,18}(\.[0-9]{1,18})?")
 MEANT = 0.8  # how like two names are, by difflib, when one is taken for a slip in the other
-_FEED_VENUES = [venue for venue in VENUES if venue != CONSOLIDATED_VENUE]
 
 
 def check(config: Config) -> None:
@@ -54,7 +53,7 @@ def check(config: Config) -> None:
     for name, venue in config.venues.items():
         _check_venue(name, venue)
     if config.default_venue is not None:
-        _check_venue_name("default_venue", config.default_venue, VENUES)
+        _check_venue_name("default_venue", config.default_venue, [*_feed_venues(), CONSOLIDATED_VENUE])
     for alias, target in config.aliases.items():
         if not alias or not target:
             fail(f"aliases.{alias or repr(alias)}", "an alias maps one symbol to another, and neither is empty")
@@ -140,7 +139,7 @@ def _timeframe(path: str, text: str) -> int:
 
 def _check_venue(name: str, venue: Venue) -> None:
     where = f"venues.{name}"
-    _check_venue_name(where, name, _FEED_VENUES)
+    _check_venue_name(where, name, _feed_venues())
     if venue.enabled and not venue.symbols:
         fail(f"{where}.symbols", "name at least one symbol, such as 'BTC/USDT', or set enabled = false")
     for symbol, count in _counted(venue.symbols):
@@ -202,6 +201,12 @@ def _check_api_key_file(path: str, name: str, header: str) -> None:
         fail(path, f"{name!r} is neither an absolute path nor the name of a credential of systemd's")
 
 
+def _feed_venues() -> list[str]:
+    from marketd.daemon.feeds.venues import VENUES  # adapters read settings, which are made by these rules
+
+    return list(VENUES)
+
+
 def _check_venue_name(path: str, name: str, venues: Iterable[str]) -> None:
     if name not in venues:
         close = get_close_matches(name.upper(), list(venues), n=1)
@@ -224,14 +229,16 @@ def _check_book(config: Config) -> None:
         if not _WIDTH.fullmatch(width) or not float(width):
             fail(path, f"{width!r} is no price more than 0; write a decimal number in quotes, such as '0.5'")
         _check_instrument_name(path, name)
-        _check_venue_name(path, name.rpartition(".")[2], _FEED_VENUES)
+        _check_venue_name(path, name.rpartition(".")[2], _feed_venues())
 
 
 def _check_instrument_name(path: str, name: str, or_else: str = "") -> None:
     """What is set for one instrument is looked up by its name alone: an alias, or a pair, would never be found."""
     symbol, _, venue = name.rpartition(".")
     plain = re.sub(r"[/:\s-]", "", symbol or name).upper()
-    is_pair = "/" in symbol or (venue in VENUES and symbol != plain)  # producers name theirs as they like
+    is_pair = "/" in symbol or (
+        venue in (*_feed_venues(), CONSOLIDATED_VENUE) and symbol != plain
+    )  # producers name theirs as they like
     if not symbol or not venue or is_pair:
         wanted = f"{plain or 'BTCUSDT'}.{venue if symbol and venue else 'BINANCE'}"
         fail(path, f"{name!r} is no instrument's name, and aliases do not count here; write {or_else}'{wanted}'")
@@ -243,10 +250,10 @@ def _check_no_venue_is_meant(path: str, name: str) -> None:
     symbol, _, venue = name.rpartition(".")
     if venue == CONSOLIDATED_VENUE:
         fail(path, f"{venue} has no trades of its own to make bars of; write '{symbol}.' and one of its venues")
-    likely = get_close_matches(venue.upper(), _FEED_VENUES, n=1, cutoff=MEANT)
-    close = next(iter(likely or (known for known in _FEED_VENUES if _is_short_for(venue.upper(), known))), venue)
+    likely = get_close_matches(venue.upper(), _feed_venues(), n=1, cutoff=MEANT)
+    close = next(iter(likely or (known for known in _feed_venues() if _is_short_for(venue.upper(), known))), venue)
     if not venue.startswith(close):
-        known = ", ".join(_FEED_VENUES)
+        known = ", ".join(_feed_venues())
         fail(
             path,
             f"{venue!r} is no venue, and too like {close} for a producer's own; write '{symbol}.{close}'. Venues are "

@@ -20,6 +20,7 @@ class BookSnapshot(Struct, gc=False):
     asks: Levels
     checksum: int | None = None
     depth: int = 0  # levels a side that the venue keeps in step from here on, where that is not the rule's
+    streamed: bool = False  # came in the order of all else, though snapshots are asked for: it needs no proof
     limit: int = 0  # levels a side that were asked for: a side with as many may go on beyond them; 0: all there are
 
 
@@ -54,3 +55,6 @@ class BookRule(NamedTuple):
     depth: int = 0  # levels a side that the venue keeps in step; 0: all. Deeper ones are cut after each delta
     # deltas do not name what they follow: only one that is no newer than a REST snapshot proves that none was missed
     needs_older: bool = False
+    audited: bool = False  # nothing numbers the changes: now and then a fresh snapshot is asked for, to be sure
+    # each level that is told is a change: one that changes nothing shows that a message before it was lost
+    exact: bool = False

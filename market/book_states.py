@@ -28,9 +28,11 @@ class BookEvent(Enum):
     GAP = "gap"
     CROSSED = "crossed"
     CHECKSUM_FAILED = "checksum_failed"
+    UNCHANGED = "unchanged"  # a change that changes nothing, of a venue that sends none: one before it was lost
     DAMAGED = "damaged"  # a message that could not be read, or a level that cannot be
     OVERFLOW = "overflow"
     CONTRADICTED = "contradicted"  # a fresh snapshot says that the book is wrong
+    DENIED = "denied"  # trades go on that it cannot have
     TICK_CHANGED = "tick_changed"
     SILENT = "silent"
     DISCONNECTED = "disconnected"
@@ -53,9 +55,11 @@ _DOUBTS: Mapping[BookEvent, tuple[BookState, Action]] = {
     BookEvent.GAP: (_SYNCING, _ASK),
     BookEvent.CROSSED: (_SYNCING, _ASK),
     BookEvent.CHECKSUM_FAILED: (_SYNCING, _ASK),
+    BookEvent.UNCHANGED: (_SYNCING, _ASK),
     BookEvent.DAMAGED: (_SYNCING, _ASK),
     BookEvent.OVERFLOW: (_SYNCING, _ASK),
     BookEvent.CONTRADICTED: (_SYNCING, _ASK),
+    BookEvent.DENIED: (_SYNCING, _ASK),
     BookEvent.TICK_CHANGED: (_SYNCING, _ASK),
 }
 

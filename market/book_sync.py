@@ -21,7 +21,7 @@ the book is LIVE as far as it is told, and has its edges there (`OrderBook`).
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -33,9 +33,11 @@ from marketd.market.book_messages import BookDelta, BookRule, BookSnapshot, Fit
 from marketd.market.book_states import Action, BookEvent, transition
 from marketd.market.instruments import Instrument
 from marketd.market.layouts import BookState
-from marketd.market.times import ABSENT
+from marketd.market.times import ABSENT, NS_PER_SECOND
 
 MAX_BUFFERED = 20_000  # deltas kept while a snapshot is awaited: minutes of the busiest stream there is
+MAX_UNCHANGED = 3  # times that a book begins anew because of a change that changes nothing …
+UNCHANGED_NS = 3600 * NS_PER_SECOND  # … within so long
 MAX_LEVELS = 500_000  # of one book; ten times the deepest that any venue shows
 
 _LIVE, _SYNCING, _STALE = BookState.LIVE, BookState.SYNCING, BookState.STALE
@@ -108,6 +110,7 @@ class BookSync:
         self._buffer: list[BookDelta] = []
         self._watch = EdgeWatch(reach) if reach else None
         self._fresh: BookSync | None = None  # waits for a fresh snapshot while the book stands, or is followed unseen
+        self._unchanged_at: deque[int] = deque(maxlen=MAX_UNCHANGED)  # event times, ns
         self._counts: Counter[BookEvent] = Counter()  # but for APPLIED, which would cost a hash a delta
         self._applied = 0
 
@@ -119,6 +122,11 @@ class BookSync:
         if self._applied:
             events[_APPLIED.value] = self._applied
         return SyncStatistics(self.state, self.sequence, len(self.book), len(self._buffer), events)
+
+    @property
+    def changes(self) -> int:
+        """How many messages of changes were applied."""
+        return self._applied
 
     @property
     def wants_fresh(self) -> bool:
@@ -145,6 +153,15 @@ class BookSync:
         """A message of the book came that could not be read."""
         return self._told(BookEvent.DAMAGED) if self._is_subscribed else self._told(BookEvent.OLD)
 
+    def lost(self) -> Step:
+        """The connection lost messages, by what it numbers; those of the book are not numbered."""
+        awaits = self.state is _SYNCING and not self._has_snapshot and not self._buffer
+        return self._told(BookEvent.GAP if self._is_subscribed and not awaits else BookEvent.OLD)
+
+    def denied(self) -> Step:
+        """Trades go on that a LIVE book cannot have."""
+        return self._told(BookEvent.DENIED if self.state is _LIVE else BookEvent.OLD)
+
     def tick_changed(self, instrument: Instrument) -> Step:
         """From now on prices and sizes come at other scales."""
         self.instrument = instrument
@@ -157,7 +174,8 @@ class BookSync:
         """A snapshot, whether it was asked for or not."""
         if self._fresh is not None:
             return self._refresh(self._fresh, snapshot)
-        is_wanted = self.state is _SYNCING or self.rule.snapshot == "stream"
+        is_streamed = snapshot.streamed or self.rule.snapshot == "stream"
+        is_wanted = self.state is _SYNCING or is_streamed
         if not self._is_subscribed or not is_wanted:
             return self._told(BookEvent.OLD)
         if not (snapshot.bids.is_possible and snapshot.asks.is_possible):
@@ -168,7 +186,7 @@ class BookSync:
         self._previous = None
         self._has_snapshot, self._fit = True, self.rule.splice
         flaw = self._flaw(snapshot.checksum)
-        return self._told(flaw or self._join_buffered())
+        return self._told(flaw or self._join_buffered(is_proven=is_streamed or bool(self._buffer)))
 
     def delta(self, delta: BookDelta) -> Step:
         """One message of changes."""
@@ -196,6 +214,8 @@ class BookSync:
             watch, book = self._watch, self.book
             if watch is not None and book.is_cut and not book.window and (self._fresh or watch.look(book) is not _FAR):
                 return self._follow_near(watch, delta, change, applied)
+            if self._fresh is not None:
+                return self._follow_audited(self._fresh, delta, change, applied)
             if applied is _APPLIED:  # nearly always; what the table says of it (a test compares)
                 self._applied += 1
                 return Step(_APPLIED, _LIVE, _LIVE, _KEEP, change)
@@ -237,9 +257,8 @@ class BookSync:
         self._buffer.append(delta)
         return BookEvent.BUFFERED
 
-    def _join_buffered(self) -> BookEvent:
+    def _join_buffered(self, *, is_proven: bool) -> BookEvent:
         """Bring a snapshot up to the newest delta that came."""
-        is_proven = self.rule.snapshot == "stream" or bool(self._buffer)
         if self._buffer and self._is_unproven(self._buffer[0]):
             return BookEvent.SNAPSHOT_OLD
         has_joined = False
@@ -330,6 +349,27 @@ class BookSync:
             self._watch.begin(self.book)
         return change
 
+    # ---- an audit -----------------------------------------------------------------------------------
+
+    def audit(self) -> None:
+        """A book that is LIVE is to be compared with a fresh snapshot, which is asked for without haste."""
+        if self.state is _LIVE and self._fresh is None and self.rule.snapshot == "rest":
+            self._fresh = self._awaiting()
+
+    def _follow_audited(self, fresh: BookSync, delta: BookDelta, change: Change, applied: BookEvent) -> Step:
+        """The delta was applied to a book that knows all that its venue tells."""
+        fresh.delta(delta)
+        found = self._widen(fresh)
+        if found is BookEvent.CONTRADICTED:
+            self.book.revert(change)
+            return self._told(found)
+        if found is not None and applied is _APPLIED:
+            return self._told(BookEvent.REFRESHED, change)
+        if applied is not _APPLIED:
+            return self._told(applied)
+        self._applied += 1
+        return Step(_APPLIED, _LIVE, _LIVE, _KEEP, change)
+
     # ---- the book itself ----------------------------------------------------------------------------
 
     def _apply(self, delta: BookDelta) -> tuple[Change | None, BookEvent | None]:
@@ -339,6 +379,9 @@ class BookSync:
         change = book.follow(delta.bids, delta.asks, MAX_LEVELS)
         if change is None:
             return None, self._flaw_after(delta)
+        if rule.exact and not change.is_exact and self._shows_a_loss(delta, change):
+            book.revert(change)
+            return None, BookEvent.UNCHANGED
         self.sequence, self._fit = delta.last, rule.follows
         if delta.previous != delta.last:  # else it says that nothing changed
             self._previous = delta.previous
@@ -358,6 +401,22 @@ class BookSync:
         flaw = self._flaw(delta.checksum) or BookEvent.DAMAGED
         book.revert(change)
         return flaw
+
+    def _shows_a_loss(self, delta: BookDelta, change: Change) -> bool:
+        """A level that changes nothing: not one of the state that the snapshot has already, nor one at the edge of a
+        window, where levels come and go without a word. At most so often, lest a venue that begins to tell such levels
+        costs its books for good."""
+        book, ts_ns, times = self.book, max(delta.ts_ns, 0), self._unchanged_at
+        if 0 < delta.last == self.sequence:
+            return False
+        bids = zip(change.bids.prices, change.bids.sizes, change.bids_before, strict=True)
+        asks = zip(change.asks.prices, change.asks.sizes, change.asks_before, strict=True)
+        is_within = any(size == before and price > book.bid_edge for price, size, before in bids)
+        is_within = is_within or any(size == before and price < book.ask_edge for price, size, before in asks)
+        if not is_within or (len(times) == MAX_UNCHANGED and ts_ns - times[0] < UNCHANGED_NS):
+            return False
+        times.append(ts_ns)
+        return True
 
     def _flaw(self, checksum: int | None) -> BookEvent | None:
         """What is wrong with the book as it stands; None: nothing that can be seen."""

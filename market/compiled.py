@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from types import ModuleType
 
-INTERFACE = 4  # of market/c/compiled.h: a part that was built of other sources is not used
+INTERFACE = 5  # of market/c/compiled.h: a part that was built of other sources is not used
 PURE_PYTHON = "MARKETD_PURE_PYTHON"
 
 

@@ -18,20 +18,6 @@ from marketd.market.records import INSTRUMENT, InstrumentFlag, Records
 IDS_PER_DAEMON = 65_536
 GLOBAL_NAME = "GLOBAL.MARKETD"
 MAX_SCALE = 18
-VENUES = (
-    "BINANCE",
-    "BINANCE_FUTURES",
-    "BINANCE_DELIVERY",
-    "COINBASE",
-    "KRAKEN",
-    "BYBIT",
-    "BYBIT_LINEAR",
-    "BYBIT_INVERSE",
-    "OKX",
-    "BITSTAMP",
-    "COB",
-)
-
 CONSOLIDATED_VENUE = "COB"  # marketd's own: the consolidated books
 
 _REMOVED = int(InstrumentFlag.REMOVED)  # flags of an enum are slow to combine

@@ -22,6 +22,7 @@ This is the reference: `market/book.py` gives out the same classes in C where th
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
+from operator import ne
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -61,6 +62,12 @@ class Change(Struct, gc=False):
     asks: Levels
     bids_before: list[int]
     asks_before: list[int]
+
+    @property
+    def is_exact(self) -> bool:
+        """Each of these levels had another size before."""
+        bids, asks = self.bids.sizes, self.asks.sizes
+        return all(map(ne, bids, self.bids_before)) and all(map(ne, asks, self.asks_before))
 
     def then(self, later: Change) -> Change:
         """This change and a later one, as one."""

@@ -15,6 +15,7 @@ from marketd.daemon import metrics
 from marketd.daemon.actor import PollActor
 from marketd.daemon.clock import LiveClock
 from marketd.daemon.consolidated import Consolidator
+from marketd.daemon.feeds.followed import followed_symbols
 from marketd.daemon.ingest import Ingest
 from marketd.daemon.journal_room import RoomWait
 from marketd.daemon.kernel import Kernel
@@ -88,7 +89,7 @@ class IngestActor(PollActor):
             live_only=config.journal.when_full == "live_only",
             consolidator=self._consolidator() if config.book.consolidated else None,
         )
-        self._ingest.hearing.followed = frozenset(config.active_venues)
+        self._ingest.hearing.followed = followed_symbols(config)
         self._acks = self._ingest.acks
         self._publisher.announce(self._registry.instruments)
         self._beat()
@@ -294,7 +295,7 @@ class IngestActor(PollActor):
         self._journal.set_budget(config.journal.budget)
         self._ingest.live_only = config.journal.when_full == "live_only"
         self._kernel.set_max_skew(config.validation.max_skew)
-        self._ingest.hearing.followed = frozenset(config.active_venues)
+        self._ingest.hearing.followed = followed_symbols(config)
 
     def statistics(self) -> Mapping[str, Any]:
         if not hasattr(self, "_ingest"):

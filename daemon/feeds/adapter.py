@@ -74,6 +74,13 @@ class Rejected(NamedTuple):
     book: bool = False  # a message of the book: without numbers or checksums nothing else would tell that it is missing
 
 
+class MessagesLost(NamedTuple):
+    """The connection lost messages, as its numbers show: books on it that nothing numbers begin anew. It stands among
+    the books' events where the loss was seen, beside what the message itself is."""
+
+    words: str
+
+
 class Subscribed(NamedTuple):
     """The venue delivers these streams from now on."""
 
@@ -103,6 +110,7 @@ Event = (
     | Series
     | BookSnapshot
     | BookDelta
+    | MessagesLost
     | VenueTime
     | Ignored
     | Rejected
@@ -266,6 +274,29 @@ class Limits(NamedTuple):
     commands_per_hour: int = 0  # (un)subscriptions that one connection may ask for; 0: no limit is told
 
 
+class Told(NamedTuple):
+    """Whose traffic it is: `venue`, or one of `others` if somebody says so; `url` is one at which such messages are
+    spoken."""
+
+    venue: str | None
+    others: tuple[str, ...] = ()
+    url: str = ""
+
+
+class Signs(NamedTuple):
+    """By what a venue's recordings are known. Each sign is of this venue alone, or tells which others it may be of."""
+
+    addresses: tuple[tuple[str, Told], ...] = ()
+    """Patterns of host and path, from their beginning, never of a part: `stream.binance.us` is another venue's."""
+    messages: tuple[tuple[bytes, Told], ...] = ()
+    """Patterns of what stands in messages, where no address is recorded; without blanks after ":" and ","."""
+    told: Callable[[bytes], Told | None] | None = None
+    """Whose a message is, where a pattern cannot tell: of markets that speak alike."""
+
+
+Serve = Callable[[Sequence[Instrument], int], Any]  # instruments and the time (ns) -> what becomes JSON
+
+
 class Venue(NamedTuple):
     """One row of the table of venues (`marketd.daemon.feeds.venues`)."""
 
@@ -282,6 +313,9 @@ class Venue(NamedTuple):
     endpoint_of: Callable[[str], str] | None = None
     """Of a stream, where a venue has several addresses: streams of different endpoints need connections of their own,
     and `connect_url` makes the address by the first of its streams."""
+    signs: Signs = Signs()
+    answers: Mapping[str, Serve] = {}
+    """REST answers in the venue's words, by their paths, that a feed cannot begin without and recordings lack."""
 
     def headers_with(self, api_key: str) -> dict[str, str]:
         """Of each REST request; a key goes with it where the venue has a header for one."""
@@ -306,11 +340,15 @@ __all__ = [
     "Ignored",
     "Levels",
     "Limits",
+    "MessagesLost",
     "Page",
     "Rejected",
     "RestRequest",
     "Series",
+    "Serve",
+    "Signs",
     "Subscribed",
+    "Told",
     "Trades",
     "UnknownSymbol",
     "Venue",

@@ -52,7 +52,7 @@ def _fit(sequence: int, delta: BookDelta) -> Fit:
 
 BEST_LEVELS = 100  # a side, of `order_book`
 
-RULE = BookRule("rest", splice=_fit, follows=_fit, needs_older=True)
+RULE = BookRule("rest", splice=_fit, follows=_fit, needs_older=True, audited=True, exact=True)
 
 
 class BitstampAdapter(BitstampRest):
@@ -189,7 +189,8 @@ class BitstampAdapter(BitstampRest):
         book = self._book_of(batch, symbol, data, frame)
         levels = book and self._pairs(batch, symbol, book.bids, book.asks, frame)
         if book and levels:
-            batch.books.append(BookSnapshot(symbol, book.time, book.time * NS_PER_US, *levels, depth=BEST_LEVELS))
+            ts_ns = book.time * NS_PER_US
+            batch.books.append(BookSnapshot(symbol, book.time, ts_ns, *levels, depth=BEST_LEVELS, streamed=True))
 
     def _book_of(self, batch: Batch, symbol: str, data: Any, frame: bytes) -> messages.Book | None:
         try:

@@ -26,6 +26,7 @@ from marketd.market.book_edges import Reach
 from marketd.market.book_records import BookRecorder
 from marketd.market.book_states import BookEvent
 from marketd.market.book_sync import BookSync, Step
+from marketd.market.book_witness import TradeWitness
 from marketd.market.buckets import BucketKernel
 from marketd.market.errors import RuleViolation
 from marketd.market.fixed import format_fixed, parse_fixed
@@ -66,6 +67,7 @@ class BookKeeper:
         self.newest_ns = ABSENT  # the newest event time that was told
         self._complete_ns = ABSENT  # `newest_ns` when no trades were missing
         self._begin_kernels()
+        self._witness = TradeWitness()
         self._is_told = False  # the kernels know that the book is LIVE
         self._is_first = False  # the snapshot that a subscription brings by itself is still to come
         self._observed = False
@@ -141,7 +143,8 @@ class BookKeeper:
 
     def away(self, since_ns: int, words: str) -> tuple[int, list[Part]]:
         """The venue is away, and so no more is known of the book; since when, and what the ledger says."""
-        parts: list[Part] = []
+        # one that is LIVE has missed its disconnection: what it is told then would end its gap, and not this outage
+        parts = self.silent() if self.sync.state is BookState.LIVE else []
         if self._lost_ns != ABSENT and self._lost_reason in _OUTAGE:
             since_ns = self._lost_ns  # it is the outage that it was lost by
         elif self._lost_ns != ABSENT and self._lost_ns < since_ns:
@@ -169,6 +172,10 @@ class BookKeeper:
         """A message of the book came that could not be read."""
         return self._after(self.sync.damaged())
 
+    def lost(self) -> list[Part]:
+        """The connection lost messages, and the book's are not numbered."""
+        return self._after(self.sync.lost())
+
     def tick_changed(self, instrument: Instrument) -> list[Part]:
         """From now on prices and sizes come at other scales: whatever was computed begins anew."""
         if instrument.id != self.instrument.id:
@@ -183,6 +190,13 @@ class BookKeeper:
     def trades(self, records: Records) -> None:
         """Trades of the instrument; the imbalance has their volumes."""
         self._imbalance.trades(records)
+
+    def witness(self, records: Records) -> list[Part]:
+        """Live trades, before the changes that came with them: do they go with the book?"""
+        sync = self.sync
+        if sync.state is not BookState.LIVE or not len(records):
+            return []
+        return self._after(sync.denied()) if self._witness.hear(sync.book, sync.changes, records) else []
 
     def coverage(self, events: Records) -> None:
         """Ledger events of the instrument: volumes are not known where trades are missing."""
@@ -277,6 +291,7 @@ class BookKeeper:
 
     def _began(self, ts_ns: int) -> list[Part]:
         self._is_told = True
+        self._witness.begin()
         self._tell(ts_ns, self.sync.book, None)
         return self._coverage(ts_ns)
 

@@ -3,9 +3,11 @@
     {"type": "subscribe", "product_ids": ["BTC-USD"], "channels": ["matches", "level2"]}
     {"type": "l2update", "product_id": "BTC-USD", "changes": [["sell", "8950.01", "0"]], "time": …}
 
-Updates of the book bear no numbers: the venue promises to deliver them all, and a loss within a connection could only
-be seen by a crossed book. The venue wants a key for `level2`; `level2_batch`, the same every 50 ms, needs none and is
-what is subscribed. There are no bars on this feed: `candles` are left out.
+Updates of the book bear no numbers: the venue promises to deliver them all. That a connection lost messages shows in
+the ids of its matches, which are consecutive, and, when the lost one was the last, in the `last_trade_id` of the
+heartbeats: a second after a heartbeat the match that it tells has come. Then its books begin anew. The venue wants a
+key for `level2`; `level2_batch`, the same every 50 ms, needs none and is what is subscribed. There are no bars on this
+feed: `candles` are left out.
 """
 
 from __future__ import annotations
@@ -17,13 +19,13 @@ import msgspec
 
 from marketd.daemon.feeds import coinbase_messages as messages
 from marketd.daemon.feeds import forms
-from marketd.daemon.feeds.adapter import BookDelta, BookRule, BookSnapshot, Event, Levels
+from marketd.daemon.feeds.adapter import BookDelta, BookSnapshot, Event, Levels
 from marketd.daemon.feeds.coinbase_answers import exchange_subscribed_in, streams_named_in
 from marketd.daemon.feeds.coinbase_rest import CoinbaseRest
 from marketd.daemon.feeds.levels import LevelReader, Sides, decode_pairs
 from marketd.daemon.feeds.venue_batch import Batch
-from marketd.daemon.feeds.venue_books import ChainedBooks, unnumbered
-from marketd.daemon.feeds.venue_records import UNREADABLE, chunks, rfc3339_ns
+from marketd.daemon.feeds.venue_books import UNNUMBERED, ChainedBooks, TradeNumbers
+from marketd.daemon.feeds.venue_records import UNREADABLE, chunks, ids_and_times, rfc3339_ns
 from marketd.market.errors import RuleViolation
 from marketd.market.times import ABSENT
 
@@ -48,7 +50,7 @@ _read_changes = forms.message(
 )
 _read_trades = forms.trades(
     {
-        "type": forms.quoted("match", "last_match"),
+        "type": forms.quoted("match"),
         "trade_id": forms.number(forms.count()),
         "side": forms.side('"sell"', '"buy"'),  # of the maker
         "size": forms.size(),
@@ -71,13 +73,21 @@ class CoinbaseExchangeAdapter(CoinbaseRest):
         series: Sequence[str] = (),
     ) -> None:
         super().__init__(trades, book=book, series=series)
-        self.book_rule = BookRule("stream", splice=unnumbered, follows=unnumbered) if book else None
+        self.book_rule = UNNUMBERED if book else None
         self._books = ChainedBooks()
+        self._numbers = TradeNumbers()
+        self._told: dict[str, int] = {}  # by symbol: the id of the newest match, as its last heartbeat has it
+
+    def forget(self, symbol: str) -> None:
+        super().forget(symbol)
+        self._numbers.forget(symbol)
+        self._told.pop(symbol, None)
 
     # ---- streams ------------------------------------------------------------------------------
 
     def streams(self, symbol: str) -> list[str]:
-        return [f"matches:{self._names.pair(symbol)}", *self.book_streams(symbol)]
+        pair = self._names.pair(symbol)
+        return [f"matches:{pair}", *self.book_streams(symbol), f"heartbeat:{pair}"]
 
     def book_streams(self, symbol: str) -> list[str]:
         return [f"{BOOK_CHANNEL}:{self._names.pair(symbol)}"] if self.book_rule else []
@@ -112,6 +122,8 @@ class CoinbaseExchangeAdapter(CoinbaseRest):
                     self._on_update(batch, symbol, message, frame)
                 elif isinstance(message, messages.SnapshotMessage):
                     self._on_snapshot(batch, symbol, message, frame)
+                elif isinstance(message, messages.HeartbeatMessage):
+                    self._on_heartbeat(batch, symbol, message)
                 else:
                     self._on_match(batch, symbol, message, frame)
             except UNREADABLE as error:
@@ -124,9 +136,13 @@ class CoinbaseExchangeAdapter(CoinbaseRest):
         found = _read_changes(frame, self._quick)
         if found is None:
             trades = _read_trades(frame, self._quick)
-            if trades is not None:
-                batch.take_trades(trades)
-            return trades is not None
+            if trades is None:
+                return False
+            batch.take_trades(trades)
+            for trade_id, _ in ids_and_times(trades[2]):
+                if loss := self._numbers.loss_before(trades[0], trade_id):
+                    batch.lost(loss)
+            return True
         symbol, _, ts_ns, bids, asks = found
         batch.see(symbol, ts_ns)
         if self.book_rule is None:
@@ -171,7 +187,21 @@ class CoinbaseExchangeAdapter(CoinbaseRest):
         else:
             batch.ignore_unknown(f"level3 {word}")
 
+    def _on_heartbeat(self, batch: Batch, symbol: str, heartbeat: messages.HeartbeatMessage) -> None:
+        batch.ignore("heartbeat")
+        batch.see(symbol, rfc3339_ns(heartbeat.time))
+        last, told = self._numbers.last(symbol), self._told.get(symbol)
+        if last is not None and told is not None and told > last:
+            self._numbers.begin(symbol, told)
+            batch.lost(f"{symbol}: trade {told} was told of by a heartbeat, and has not come")
+        self._told[symbol] = heartbeat.last_trade_id
+
     def _on_match(self, batch: Batch, symbol: str, match: messages.Match, frame: bytes) -> None:
+        if isinstance(match, messages.LastMatchMessage):  # after a subscription
+            self._numbers.begin(symbol, match.trade_id)
+            self._told.pop(symbol, None)
+        elif loss := self._numbers.loss_before(symbol, match.trade_id):
+            batch.lost(loss)
         try:
             batch.trade(symbol, self._trade_row(symbol, match.trade_id, match))
             batch.see(symbol, rfc3339_ns(match.time))
@@ -209,6 +239,8 @@ class CoinbaseExchangeAdapter(CoinbaseRest):
 
     def _texts(self, frame: bytes) -> list[tuple[str, str, str]]:
         message = _message(frame)
+        if isinstance(message, messages.HeartbeatMessage):
+            return []
         symbol = self._names.read(message.product_id)
         if isinstance(message, messages.UpdateMessage):
             return [(symbol, price, size) for _, price, size in _rows(message.changes)]

@@ -130,7 +130,15 @@ class SnapshotMessage(Struct, gc=False, tag_field="type", tag="snapshot"):
     time: str = ""  # bears one since 2022
 
 
-AnyMessage = MatchMessage | LastMatchMessage | UpdateMessage | SnapshotMessage
+class HeartbeatMessage(Struct, gc=False, tag_field="type", tag="heartbeat"):
+    """Each second, of a product."""
+
+    product_id: str
+    last_trade_id: Id
+    time: str
+
+
+AnyMessage = MatchMessage | LastMatchMessage | UpdateMessage | SnapshotMessage | HeartbeatMessage
 
 
 class MessageHead(Struct, gc=False):

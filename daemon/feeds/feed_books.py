@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from marketd.daemon.feeds.adapter import BookDelta, BookSnapshot, VenueAdapter, VenueRefused
 from marketd.daemon.feeds.backoff import Backoff
@@ -19,10 +19,11 @@ from marketd.daemon.feeds.books import BookKeeper
 from marketd.daemon.feeds.connection import Connection
 from marketd.daemon.feeds.feed_model import BookSettings
 from marketd.daemon.feeds.rest import RestClient, RestFailed
-from marketd.daemon.feeds.symbol_state import Part, SymbolState
+from marketd.daemon.feeds.symbol_state import HandOver, Part, SymbolState
 from marketd.daemon.feeds.tasks import Tasks
 from marketd.market.errors import Timeout
 from marketd.market.records import BookState, Records
+from marketd.market.times import ABSENT, NS_PER_SECOND
 
 _log = logging.getLogger(__name__)
 
@@ -34,9 +35,11 @@ FRESH_FIRST_SECONDS = 1.0  # between two times of asking for a fresh snapshot of
 FRESH_CAP_SECONDS = 30.0
 FRESH_SPARE = 0.5  # of the venue's budget, which these leave to the books that are not LIVE, and to repair
 STREAM_SECONDS = 10.0  # for a snapshot to come on the stream after its subscription
+# between two fresh snapshots of a book that nothing numbers: over REST, and on the stream, which stands meanwhile
+AUDIT_NS = 600 * NS_PER_SECOND
+ANEW_NS = 3600 * NS_PER_SECOND
+ANEW_SECONDS = 5.0  # for that snapshot to come
 STEADY_SECONDS = 60.0  # a book that was in step so long is asked for at once when it is lost
-
-HandOver = Callable[[SymbolState, list[Part]], Awaitable[None]]
 
 
 class _Kept:
@@ -48,6 +51,8 @@ class _Kept:
         self.changed = asyncio.Event()  # a snapshot came, or the state changed: what was asked for is answered
         self.backoff = Backoff(RETRY_FIRST_SECONDS, RETRY_CAP_SECONDS)
         self.asked_at = float("-inf")  # monotonic s
+        self.is_denied = False  # its changes may come no more: they are subscribed anew
+        self.audited_ns = 0  # the venue's time
         self.is_refreshing = False
         self.fresh_backoff = Backoff(FRESH_FIRST_SECONDS, FRESH_CAP_SECONDS)
         self.refreshed_at = float("-inf")  # monotonic s
@@ -73,6 +78,9 @@ class FeedBooks:
         self._order = order
         self._connection_of = connection_of
         self._kept: dict[str, _Kept] = {}
+        is_audited = self._rule is not None and self._rule.audited
+        self._audit_ns = (ANEW_NS if self.come_on_stream else AUDIT_NS) if is_audited else 0
+        self._anew = asyncio.Lock()  # one book after the other is told anew
         self.hand_over: HandOver  # set once, by the feed: each needs the other
         self.resyncs = 0
         self.refreshes = 0
@@ -157,6 +165,20 @@ class FeedBooks:
             for records in lots:
                 kept.keeper.trades(records)
 
+    def witness(self, state: SymbolState, lots: Sequence[Records]) -> list[Part]:
+        """Live trades, before the changes that came with them."""
+        kept = self._kept.get(state.symbol)
+        parts = [part for records in lots for part in kept.keeper.witness(records)] if kept is not None else []
+        if kept is not None and parts:
+            _log.warning(
+                "%s: trades go on that its book cannot have; it begins anew",
+                state.instrument.name,
+                extra={"action": "book_denied", "instrument": state.instrument.name},
+            )
+            kept.is_denied = True
+            self._look(state, kept)
+        return parts
+
     def repaired(self, state: SymbolState, parts: Sequence[Part]) -> None:
         """What a repair of the trades brought, and what it gave up."""
         self.trades(state, [records for kind, records in parts if kind == "trade"])
@@ -187,11 +209,55 @@ class FeedBooks:
         self._look(state, kept)
         return parts
 
+    def lost(self, state: SymbolState) -> list[Part]:
+        kept = self._kept.get(state.symbol)
+        if kept is None:
+            return []
+        parts = kept.keeper.lost()
+        self._look(state, kept)
+        return parts
+
     def time(self, state: SymbolState, ts_ns: int) -> list[Part]:
         kept = self._kept.get(state.symbol)
         if kept is None:
             return []
+        if self._audit_ns and abs(ts_ns - kept.audited_ns) >= self._audit_ns and ts_ns != ABSENT:
+            self._audit(state, kept, ts_ns)
         return kept.keeper.time(ts_ns, trades_complete=state.is_heard and state.trades.sequence.missing is None)
+
+    # ---- audits ---------------------------------------------------------------------------------
+
+    def _audit(self, state: SymbolState, kept: _Kept, ts_ns: int) -> None:
+        """It is time for a fresh snapshot, if the book was LIVE for so long."""
+        if kept.is_asking:
+            return  # for one already
+        is_first, kept.audited_ns = not kept.audited_ns, ts_ns
+        if is_first or kept.keeper.sync.state is not BookState.LIVE:
+            return
+        if not self.come_on_stream:
+            kept.keeper.sync.audit()  # its next change asks
+        else:
+            kept.is_asking = True
+            self._tasks.spawn(self._tell_anew(state, kept), f"book anew {state.symbol}")
+
+    async def _tell_anew(self, state: SymbolState, kept: _Kept) -> None:
+        """Have the venue tell a LIVE book anew. It stays LIVE, as old as it is, until that comes a moment later."""
+        try:
+            async with self._anew:
+                connection = self._connection_of(state.symbol)
+                if connection is None or not connection.is_up or not self._is_live(state):
+                    return
+                kept.changed.clear()
+                await connection.resubscribe(self._adapter.book_streams(state.symbol))
+                try:
+                    async with asyncio.timeout(ANEW_SECONDS):
+                        await kept.changed.wait()
+                except TimeoutError:
+                    async with self._order:
+                        await self.hand_over(state, kept.keeper.lost())
+        finally:
+            kept.is_asking = False
+            self._look(state, kept)
 
     # ---- into step ----------------------------------------------------------------------------
 
@@ -222,8 +288,11 @@ class FeedBooks:
         self.resyncs += 1
         if self.come_on_stream:
             await self._subscribe_anew(state, kept)
-        else:
-            await self._fetch(state, kept, SPARE)
+            return
+        if kept.is_denied and (connection := self._connection_of(state.symbol)) is not None and connection.is_up:
+            await connection.resubscribe(self._adapter.book_streams(state.symbol))
+        kept.is_denied = False
+        await self._fetch(state, kept, SPARE)
 
     async def _refresh(self, state: SymbolState, kept: _Kept) -> None:
         """Ask for fresh snapshots until one has widened the book, or it has left LIVE: then `_ask_until_live` does."""

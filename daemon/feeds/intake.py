@@ -18,6 +18,7 @@ from marketd.daemon.feeds.adapter import (
     Candles,
     Event,
     Ignored,
+    MessagesLost,
     Rejected,
     Series,
     Trades,
@@ -129,7 +130,9 @@ class Intake:
         if not self._books.are_kept:
             return
         for state, parts in list(lots.values()):
-            self._books.trades(state, [records for kind, records in parts if kind == "trade"])
+            trades = [records for kind, records in parts if kind == "trade"]
+            self._books.trades(state, trades)
+            _add_all(lots, state, self._books.witness(state, trades))
         times: dict[str, int] = {}  # of symbols whose books were touched, or whose time went on
         books, states = self._books, self._states
         for event in events:
@@ -139,6 +142,11 @@ class Intake:
                 times.setdefault(event.symbol, ABSENT)
             elif isinstance(event, VenueTime):
                 times[event.symbol] = event.ts_ns
+            elif isinstance(event, MessagesLost):
+                self.counts["losses"] += 1
+                _log.warning("the connection lost messages: %s", event.words, extra={"action": "messages_lost"})
+                for kept in filter(None, map(states.get, symbols)):
+                    _add_all(lots, kept, books.lost(kept))
             elif isinstance(event, Rejected) and event.book:
                 for symbol in symbols if event.symbol is None else [event.symbol]:
                     if kept := states.get(symbol):

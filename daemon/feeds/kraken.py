@@ -25,7 +25,7 @@ from marketd.daemon.feeds.kraken_rest import DEPTH, side_of
 from marketd.daemon.feeds.kraken_socket import PING_SECONDS, KrakenSocket
 from marketd.daemon.feeds.levels import DIGITS, LevelReader
 from marketd.daemon.feeds.venue_batch import Batch
-from marketd.daemon.feeds.venue_books import other_depth
+from marketd.daemon.feeds.venue_books import TradeNumbers, other_depth
 from marketd.daemon.feeds.venue_records import (
     UNREADABLE,
     candle_row,
@@ -63,6 +63,7 @@ _read_changes = forms.message(
 _read_trades = forms.trades(
     {
         "channel": forms.quoted("trade"),
+        "type": forms.quoted("update"),
         "data": [
             {
                 "symbol": forms.key(),
@@ -86,10 +87,12 @@ class KrakenAdapter(KrakenSocket):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        self._numbers = TradeNumbers()
         self._depths: dict[str, int] = {}  # as the venue said that it is subscribed
 
     def forget(self, symbol: str) -> None:
         super().forget(symbol)
+        self._numbers.forget(symbol)
         self._depths.pop(symbol, None)
 
     def _command(self, verb: str, channel: str, pairs: Sequence[str]) -> dict[str, Any]:
@@ -111,7 +114,7 @@ class KrakenAdapter(KrakenSocket):
                 if isinstance(message, messages.BookFrame):
                     self._on_book(batch, message, frame)
                 elif isinstance(message, messages.TradesFrame):
-                    self._on_trades(batch, message.data, frame)
+                    self._on_trades(batch, message.data, frame, is_snapshot=message.type == "snapshot")
                 else:
                     self._on_bars(batch, message, frame)
             except UNREADABLE as error:
@@ -126,6 +129,8 @@ class KrakenAdapter(KrakenSocket):
             times = self._times_of(trades[0])
             for trade_id, ts_ns in ids_and_times(trades[2]):
                 times.see(trade_id, ts_ns)
+                if loss := self._numbers.loss_before(trades[0], trade_id):
+                    batch.lost(loss)
             return True
         found = _read_changes(frame, self._quick)
         if found is None:
@@ -245,13 +250,20 @@ class KrakenAdapter(KrakenSocket):
                 batch.reject(None, "undecodable", row, frame)
         self._on_trades(batch, [row for row in rows if not isinstance(row, Exception)], frame)
 
-    def _on_trades(self, batch: Batch, trades: Sequence[messages.NumberTrade], frame: bytes) -> None:
+    def _on_trades(
+        self, batch: Batch, trades: Sequence[messages.NumberTrade], frame: bytes, *, is_snapshot: bool = False
+    ) -> None:
+        """`is_snapshot`: the newest trades before a subscription."""
         if not trades:
             batch.ignore("trade without trades")
         for trade in trades:
             symbol = self._symbol(batch, trade.symbol)
             if symbol is None:
                 continue
+            if is_snapshot:
+                self._numbers.begin(symbol, trade.trade_id)
+            elif loss := self._numbers.loss_before(symbol, trade.trade_id):
+                batch.lost(loss)
             try:
                 ts_ns, side = rfc3339_ns(trade.timestamp), side_of(trade.side)
                 price, size = number_text(trade.price), number_text(trade.size)

@@ -118,6 +118,7 @@ class NumberTrade(Struct, gc=False):
 
 class TradesFrame(Struct, gc=False, tag_field="channel", tag="trade"):
     data: list[NumberTrade]
+    type: str = ""  # snapshot (the newest, after a subscription) | update
 
 
 class NumberBar(Struct, gc=False):

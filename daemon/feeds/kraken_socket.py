@@ -10,10 +10,9 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from marketd.daemon.feeds.adapter import BookRule
 from marketd.daemon.feeds.kraken_books import Checksums, Places, places_of, quick_checksum
 from marketd.daemon.feeds.kraken_rest import DEPTH, KrakenRest
-from marketd.daemon.feeds.venue_books import ChainedBooks, unnumbered
+from marketd.daemon.feeds.venue_books import UNNUMBERED, ChainedBooks
 from marketd.daemon.feeds.venue_records import OpenBars, chunks
 from marketd.market.book import OrderBook
 from marketd.market.instruments import Instrument
@@ -36,11 +35,7 @@ class KrakenSocket(KrakenRest):
         series: Sequence[str] = (),
     ) -> None:
         super().__init__(trades, candles, words=self.words, book=book, series=series)
-        self.book_rule = (
-            BookRule("stream", splice=unnumbered, follows=unnumbered, checksum=self._checksum, depth=DEPTH)
-            if book
-            else None
-        )
+        self.book_rule = UNNUMBERED._replace(checksum=self._checksum, depth=DEPTH, exact=True) if book else None
         self._books = ChainedBooks()
         self._checksums = Checksums()
         self._places: dict[str, Places] = {}  # as the last snapshot was written

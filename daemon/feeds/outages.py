@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 
 from marketd.daemon.feeds.adapter import Series
 from marketd.daemon.feeds.connection import Connection
@@ -21,7 +21,7 @@ from marketd.daemon.feeds.feed_books import FeedBooks
 from marketd.daemon.feeds.repair import Repairs
 from marketd.daemon.feeds.roster import Roster
 from marketd.daemon.feeds.subscriptions import Subscriptions
-from marketd.daemon.feeds.symbol_state import Down, Part, SymbolState
+from marketd.daemon.feeds.symbol_state import Down, HandOver, Part, SymbolState
 from marketd.market.records import BY_NAME, Coverage, Ended
 from marketd.market.times import ABSENT
 
@@ -31,8 +31,6 @@ AWAY_SECONDS = 3.0  # a venue that closes a connection, and takes the next one, 
 ALIVE_SECONDS = 5.0  # since the venue was last heard: beyond, time does not go on by itself, and books are old
 BY_CLOCK_SECONDS = 1.0  # a connection that was up so long and told no time is quiet: its time goes on by our clock
 LOOK_SECONDS = 0.25  # between two looks at a connection of which something is to be told
-
-HandOver = Callable[[SymbolState, list[Part]], Awaitable[None]]
 
 
 class _Line:

@@ -13,8 +13,9 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from marketd.daemon.feeds.adapter import Told
 from marketd.daemon.feeds.captures import CaptureReader, CaptureUnreadable
-from marketd.daemon.feeds.venue_signs import Told, told_by_address, told_by_message
+from marketd.daemon.feeds.venue_signs import told_by_address, told_by_message
 from marketd.daemon.feeds.venues import VENUES
 from marketd.market.errors import InvalidArgument
 

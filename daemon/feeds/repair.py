@@ -18,7 +18,7 @@ from marketd.daemon.feeds.adapter import Page, Rejected, RestRequest, VenueAdapt
 from marketd.daemon.feeds.backoff import Backoff
 from marketd.daemon.feeds.rest import RestClient, RestFailed
 from marketd.daemon.feeds.sequence import Lost, Missing
-from marketd.daemon.feeds.symbol_state import CoverageEvent, Part, SymbolState, Track
+from marketd.daemon.feeds.symbol_state import CoverageEvent, HandOver, Part, SymbolState, Track
 from marketd.market.errors import Timeout
 from marketd.market.records import Coverage, Records
 from marketd.market.times import ABSENT, NS_PER_SECOND
@@ -31,8 +31,6 @@ RETRY_CAP_SECONDS = 5.0
 LATE_RETRY_CAP_SECONDS = 300.0
 LATE_FILLS = 16  # holes of one track that are filled behind the live records at a time
 LATE_MOST = 2_000_000  # records in one of them; a longer hole stays a GAP
-
-HandOver = Callable[[SymbolState, list[Part]], Awaitable[None]]
 Reject = Callable[[list[Rejected]], Awaitable[None]]
 Spawn = Callable[[Coroutine[Any, Any, None], str], object]
 

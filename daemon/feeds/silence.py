@@ -18,14 +18,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
 
 from marketd.daemon.feeds.adapter import VenueAdapter, VenueRefused
 from marketd.daemon.feeds.connection import Connection
 from marketd.daemon.feeds.repair import Repairs
 from marketd.daemon.feeds.rest import RestClient, RestFailed
 from marketd.daemon.feeds.roster import Roster
-from marketd.daemon.feeds.symbol_state import CoverageEvent, Part, SymbolState
+from marketd.daemon.feeds.symbol_state import CoverageEvent, HandOver, SymbolState
 from marketd.market.errors import Timeout
 from marketd.market.records import Coverage, Records
 from marketd.market.times import ABSENT
@@ -43,8 +42,6 @@ SPARE = 0.5  # of the budget is left to what is more urgent
 LATE_SECONDS = 30.0  # a bar after its interval; the least silence of a series that says something
 MISSED = 3  # times a series' interval
 ANEW_SECONDS = 600.0  # a connection is made anew for a silent stream at most so often
-
-HandOver = Callable[[SymbolState, list[Part]], Awaitable[None]]
 
 
 class Silence:
@@ -135,7 +132,7 @@ class Silence:
             await self._hand_over(state, [gap.part()])
             state.newest_ns = since_ns  # what was ticked since was no time of its trades
         why = f"the venue has trades up to number {newest['trade_id'][-1]}, and has not sent them"
-        self._tell(state, "trade", why, connection)
+        self._tell(state, "trade", why, [connection])
 
     # ---- bars and series ----------------------------------------------------------------------
 
@@ -159,7 +156,7 @@ class Silence:
             elif sequence.last is not None and sequence.last >= due:
                 continue  # it was fetched
             elif now - max(since, up_since) > LATE_SECONDS and sequence.missing is None:
-                self._tell(state, name, "trades came, and no bar of them", None)
+                self._tell(state, name, "trades came, and no bar of them", self._carrying(state, "candle"))
                 sequence.begin_catch_up(due - 1 if sequence.last is None else None)
                 self._repairs.look(state)
 
@@ -167,13 +164,18 @@ class Silence:
         for stream, interval in self._adapter.cadences(state.symbol).items():
             patience = max(LATE_SECONDS, MISSED * interval)
             if now - max(state.series_at.get(stream, 0.0), up_since) > patience:
-                self._tell(state, stream, f"one comes every {interval:g} s at least", None)
+                self._tell(state, stream, f"one comes every {interval:g} s at least", self._carrying(state, stream))
             elif stream in state.series_at:
                 self._hear(state, stream)
 
     # ---- telling ------------------------------------------------------------------------------
 
-    def _tell(self, state: SymbolState, stream: str, why: str, connection: Connection | None) -> None:
+    def _carrying(self, state: SymbolState, kind: str) -> list[Connection]:
+        """The connections over which a kind of a symbol's records comes."""
+        streams = state.streams.get(kind, frozenset())
+        return [each for each in self._roster.connections_of(state.symbol) if streams.intersection(each.streams)]
+
+    def _tell(self, state: SymbolState, stream: str, why: str, connections: list[Connection]) -> None:
         told = self._silent.setdefault(state.symbol, set())
         if stream in told:
             return
@@ -185,7 +187,7 @@ class Silence:
             why,
             extra={"action": "stream_silent", "instrument": state.instrument.name, "stream": stream},
         )
-        for each in [connection] if connection is not None else self._roster.connections_of(state.symbol):
+        for each in connections:
             now = time.monotonic()
             if now - self._anew.get(each, float("-inf")) >= ANEW_SECONDS:
                 self._anew[each] = now

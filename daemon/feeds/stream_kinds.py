@@ -39,5 +39,6 @@ class StreamKinds:
             adapter.forget(symbol)
             if carrying or is_polled:
                 found[name] = carrying
-        bars = set(streams).difference(*found.values())
+        # one that is left where no bars are subscribed is a heartbeat
+        bars = set(streams).difference(*found.values()) if self._adapter.timeframes else set()
         return {**found, "candle": frozenset(bars)} if bars else found

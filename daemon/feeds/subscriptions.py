@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from marketd.daemon.feeds.adapter import (
     BookDelta,
@@ -27,7 +27,7 @@ from marketd.daemon.feeds.adapter import (
 )
 from marketd.daemon.feeds.backoff import Backoff
 from marketd.daemon.feeds.connection import Connection
-from marketd.daemon.feeds.symbol_state import Part, SymbolState
+from marketd.daemon.feeds.symbol_state import HandOver, SymbolState
 from marketd.daemon.feeds.tasks import Tasks
 from marketd.market.records import Coverage
 
@@ -36,8 +36,6 @@ _log = logging.getLogger(__name__)
 RETRY_FIRST_SECONDS = 1.0
 RETRY_CAP_SECONDS = 60.0  # and so the ledger of a refused symbol is never further behind
 ANSWER_SECONDS = 5.0  # after a refusal that names no stream: who has no answer by then is meant
-
-HandOver = Callable[[SymbolState, list[Part]], Awaitable[None]]
 
 
 class _Refusal:

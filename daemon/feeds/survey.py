@@ -87,8 +87,8 @@ def require_instruments(found: Survey, paths: Iterable[Path | str]) -> Survey:
         )
     if not found.instruments:
         raise CaptureUnreadable(
-            f"{names}: no trade, bar or book of {found.venue.name} is in there; if it is the "
-            "traffic of another venue, say whose with --venue"
+            f"{names}: no trade, bar or book of {found.venue.name} is in there, which alone tell decimal places; name "
+            "a file that has some, too, or, if it is the traffic of another venue, say whose with --venue"
         )
     return found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -244,6 +244,10 @@ class SymbolState:
             for kind in self.streams
             if kind != "book" and kind not in self.down and self.observes(kind)
         ]
+
+
+HandOver = Callable[[SymbolState, list[Part]], Awaitable[None]]
+"""What takes a symbol's parts on their way to the sink; with the feed's order lock held."""
 
 
 def _or_absent(ts: int | None) -> int:

@@ -12,6 +12,7 @@ from marketd.daemon.feeds.adapter import (
     Candles,
     Event,
     Ignored,
+    MessagesLost,
     Series,
     Subscribed,
     Trades,
@@ -34,7 +35,7 @@ class Batch:
     def __init__(self) -> None:
         self.trades: dict[str, list[bytes]] = {}  # symbol -> rows of `trade_row`
         self.bars: dict[str, list[bytes]] = {}  # symbol -> rows of `candle_row`
-        self.books: list[BookSnapshot | BookDelta] = []
+        self.books: list[BookSnapshot | BookDelta | MessagesLost] = []
         self.series: dict[tuple[str, str], list[tuple[int, Sequence[declared.Value]]]] = {}  # (symbol, stream) -> rows
         self.others: list[Event] = []
         self.ignored: defaultdict[str, int] = defaultdict(int)
@@ -62,6 +63,10 @@ class Batch:
     def tell(self, symbol: str, stream: str, ts_ns: int, *values: declared.Value) -> None:
         """A row of a declared series, its fields in the order of `series.STREAMS`."""
         self.series.setdefault((symbol, stream), []).append((ts_ns, values))
+
+    def lost(self, words: str) -> None:
+        """Messages of the connection, before this one."""
+        self.books.append(MessagesLost(words))
 
     def see(self, symbol: str, ts_ns: int) -> None:
         """A time of the venue; "" is the venue as a whole."""

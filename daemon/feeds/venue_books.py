@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from marketd.daemon.feeds.adapter import BookDelta, BookSnapshot, Fit
+from marketd.daemon.feeds.adapter import BookDelta, BookRule, BookSnapshot, Fit
 from marketd.market.times import NS_PER_SECOND
 
 LOST = -1  # as `BookDelta.previous`: there were messages before this one that are not in the book
@@ -17,6 +17,9 @@ LOST = -1  # as `BookDelta.previous`: there were messages before this one that a
 def unnumbered(last: int, delta: BookDelta) -> Fit:
     """Splice and continuity where a venue numbers nothing: the order on the socket is the order of changes."""
     return Fit.GAP if delta.previous == LOST else Fit.NEXT
+
+
+UNNUMBERED = BookRule("stream", splice=unnumbered, follows=unnumbered, audited=True)
 
 
 class ChainedBooks:
@@ -41,6 +44,30 @@ class ChainedBooks:
             return
         for symbol in symbols:
             self._last.pop(symbol, None)
+
+
+class TradeNumbers:
+    """Consecutive ids of trades, which show that a connection lost messages. Where the venue begins to tell a symbol's
+    trades (`begin`) nothing was lost before; ids that came already, over another connection perhaps, show nothing."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, int] = {}  # by symbol
+
+    def last(self, symbol: str) -> int | None:
+        return self._last.get(symbol)
+
+    def begin(self, symbol: str, number: int) -> None:
+        self._last[symbol] = max(number, self._last.get(symbol, number))
+
+    def loss_before(self, symbol: str, number: int) -> str:
+        """The loss that this trade shows, in words; none: ""."""
+        last = self._last.get(symbol, number)
+        self._last[symbol] = max(number, last)
+        missing = number - last - 1
+        return f"{symbol}: {missing} trades are missing before number {number}" if missing > 0 else ""
+
+    def forget(self, symbol: str) -> None:
+        self._last.pop(symbol, None)
 
 
 class DepthChannels:

@@ -1,10 +1,14 @@
-"""The table of venues: all of a venue that is not in its messages. A new venue is a row here and an adapter."""
+"""The table of venues: all of a venue that is not in its messages. A new venue is a row here and an adapter.
+
+Signs of recordings are tried in the order of the rows; that none is another venue's as well is held by a test.
+"""
 
 from __future__ import annotations
 
 import re
 
-from marketd.daemon.feeds.adapter import Limits, Venue
+from marketd.daemon.feeds import venue_answers
+from marketd.daemon.feeds.adapter import Limits, Signs, Told, Venue
 from marketd.daemon.feeds.binance import BinanceAdapter, CoinMarginedAdapter, UsdMarginedAdapter
 from marketd.daemon.feeds.binance_markets import COIN_M, USD_M
 from marketd.daemon.feeds.bitstamp import BitstampAdapter
@@ -14,6 +18,7 @@ from marketd.daemon.feeds.coinbase import CoinbaseAdapter
 from marketd.daemon.feeds.coinbase_exchange import CoinbaseExchangeAdapter
 from marketd.daemon.feeds.kraken import KrakenAdapter
 from marketd.daemon.feeds.kraken_v1 import KrakenV1Adapter
+from marketd.daemon.feeds.market_signs import BYBITS, told_by_binance, told_by_bybit
 from marketd.daemon.feeds.okx import SERIES as OKX_SERIES
 from marketd.daemon.feeds.okx import OkxAdapter, endpoint_of
 from marketd.market.errors import ConfigError
@@ -45,6 +50,9 @@ _BYBIT = Limits(
     page_rows=1000,
 )
 
+_COINBASE_EXCHANGE = "wss://ws-feed.exchange.coinbase.com"
+_KRAKEN_V1 = "wss://ws.kraken.com"
+_BYBIT_HOST = r"[\w-]+\.(bybit|bytick)[\w-]*\.\w+"
 _NAMED = {"Accept": "application/json", "User-Agent": "marketd"}  # some refuse a client that does not say its name
 _UNLIMITED_SECONDS = 366 * 86_400.0  # of venues that close no connection for its age
 
@@ -87,6 +95,15 @@ VENUES: dict[str, Venue] = {
         ),
         headers=_BINANCE_HEADERS,
         api_key_header=_BINANCE_KEY,
+        signs=Signs(
+            addresses=(
+                (
+                    r"(stream|data-stream|api|data-api|ws-api|www|testnet)[\w.-]*\.binance\.(com|vision)/(?![df]api/)",
+                    Told("BINANCE"),
+                ),
+            ),
+            told=told_by_binance,
+        ),
     ),
     "BINANCE_FUTURES": Venue(
         name="BINANCE_FUTURES",
@@ -99,6 +116,12 @@ VENUES: dict[str, Venue] = {
         series=USD_M.series,
         market_of=_futures_market,
         endpoint_of=USD_M.endpoint_of,
+        signs=Signs(
+            addresses=(
+                (r"((demo-)?(fstream|fapi)[\w-]*|www(?=[^/]*/fapi/))\.binance\.com/", Told("BINANCE_FUTURES")),
+                (r"(f?stream|testnet)\.binancefuture\.com/", Told("BINANCE_FUTURES")),
+            )
+        ),
     ),
     "BINANCE_DELIVERY": Venue(
         name="BINANCE_DELIVERY",
@@ -110,6 +133,11 @@ VENUES: dict[str, Venue] = {
         api_key_header=_BINANCE_KEY,
         series=COIN_M.series,
         market_of=_futures_market,
+        signs=Signs(
+            addresses=(
+                (r"(dstream|dapi)[\w-]*\.binance(future)?\.com/|www\.binance\.com/dapi/", Told("BINANCE_DELIVERY")),
+            )
+        ),
     ),
     "COINBASE": Venue(
         name="COINBASE",
@@ -129,6 +157,18 @@ VENUES: dict[str, Venue] = {
             page_rows=1000,
         ),
         headers=_NAMED,
+        signs=Signs(
+            addresses=((r"(?!.*international)[\w.-]+\.(coinbase|gdax)\.com/", Told("COINBASE")),),
+            messages=(
+                (rb'"sequence_num":\d', Told("COINBASE")),
+                (
+                    rb'"type":"(?:l2update|last_match|match|snapshot|ticker|heartbeat|received|open|done)",.*"product_id":',
+                    Told("COINBASE", url=_COINBASE_EXCHANGE),
+                ),
+                (rb'"type":"subscriptions","channels".*"product_ids"', Told("COINBASE", url=_COINBASE_EXCHANGE)),
+            ),
+        ),
+        answers=venue_answers.COINBASE,
     ),
     "KRAKEN": Venue(
         name="KRAKEN",
@@ -147,6 +187,22 @@ VENUES: dict[str, Venue] = {
             page_rows=1000,
         ),
         headers=_NAMED,
+        signs=Signs(
+            addresses=((r"(ws|ws-auth|ws-l3|beta-ws|api)\.kraken\.com/", Told("KRAKEN")),),
+            messages=(
+                (
+                    rb'^\[.*"(?:trade|spread|ticker|book-\d+|ohlc-\d+)","[\w.]+/[\w.]+"\]$',
+                    Told("KRAKEN", url=_KRAKEN_V1),
+                ),
+                (rb'"event":"(?:systemStatus|subscriptionStatus)"', Told("KRAKEN", url=_KRAKEN_V1)),
+                (
+                    rb'"channel":"book",.*"checksum":|"channel":"(?:trade|ohlc|ticker)",.*"symbol":"[\w.]+/',
+                    Told("KRAKEN"),
+                ),
+                (rb'"channel":"status",.*"system":', Told("KRAKEN")),
+            ),
+        ),
+        answers=venue_answers.KRAKEN,
     ),
     "BYBIT": Venue(
         name="BYBIT",
@@ -155,6 +211,14 @@ VENUES: dict[str, Venue] = {
         rest_url="https://api.bybit.com",
         limits=_BYBIT,
         headers={},
+        signs=Signs(
+            addresses=(
+                (rf"{_BYBIT_HOST}/v5/public/spot", Told("BYBIT")),
+                (rf"{_BYBIT_HOST}/(?!v5/public/|contract/(usdt|inverse)/|realtime)", Told(None, BYBITS)),
+            ),
+            told=told_by_bybit,
+        ),
+        answers=venue_answers.BYBIT,
     ),
     "BYBIT_LINEAR": Venue(
         name="BYBIT_LINEAR",
@@ -165,6 +229,14 @@ VENUES: dict[str, Venue] = {
         headers={},
         series=LINEAR.series,
         market_of=_bybit_contract,
+        signs=Signs(
+            addresses=(
+                (rf"{_BYBIT_HOST}/(v5/public/linear|contract/usdt/)", Told("BYBIT_LINEAR")),
+                # until 2023: contracts in USDT, and those in coins
+                (rf"{_BYBIT_HOST}/realtime_public", Told("BYBIT_LINEAR", ("BYBIT",))),
+            )
+        ),
+        answers=venue_answers.BYBIT,
     ),
     "BYBIT_INVERSE": Venue(
         name="BYBIT_INVERSE",
@@ -175,6 +247,13 @@ VENUES: dict[str, Venue] = {
         headers={},
         series=INVERSE.series,
         market_of=_bybit_contract,
+        signs=Signs(
+            addresses=(
+                (rf"{_BYBIT_HOST}/(v5/public/inverse|contract/inverse/)", Told("BYBIT_INVERSE")),
+                (rf"{_BYBIT_HOST}/realtime(?!_public)", Told("BYBIT_INVERSE", ("BYBIT",))),
+            )
+        ),
+        answers=venue_answers.BYBIT,
     ),
     "OKX": Venue(
         name="OKX",
@@ -198,6 +277,18 @@ VENUES: dict[str, Venue] = {
         series=OKX_SERIES,
         market_of=_okx_market,
         endpoint_of=endpoint_of,
+        signs=Signs(
+            addresses=((r"(?!.*/v3)(ws[\w-]*|www|aws|real)\.(okx|okex)\.com/", Told("OKX")),),
+            messages=(
+                # others write their names in one word, or their types otherwise
+                (rb'"arg":\{[^}]*"instId":"[A-Z0-9]+-[A-Z]', Told("OKX")),
+                (
+                    rb'"arg":\{[^}]*"instType":"(?:SPOT|MARGIN|SWAP|FUTURES|OPTION|ANY)"(?![^}]*"instId")',
+                    Told("OKX"),
+                ),
+            ),
+        ),
+        answers=venue_answers.OKX,
     ),
     "BITSTAMP": Venue(
         name="BITSTAMP",
@@ -216,17 +307,27 @@ VENUES: dict[str, Venue] = {
             page_rows=1000,
         ),
         headers={},
+        signs=Signs(
+            addresses=((r"((ws|www)\.)?bitstamp\.net/", Told("BITSTAMP")),),
+            messages=(
+                (
+                    rb'"event":"bts:|"channel":"(?:live_trades|live_orders|(?:diff_|detail_)?order_book)_',
+                    Told("BITSTAMP"),
+                ),
+            ),
+        ),
+        answers=venue_answers.BITSTAMP,
     ),
 }
 
 _OLDER_PROTOCOLS: dict[str, tuple[re.Pattern[str], Venue]] = {
     "COINBASE": (
         re.compile(r"ws-feed|ws-direct"),
-        VENUES["COINBASE"]._replace(adapter=CoinbaseExchangeAdapter, ws_url="wss://ws-feed.exchange.coinbase.com"),
+        VENUES["COINBASE"]._replace(adapter=CoinbaseExchangeAdapter, ws_url=_COINBASE_EXCHANGE),
     ),
     "KRAKEN": (
         re.compile(r"kraken\.com/?$|/v1\b"),
-        VENUES["KRAKEN"]._replace(adapter=KrakenV1Adapter, ws_url="wss://ws.kraken.com"),
+        VENUES["KRAKEN"]._replace(adapter=KrakenV1Adapter, ws_url=_KRAKEN_V1),
     ),
 }
 """What a venue speaks at other addresses, by a part of the address; one without a match is spoken to as in `VENUES`."""

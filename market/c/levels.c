@@ -294,6 +294,33 @@ static PyObject *change_asks_before(ChangeObject *self, void *closure)
     return column_list(&self->asks_before);
 }
 
+/* 1: no row of the one column equals that of the other; 0: some does; -1: error */
+static int columns_differ(const Column *one, const Column *two)
+{
+    View a, b;
+    if (view_begin(&a, one) < 0)
+        return -1;
+    if (view_begin(&b, two) < 0) {
+        view_end(&a);
+        return -1;
+    }
+    Py_ssize_t row = 0, rows = a.count < b.count ? a.count : b.count;
+    while (row < rows && a.values[row] != b.values[row])
+        row++;
+    view_end(&a);
+    view_end(&b);
+    return row == rows;
+}
+
+static PyObject *change_is_exact(ChangeObject *self, void *closure)
+{
+    (void)closure;
+    int exact = columns_differ(&self->bids->sizes, &self->bids_before);
+    if (exact == 1)
+        exact = columns_differ(&self->asks->sizes, &self->asks_before);
+    return exact < 0 ? NULL : PyBool_FromLong(exact);
+}
+
 /* Two columns, one behind the other, into `to`, where there is room for both. */
 static int column_copy(int64_t *to, const Column *column, Py_ssize_t room)
 {
@@ -385,6 +412,7 @@ static PyGetSetDef change_fields[] = {
     {"asks", (getter)change_asks, NULL, "Levels that were set", NULL},
     {"bids_before", (getter)change_bids_before, NULL, "list[int]: the size that each had just before", NULL},
     {"asks_before", (getter)change_asks_before, NULL, "list[int]: the size that each had just before", NULL},
+    {"is_exact", (getter)change_is_exact, NULL, "Each of these levels had another size before", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

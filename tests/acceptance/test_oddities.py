@@ -113,6 +113,14 @@ def test_microseconds_taken_for_nanoseconds_are_refused_as_what_they_are(shared_
     assert bars({**columns, "time": [int(us) * 1000 for us in columns["time"]]}, 60) == (4, Counter())
 
 
+def test_what_is_made_wrong_among_real_bars_is_refused_alone(shared_data: Path) -> None:
+    """No file of others bears a timeframe or a source of ours: those of real bars are made wrong."""
+    frame = pandas.read_feather(shared_data / "candles" / "XRP_ETH-1m.feather").rename(columns={"date": "time"})
+    frame["timeframe"], frame["source"] = 60, int(Source.IMPORT)
+    frame.loc[[3, 5], "timeframe"], frame.loc[[7, 8], "source"] = [0, -60], [0, 4]
+    assert judged("candle", frame) == (len(frame) - 4, Counter(timeframe=2, source=2))
+
+
 # ---- trades -----------------------------------------------------------------------------------------
 
 

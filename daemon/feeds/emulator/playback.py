@@ -18,12 +18,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
+import msgspec
 from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Request, Response
 
 from marketd.daemon.feeds.adapter import VenueAdapter
 from marketd.daemon.feeds.captures import CaptureUnreadable, in_order, read_captures
-from marketd.daemon.feeds.emulator import venue_answers
 from marketd.daemon.feeds.emulator.base import Client, EmulatorBase, response_of
 from marketd.daemon.feeds.emulator.pace import in_pace, speed_of
 from marketd.daemon.feeds.emulator.source import Crowd, Message, Progress, Send
@@ -57,6 +57,7 @@ class Playback:
         self.instruments = found.instruments
         self._adapter: VenueAdapter = found.venue.adapter()
         self._endpoint_of = found.venue.endpoint_of
+        self._made = found.venue.answers
         self.recorded_trades = found.trades
 
     def _load(self, paths: list[Path], venue: str) -> None:
@@ -126,8 +127,10 @@ class Playback:
     # ---- answers ------------------------------------------------------------------------------
 
     def answer(self, target: str) -> bytes | None:
-        made = venue_answers.answer(_path(target), self.instruments, self.now_ns())
-        return made or self._answers.get((_path(target), _words(target)))
+        serve = self._made.get(_path(target).rstrip("/"))
+        if serve is not None:
+            return msgspec.json.encode(serve(self.instruments, self.now_ns()))
+        return self._answers.get((_path(target), _words(target)))
 
 
 class PlaybackEmulator(EmulatorBase):

@@ -170,3 +170,16 @@ async def test_what_was_dealt_while_no_feed_ran_is_fetched(dialect: Dialect, pai
             await venue.deal(pairs[0])
             await eventually_async(lambda: sink.ids(symbol_of(pairs[0])) == list(range(2, 3523)))
             assert feed.statistics().lost == 0
+
+
+async def test_a_trade_that_was_lost_begins_the_books_of_its_connection_anew() -> None:
+    """Kraken numbers its trades, and no change of its books: what else was lost nobody can tell."""
+    async with fed(Kraken(), ["AAA/USD", "BBB/USD"]) as (venue, feed, sink):
+        before = venue.subscriptions
+        await venue.deal("AAA/USD")
+        await venue.deal("AAA/USD", lose=True)
+        await venue.deal("AAA/USD")
+        await eventually_async(lambda: venue.subscriptions >= before + 2)
+        await in_step(venue, feed)
+        assert feed.statistics().book_events["gap"] == 2
+        await eventually_async(lambda: len(sink.records("AAAUSD", "trade")) == 3)  # it was fetched

@@ -108,8 +108,9 @@ async def test_bars_that_do_not_come_are_fetched(caplog: pytest.LogCaptureFixtur
 
 
 async def test_a_series_that_has_a_cadence_is_missed_when_it_stops(caplog: pytest.LogCaptureFixture) -> None:
+    """Its connection is made anew, and not that of the trades and the book."""
     sink, market = RecordingSink(), Futures(7, ["BTCUSDT"], 50.0)
-    options = {"venue": "BINANCE_FUTURES", "candles": (), "series": (MARK_PRICE,)}
+    options = {"venue": "BINANCE_FUTURES", "candles": (), "book": True, "series": (MARK_PRICE,)}
     async with (
         emulated(market, "BINANCE_FUTURES") as emulator,
         running(feed_of(emulator, sink, ["BTCUSDT"], **options)) as feed,
@@ -118,6 +119,9 @@ async def test_a_series_that_has_a_cadence_is_missed_when_it_stops(caplog: pytes
         assert feed.statistics().silent == {}
         market.withheld = "markPrice"
         await eventually_async(lambda: feed.statistics().silent == {"BTCUSDT": "mark_price"})
+        connects = lambda: {each.streams[0]: each.statistics().connects for each in feed._roster.connections}  # noqa: E731
+        await eventually_async(lambda: connects()["btcusdt@markPrice@1s"] == 2)
+        assert connects()["btcusdt@trade"] == 1
         market.withheld = ""
         await eventually_async(lambda: feed.statistics().silent == {})
     assert warned(caplog) == [("BTCUSDT.BINANCE_FUTURES", "mark_price")]

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from marketd.daemon.config import convert, find_file, load, to_plain
+from marketd.daemon.feeds.venues import VENUES
 from marketd.daemon.quantities import Bytes, Nanoseconds
 from marketd.daemon.rules import series
 from marketd.daemon.settings import Config
 from marketd.market.errors import ConfigError
-from marketd.market.instruments import CONSOLIDATED_VENUE, VENUES
 from marketd.market.records import FIRST_SERIES_ID
 
-ALL_VENUES = ", ".join(venue for venue in VENUES if venue != CONSOLIDATED_VENUE)
+ALL_VENUES = ", ".join(VENUES)
 VENUE = '[venues.BINANCE]\nsymbols = ["BTC/USDT"]\n'
 
 

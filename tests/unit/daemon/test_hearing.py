@@ -15,6 +15,8 @@ from book_records import books
 from lane import BTC, CANDLES, MS, SECOND, START, observed, trades
 from marketd.daemon import hearing
 from marketd.daemon.clock import LiveClock
+from marketd.daemon.config import convert
+from marketd.daemon.feeds.followed import followed_symbols
 from marketd.daemon.ingest import Ingest
 from marketd.daemon.kernel import COVERAGE_KIND, TICK_KIND, TRADE_KIND, coverage_record, tick_record
 from marketd.ipc import protocol
@@ -170,7 +172,7 @@ def test_a_venue_that_is_left_out_gets_the_last_version_of_its_forming_bars(hear
                 coverage_record(Coverage.ENDED, START + SECOND, START + SECOND, stream=TRADES, detail=Ended.BARS_GO_ON),
             )
         )
-    hearer.ingest.hearing.followed = {"KRAKEN"}
+    hearer.ingest.hearing.followed = {"KRAKEN": {"BTCUSDT"}}
     hearer.wait(4.0)
     assert closed_minutes(hearer) == []
     hearer.wait(2.0)
@@ -180,7 +182,7 @@ def test_a_venue_that_is_left_out_gets_the_last_version_of_its_forming_bars(hear
     told = len(hearer.ledger())
     hearer.wait(10.0)
     hearer.restart()
-    hearer.ingest.hearing.followed = {"KRAKEN"}
+    hearer.ingest.hearing.followed = {"KRAKEN": {"BTCUSDT"}}
     hearer.wait(10.0)
     assert len(hearer.ledger()) == told, "once, whatever is started anew"
 
@@ -189,15 +191,37 @@ def test_a_venue_that_was_left_out_while_the_daemon_was_down_gets_its_last_bars_
     hearer: Hearer,
 ) -> None:
     hearer.restart()
-    hearer.ingest.hearing.followed = set()
+    hearer.ingest.hearing.followed = {}
     hearer.wait(6.0)
     assert closed_minutes(hearer) == [(1, CandleFlag.PARTIAL)]
 
 
-def test_a_venue_that_comes_back_goes_on_with_its_bars(hearer: Hearer) -> None:
-    hearer.ingest.hearing.followed = set()
+def test_a_symbol_that_was_left_out_while_the_daemon_was_down_gets_its_last_bars_too(hearer: Hearer) -> None:
+    hearer.restart()
+    hearer.ingest.hearing.followed = {"BINANCE": {"ETHUSDT"}}
     hearer.wait(6.0)
-    hearer.ingest.hearing.followed = {"BINANCE"}
+    assert closed_minutes(hearer) == [(1, CandleFlag.PARTIAL)]
+    (ended,) = hearer.daemon.ring("coverage")[-1:]
+    assert ended["reason"] == b"it is not followed any more"
+
+
+def test_a_symbol_that_is_followed_keeps_its_forming_bar_while_nothing_is_heard(hearer: Hearer) -> None:
+    hearer.restart()
+    hearer.ingest.hearing.followed = {"BINANCE": {"BTCUSDT"}}
+    hearer.wait(6.0)
+    assert closed_minutes(hearer) == []
+
+
+def test_the_symbols_that_are_followed_are_named_as_instruments_are() -> None:
+    venues: dict[str, Any] = {"OKX": {"symbols": ["BTC/USDT:USDT"]}, "KRAKEN": {"symbols": ["XBT/USD"]}}
+    venues["BYBIT"] = {"symbols": ["BTC/USDT"], "enabled": False}
+    assert followed_symbols(convert({"venues": venues})) == {"OKX": {"BTCUSDTSWAP"}, "KRAKEN": {"BTCUSD"}}
+
+
+def test_a_venue_that_comes_back_goes_on_with_its_bars(hearer: Hearer) -> None:
+    hearer.ingest.hearing.followed = {}
+    hearer.wait(6.0)
+    hearer.ingest.hearing.followed = {"BINANCE": {"BTCUSDT"}}
     hearer.send((TRADE_KIND, trades([(8000, 2, 100, 1)])))
     hearer.send((TRADE_KIND, trades([(61_000, 3, 100, 1)])))
     assert closed_minutes(hearer) == [(2, CandleFlag.REVISED)]

@@ -25,8 +25,11 @@ from marketd.daemon.feeds.adapter import (
 from marketd.daemon.feeds.bitstamp import RULE, BitstampAdapter
 from marketd.daemon.feeds.recent import RecentIds
 from marketd.market.book import Levels
+from marketd.market.book_states import BookEvent
+from marketd.market.book_sync import BookSync
 from marketd.market.errors import ConfigError, InvalidArgument
 from marketd.market.instruments import Instrument
+from marketd.market.layouts import BookState
 from marketd.market.records import TRADE, Source
 from marketd.market.times import ABSENT, NS_PER_SECOND
 
@@ -291,3 +294,26 @@ def test_recent_trades_of_the_newest_second_are_not_taken_for_older_ones() -> No
     step = sequence.fetched(page.records, at_present=page.at_present)
     assert step.records["trade_id"].tolist() == [8, 9]
     assert step.lost == []
+
+
+def best(micros: int, bids: Any, asks: Any) -> bytes:
+    data = {"timestamp": str(micros // 10**6), "microtimestamp": str(micros), "bids": bids, "asks": asks}
+    return frame("data", "order_book_ethusd", data)
+
+
+def test_a_recording_of_the_best_levels_alone_has_a_live_book() -> None:
+    """Each message is the whole book, in the order of the stream, so that nothing has to prove it."""
+    made, sync = adapter(book=True), BookSync(RULE._replace(needs_older=False), ETH)
+    sync.subscribed()
+    for number in (0, 1):
+        [snapshot] = said(made, best(MICROS + number, [["3805.44", str(number + 1)]], [["3806", "1"]]))
+        assert isinstance(snapshot, BookSnapshot)
+        assert sync.snapshot(snapshot).event is BookEvent.JOINED
+        assert (sync.state, sync.book.bids) == (BookState.LIVE, {380544: (number + 1) * 10**8})
+
+
+def test_an_answer_over_rest_alone_is_proven_by_nothing() -> None:
+    sync = BookSync(RULE, ETH)
+    sync.subscribed()
+    sync.snapshot(BookSnapshot("ETHUSD", MICROS, MICROS * 1000, Levels([1], [1]), Levels([2], [1])))
+    assert sync.state is BookState.SYNCING

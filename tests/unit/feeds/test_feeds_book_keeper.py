@@ -92,7 +92,7 @@ def test_a_gap_leaves_live_asks_for_a_snapshot_and_is_in_the_ledger_at_once_and_
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.sampled_from(["next", "gap", "cut", "snapshot", "silent", "stop"]), max_size=30))
+@given(st.lists(st.sampled_from(["next", "gap", "cut", "snapshot", "silent", "stop", "away", "heard"]), max_size=30))
 def test_at_every_moment_the_ledger_says_whether_the_book_is_live(script: list[str]) -> None:
     made, number = live_keeper()[0], 10
     ledger, now = [coverage_of(Coverage.OBSERVED, NOW)], NOW
@@ -108,13 +108,33 @@ def test_at_every_moment_the_ledger_says_whether_the_book_is_live(script: list[s
             parts = made.disconnected() + made.subscribed()
         elif what == "silent":
             parts = made.silent()
+        elif what == "away":
+            parts = made.away(now, "gone")[1]
+        elif what == "heard":
+            parts = made.heard(now)
         parts += made.time(now)
         ledger += [records for name, records in parts if name == "coverage"]
         events = np.concatenate(ledger)
         events["seq"] = np.arange(len(events))
         is_live = made.sync.state is BookState.LIVE
         (moment,) = timeline(events, 3, now, now + 1)
-        assert moment.state is (Seen.OBSERVED if is_live else Seen.GAP), script
+        assert (moment.state is Seen.OBSERVED) == is_live, script
+        assert is_live or moment.state in (Seen.GAP, Seen.VENUE_DOWN), script
+
+
+def test_a_book_is_not_live_while_its_venue_is_away() -> None:
+    """Else the gap that it had then would be told to end as the outage, and would itself never end."""
+    made = live_keeper()[0]
+    since_ns, parts = made.away(NOW + SECOND, "gone")
+    assert (made.sync.state, since_ns) == (BookState.STALE, NOW)
+    assert of(parts, "coverage")[["state", "ts_start"]].tolist() == [(Coverage.GAP, NOW), (Coverage.VENUE_DOWN, NOW)]
+    parts = made.take(delta(99, 99, NOW + 2 * SECOND))
+    assert not [records for kind, records in parts if kind == "coverage"]
+    parts = made.heard(NOW + 3 * SECOND)
+    assert of(parts, "coverage")[["state", "ts_start", "ts_end"]].tolist() == [
+        (Coverage.VENUE_DOWN, NOW, NOW + 3 * SECOND),
+        (Coverage.GAP, NOW + 3 * SECOND, ABSENT),
+    ]
 
 
 def coverage_of(state: Coverage, start: int) -> Records:

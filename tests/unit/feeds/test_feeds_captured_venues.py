@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import random
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from marketd.daemon.feeds.adapter import (
     BookDelta,
+    BookRule,
     BookSnapshot,
     Event,
     Ignored,
+    MessagesLost,
     Rejected,
     Subscribed,
     Trades,
     VenueAdapter,
     VenueTime,
 )
+from marketd.daemon.feeds.books import BookKeeper
 from marketd.daemon.feeds.captures import CaptureReader
+from marketd.daemon.feeds.feed_model import BookSettings
 from marketd.daemon.feeds.pairs import PairNames
 from marketd.daemon.feeds.precision import Texts
 from marketd.daemon.feeds.venues import venue_of
+from marketd.market.book import BestLevels, Levels, OrderBook
 from marketd.market.book_states import BookEvent
 from marketd.market.book_sync import BookSync, Step
 from marketd.market.instruments import Instrument
@@ -250,6 +259,100 @@ def test_a_lost_message_of_kraken_is_noticed_or_changes_no_level_that_the_checks
     assert noticed
 
 
+def test_a_loss_below_the_checksum_shows_when_a_level_is_told_as_it_stands(shared_data: Path) -> None:
+    """No level of the recording is told that did not change. So where a message is missing, one that is shows it."""
+    capture = kraken(shared_data, "KRAKEN.ws.50.0.gz")
+    rule = capture.adapter.book_rule
+    assert rule is not None
+    of_books: dict[str, list[BookSnapshot | BookDelta]] = {}
+    for event in capture.adapter.decode_many(capture.frames):
+        if isinstance(event, (BookSnapshot, BookDelta)):
+            of_books.setdefault(event.symbol, []).append(event)
+    noticed = {exact: Counter(_lost_one_each(capture, rule._replace(exact=exact), of_books)) for exact in (True, False)}
+    assert noticed[True][BookEvent.CHECKSUM_FAILED] == noticed[False][BookEvent.CHECKSUM_FAILED] > 50
+    assert noticed[False][BookEvent.UNCHANGED] == 0
+    assert noticed[True][BookEvent.UNCHANGED] > 3
+
+
+def _lost_one_each(
+    capture: Capture, rule: BookRule, of_books: dict[str, list[BookSnapshot | BookDelta]]
+) -> Iterator[BookEvent | None]:
+    """Of books that miss one of their messages, now this one and now that: what made them leave LIVE."""
+    instruments: dict[str, Instrument] = capture.adapter._instruments  # type: ignore[attr-defined]
+    for symbol, events in of_books.items():
+        for dropped in range(1, len(events), 53):
+            sync = BookSync(rule, instruments[symbol])
+            sync.subscribed()
+            came = events[:dropped] + events[dropped + 1 :]
+            steps = (sync.snapshot(e) if isinstance(e, BookSnapshot) else sync.delta(e) for e in came)
+            yield next((step.event for step in steps if step.left), None)
+
+
+HARMS = st.sampled_from(["drop", "repeat", "later", "cut", "garble"])
+PAIR, KEPT = "XMR/USD", 200
+
+
+@functools.lru_cache(maxsize=1)
+def beginning(folder: Path) -> tuple[Instrument, list[bytes], list[tuple[Levels, Levels]]]:
+    """Messages of one recorded book, and what it was after each of them."""
+    capture = kraken(folder, "KRAKEN.ws.50.0.gz")
+    frames = [frame for frame in capture.frames if PAIR.encode() in frame and b"book-" in frame][:KEPT]
+    rule, found = capture.adapter.book_rule, capture.adapter._instruments["XMRUSD"]  # type: ignore[attr-defined]
+    assert rule is not None
+    sync, states = BookSync(rule, found), []
+    sync.subscribed()
+    for event in capture.adapter.decode_many(frames):
+        if isinstance(event, BookSnapshot):
+            sync.snapshot(event)
+        elif isinstance(event, BookDelta):
+            sync.delta(event)
+        if isinstance(event, (BookSnapshot, BookDelta)):
+            bids, asks = sync.book.bids, sync.book.asks
+            states.append((Levels(list(bids), list(bids.values())), Levels(list(asks), list(asks.values()))))
+    assert len(states) == len(frames) == KEPT
+    return found, frames, states
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(harms=st.dictionaries(st.integers(1, KEPT - 1), HARMS, max_size=25), seed=st.integers(0, 2**16))
+def test_the_ten_best_levels_of_a_live_book_are_the_venues_whatever_the_line_does(
+    shared_data: Path, harms: dict[int, str], seed: int
+) -> None:
+    """The same checksum holds, or the book begins anew."""
+    found, frames, states = beginning(shared_data)
+    adapter = venue_of("KRAKEN", KRAKEN).adapter(trades="trade", candles=(), book=True, series=())
+    adapter.adopt(found)
+    assert adapter.book_rule is not None
+    tops, rng = [_top(*state) for state in states], random.Random(seed)
+    late: list[bytes] = []
+    sync = BookSync(adapter.book_rule, found)
+    sync.subscribed()
+    for at, frame in enumerate(frames):
+        place = rng.randrange(len(frame))
+        garbled = frame[:place] + b"\x00" + frame[place + 1 :]
+        copies: dict[str, list[bytes]] = {"drop": [], "repeat": [frame, frame], "later": [], "cut": [frame[:place]]}
+        came = (copies | {"garble": [garbled]}).get(harms.get(at, ""), [frame]) + late
+        late = [frame] if harms.get(at) == "later" else []
+        for event in adapter.decode_many(came):
+            if isinstance(event, BookSnapshot):
+                sync.snapshot(event)
+            elif isinstance(event, BookDelta):
+                sync.delta(event)
+            elif isinstance(event, Rejected) and event.book:
+                sync.damaged()
+            if sync.state is BookState.LIVE:
+                assert sync.book.top(10) in tops
+        if sync.state is not BookState.LIVE:
+            sync.snapshot(BookSnapshot("XMRUSD", 0, 0, *states[at]))
+            late = []  # over another subscription
+
+
+def _top(bids: Levels, asks: Levels) -> BestLevels:
+    book = OrderBook()
+    book.reset(bids, asks)
+    return book.top(10)
+
+
 def as_version_2(frame: bytes) -> bytes | None:
     """A message of a book of version 1 as version 2 writes it: the same digits, as numbers, and with a checksum."""
     message = json.loads(frame)
@@ -345,6 +448,27 @@ def test_the_books_of_coinbase_stay_live_and_uncrossed(shared_data: Path) -> Non
     syncs, steps = books(coinbase(shared_data, "COINBASE.ws.28.0.gz"))
     assert events_of(steps) == {BookEvent.JOINED: 10, BookEvent.APPLIED: 9719}
     assert {sync.state for sync in syncs.values()} == {BookState.LIVE}
+
+
+def test_the_trades_of_coinbase_go_with_its_books(shared_data: Path) -> None:
+    capture = coinbase(shared_data, "COINBASE.ws.28.0.gz")
+    rule = capture.adapter.book_rule
+    assert rule is not None
+    instruments: dict[str, Instrument] = capture.adapter._instruments  # type: ignore[attr-defined]
+    keepers = {symbol: BookKeeper(rule, found, BookSettings()) for symbol, found in instruments.items()}
+    for keeper in keepers.values():
+        keeper.subscribed()
+    heard = 0
+    for frame in capture.frames:
+        for event in capture.adapter.decode_many([frame]):
+            if isinstance(event, Trades):
+                assert not keepers[event.symbol].witness(event.records)
+                heard += keepers[event.symbol].sync.state is BookState.LIVE
+            elif isinstance(event, (BookSnapshot, BookDelta)):
+                keepers[event.symbol].take(event)
+            assert not isinstance(event, MessagesLost)
+    assert heard > 90
+    assert {name for keeper in keepers.values() for name in keeper.events} == {"subscribed", "joined"}
 
 
 def test_the_books_of_coinbase_agree_with_its_ticker(shared_data: Path) -> None:

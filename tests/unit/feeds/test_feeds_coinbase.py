@@ -16,6 +16,7 @@ from marketd.daemon.feeds.adapter import (
     Fit,
     Ignored,
     Levels,
+    MessagesLost,
     Rejected,
     Trades,
     UnknownSymbol,
@@ -25,6 +26,7 @@ from marketd.daemon.feeds.adapter import (
 )
 from marketd.daemon.feeds.coinbase import CoinbaseAdapter, follows
 from marketd.daemon.feeds.coinbase_exchange import CoinbaseExchangeAdapter
+from marketd.daemon.feeds.stream_kinds import StreamKinds
 from marketd.daemon.feeds.venue_books import LOST
 from marketd.daemon.feeds.venues import venue_of
 from marketd.market.book_sync import BookSync
@@ -325,6 +327,49 @@ def test_an_update_that_cannot_be_used_makes_the_next_one_a_gap() -> None:
         events = adapter.decode_many(frames)
         assert [delta.previous for delta in of(events, BookDelta)] == [0, LOST, 0]
         assert only(events, Rejected).book
+
+
+def beat(last_trade_id: int) -> bytes:
+    fields = {"type": "heartbeat", "sequence": 90, "last_trade_id": last_trade_id, "product_id": "BTC-USD"}
+    return json.dumps({**fields, "time": SENT}).encode()
+
+
+def test_a_hole_in_the_ids_of_matches_is_a_loss_on_the_connection() -> None:
+    """Which is told among the books' events, where it was seen."""
+    adapter = exchange()
+    snapshot = json.dumps({"type": "snapshot", "product_id": "BTC-USD", "bids": [], "asks": []}).encode()
+    events = adapter.decode_many([match(9, type="last_match"), match(10), snapshot, match(13), snapshot, match(14)])
+    assert [type(event) for event in events if isinstance(event, (BookSnapshot, MessagesLost))] == [
+        BookSnapshot,
+        MessagesLost,
+        BookSnapshot,
+    ]
+    assert only(events, MessagesLost).words == "BTCUSD: 2 trades are missing before number 13"
+
+
+def test_what_a_subscription_begins_with_and_what_came_before_show_no_loss() -> None:
+    frames = [match(10), match(20, type="last_match"), match(21), match(19), match(22)]
+    assert not of(exchange().decode_many(frames), MessagesLost)
+
+
+def test_a_match_that_only_a_heartbeat_tells_of_is_lost_when_the_next_one_comes() -> None:
+    adapter = exchange()
+    assert not of(adapter.decode_many([match(9, type="last_match"), beat(10), match(10), beat(10)]), MessagesLost)
+    events = adapter.decode_many([beat(11)])
+    assert not of(events, MessagesLost)  # it may be on its way
+    assert only(events, Ignored).name == "heartbeat"
+    assert only(adapter.decode_many([beat(11)]), MessagesLost).words.startswith("BTCUSD: trade 11 ")
+    assert not of(adapter.decode_many([beat(11), match(12)]), MessagesLost)  # told once
+
+
+def test_the_heartbeats_of_the_exchange_feed_are_no_bars() -> None:
+    adapter = exchange()
+    kinds = StreamKinds(adapter, CoinbaseExchangeAdapter, trades="trade", series=())
+    assert kinds.of(adapter._instruments["BTCUSD"]) == {
+        "trade": {"matches:BTC-USD"},
+        "book": {"level2_batch:BTC-USD"},
+    }
+    assert adapter.streams("BTCUSD")[-1] == "heartbeat:BTC-USD"
 
 
 def test_messages_of_the_full_channel_are_ignored_by_name() -> None:

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from marketd.daemon.feeds import feed_books
@@ -18,7 +19,7 @@ from marketd.daemon.feeds.symbol_state import Part, SymbolState
 from marketd.daemon.feeds.tasks import Tasks
 from marketd.ipc.protocol import Resume
 from marketd.market.instruments import Instrument
-from marketd.market.records import BookState
+from marketd.market.records import TRADE, BookState, Coverage
 from support import eventually_async
 
 NOW = 1_723_161_600 * 10**9
@@ -30,7 +31,7 @@ def follows(sequence: int, delta: BookDelta) -> Fit:
     return Fit.NEXT if delta.last == sequence + 1 else Fit.GAP
 
 
-RULE = BookRule("stream", splice=follows, follows=follows, checksum=lambda book, instrument: GOOD)
+RULE = BookRule("stream", splice=follows, follows=follows, checksum=lambda book, instrument: GOOD, audited=True)
 
 
 def snapshot(sequence: int, checksum: int = GOOD) -> BookSnapshot:
@@ -72,6 +73,16 @@ class Room:
 
     def take(self, event: BookSnapshot | BookDelta) -> None:
         self.parts += self.books.take(self.state, event)
+
+    async def audited(self) -> None:
+        """Time goes on until the book is asked for once more."""
+        for _ in range(20):
+            await asyncio.sleep(0)
+        self.books.time(self.state, NOW)
+        self.books.time(self.state, NOW + feed_books.ANEW_NS - 1)
+        assert not self.connection.asked
+        self.books.time(self.state, NOW + feed_books.ANEW_NS)
+        await eventually_async(lambda: bool(self.connection.asked))
 
     def book_is(self, state: BookState) -> bool:
         keeper = self.books.keeper("BTCUSD")
@@ -143,3 +154,46 @@ async def test_nothing_is_asked_of_a_connection_that_is_gone(monkeypatch: pytest
         made.take(snapshot(5))
         assert made.book_is(BookState.LIVE)
     assert made.connection.asked == []
+
+
+async def test_a_book_that_nothing_numbers_is_told_anew_now_and_then_and_stays_live(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with room(monkeypatch) as made:
+        await made.books.up([made.state])
+        await eventually_async(lambda: made.books.resyncs == 1)
+        made.take(snapshot(5))
+        await made.audited()
+        assert made.connection.asked == [["book BTCUSD"]]
+        made.take(snapshot(9))
+        made.books.time(made.state, NOW + feed_books.ANEW_NS + 1)
+        assert made.book_is(BookState.LIVE)
+    assert made.books.resyncs == 1
+    assert not [records for kind, records in made.parts if kind == "coverage" and records["state"][0] == Coverage.GAP]
+
+
+async def test_a_book_that_is_not_told_anew_is_not_live(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed_books, "ANEW_SECONDS", 0.01)
+    async with room(monkeypatch) as made:
+        await made.books.up([made.state])
+        await eventually_async(lambda: made.books.resyncs == 1)
+        made.take(snapshot(5))
+        await made.audited()
+        await eventually_async(lambda: made.book_is(BookState.SYNCING))
+        await eventually_async(lambda: len(made.connection.asked) == 2)
+        made.take(snapshot(9))
+        assert made.book_is(BookState.LIVE)
+
+
+async def test_trades_that_deny_a_book_subscribe_it_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with room(monkeypatch) as made:
+        await made.books.up([made.state])
+        await eventually_async(lambda: made.books.resyncs == 1)
+        made.take(snapshot(5))
+        for second in range(40):
+            trade = np.zeros(1, dtype=TRADE)
+            trade["ts_event"], trade["price"] = NOW + second * 10**9, 102
+            made.parts += made.books.witness(made.state, [trade])
+        assert made.book_is(BookState.SYNCING)
+        await eventually_async(lambda: len(made.connection.asked) == 1)
+    assert b"denied" in [records["reason"][0] for kind, records in made.parts if kind == "coverage"]

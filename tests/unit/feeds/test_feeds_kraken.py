@@ -19,6 +19,7 @@ from marketd.daemon.feeds.adapter import (
     Fit,
     Ignored,
     Levels,
+    MessagesLost,
     Rejected,
     Trades,
     VenueError,
@@ -223,6 +224,22 @@ def test_trades_of_version_2_bear_the_takers_side_and_a_number() -> None:
         (SENT_NS, 0, 0, 8, 452835, 2 * 10**6, 1, 0),
     ]
     assert (only(events, Rejected).rule, only(events, Rejected).trade_id) == ("precision", 9)
+
+
+def test_a_hole_in_the_ids_of_trades_is_a_loss_on_the_connection() -> None:
+    row = {"symbol": "BTC/USD", "side": "sell", "price": 45283.5, "qty": 0.02, "ord_type": "limit", "timestamp": SENT}
+    adapter = v2()
+
+    def lost(kind: str, *ids: int) -> list[Event]:
+        rows = [{**row, "trade_id": number} for number in ids]
+        message = json.dumps({"channel": "trade", "type": kind, "data": rows}).encode()
+        return of(adapter.decode_many([message]), MessagesLost)
+
+    assert not lost("snapshot", 3, 4, 5)
+    assert not lost("update", 6, 7)
+    assert lost("update", 9, 10) == [MessagesLost("BTCUSD: 1 trades are missing before number 9")]
+    assert not lost("snapshot", 20, 21)  # after a reconnect
+    assert not lost("update", 22)
 
 
 @pytest.mark.parametrize("wrong", [{"side": "up"}, {"trade_id": "x"}, {"timestamp": "now"}, {"price": None}])

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import msgspec
 import pytest
 
 from marketd.daemon.feeds.adapter import BookSnapshot, Trades
-from marketd.daemon.feeds.emulator import venue_answers
 from marketd.daemon.feeds.kraken_v1 import KrakenV1Adapter
 from marketd.daemon.feeds.survey import survey
 from marketd.daemon.feeds.venues import VENUES
@@ -105,8 +105,7 @@ def test_an_instrument_of_okx_is_known_by_its_recorded_name(
     assert (found.symbol, found.base, found.quote, found.market) == (symbol, base, quote, market)
     adapter = VENUES["OKX"].adapter()
     assert adapter.venue_symbol(inst_id) == symbol
-    body = venue_answers.answer("/api/v5/public/instruments", [found], NOW_NS)
-    assert body is not None
+    body = msgspec.json.encode(VENUES["OKX"].answers["/api/v5/public/instruments"]([found], NOW_NS))
     (again,) = adapter.decode_instruments(body, [symbol])
     assert (again.market, again.base, again.quote) == (market, base, quote)
 
@@ -190,15 +189,16 @@ def test_an_adapter_understands_the_answers_of_its_emulated_venue(name: str) -> 
         quote=symbol.removeprefix("BTC"),
         market=VENUES[name].market_of(symbol),
     )
-    body = venue_answers.answer(urlsplit(adapter.instruments_request([symbol]).target).path, [told], NOW_NS)
-    assert body is not None
+    answers = VENUES[name].answers
+    body = msgspec.json.encode(
+        answers[urlsplit(adapter.instruments_request([symbol]).target).path.rstrip("/")]([told], NOW_NS)
+    )
     (found,) = adapter.decode_instruments(body, [symbol])
     names = ("symbol", "price_scale", "size_scale", "base", "quote", "market")
     assert [getattr(found, name) for name in names] == [getattr(told, name) for name in names]
     clock = adapter.time_request()
     if clock is not None:
-        body = venue_answers.answer(urlsplit(clock.target).path, [told], NOW_NS)
-        assert body is not None
+        body = msgspec.json.encode(answers[urlsplit(clock.target).path]([told], NOW_NS))
         assert adapter.decode_time(body) == NOW_NS
 
 
@@ -211,12 +211,7 @@ def test_an_emulated_bybit_has_inverse_contracts(symbol: str, wire: str, market:
         id=0, symbol=symbol, venue="BYBIT_INVERSE", price_scale=1, size_scale=0, quote_scale=1, base="BTC", quote="USD",
         market=market,
     )  # fmt: skip
-    body = venue_answers.answer("/v5/market/instruments-info", [told], NOW_NS)
-    assert body is not None
+    body = msgspec.json.encode(VENUES["BYBIT_INVERSE"].answers["/v5/market/instruments-info"]([told], NOW_NS))
     [row] = json.loads(body)["result"]["list"]
     assert (row["symbol"], row["contractType"]) == (symbol, f"Inverse{'Perpetual' if market == 'swap' else 'Futures'}")
     assert adapter.decode_instruments(body, [symbol])[0].market == market
-
-
-def test_of_an_unknown_path_nothing_is_known() -> None:
-    assert venue_answers.answer("/api/v9/secrets", [], NOW_NS) is None

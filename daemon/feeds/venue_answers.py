@@ -1,24 +1,20 @@
 """REST answers that recordings lack and a feed cannot begin without, in each venue's own words. Pure.
 
 The list of instruments is what the recording itself tells of them (`feeds.survey`), the time is that of the recording.
-The venues' paths are all different, so that the path alone says whose it is.
+By their paths, for the rows of the table of venues.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import msgspec
-
+from marketd.daemon.feeds.adapter import Serve
 from marketd.daemon.feeds.bybit_markets import wire_name
 from marketd.daemon.feeds.okx_names import inst_id_of_instrument, kind_of
 from marketd.daemon.feeds.precision import step_text
 from marketd.market.instruments import Instrument
 from marketd.market.times import NS_PER_MS, NS_PER_SECOND, isoformat_ns
-
-Serve = Callable[[Sequence[Instrument], int], Any]  # instruments and the time (ns) -> what becomes JSON
 
 
 def _bitstamp(instruments: Sequence[Instrument], now_ns: int) -> Any:
@@ -116,22 +112,8 @@ def _okx_time(instruments: Sequence[Instrument], now_ns: int) -> Any:
     return {"code": "0", "msg": "", "data": [{"ts": str(now_ns // NS_PER_MS)}]}
 
 
-_PATHS: tuple[tuple[re.Pattern[str], Serve], ...] = (
-    (re.compile(r"/api/v2/markets"), _bitstamp),
-    (re.compile(r"/v5/market/instruments-info"), _bybit),
-    (re.compile(r"/v5/market/time"), _bybit_time),
-    (re.compile(r"/products"), _coinbase),
-    (re.compile(r"/time"), _coinbase_time),
-    (re.compile(r"/api/v5/public/instruments"), _okx),
-    (re.compile(r"/api/v5/public/time"), _okx_time),
-    (re.compile(r"/0/public/AssetPairs"), _kraken),
-    (re.compile(r"/0/public/Time"), _kraken_time),
-)
-
-
-def answer(path: str, instruments: Sequence[Instrument], now_ns: int) -> bytes | None:
-    """None for a path of which nothing is known."""
-    for pattern, serve in _PATHS:
-        if pattern.fullmatch(path.rstrip("/")):
-            return msgspec.json.encode(serve(instruments, now_ns))
-    return None
+BITSTAMP: Mapping[str, Serve] = {"/api/v2/markets": _bitstamp}
+BYBIT: Mapping[str, Serve] = {"/v5/market/instruments-info": _bybit, "/v5/market/time": _bybit_time}
+COINBASE: Mapping[str, Serve] = {"/products": _coinbase, "/time": _coinbase_time}
+KRAKEN: Mapping[str, Serve] = {"/0/public/AssetPairs": _kraken, "/0/public/Time": _kraken_time}
+OKX: Mapping[str, Serve] = {"/api/v5/public/instruments": _okx, "/api/v5/public/time": _okx_time}
