@@ -63,18 +63,19 @@ async def test_every_large_table_is_compressed_and_every_level_refreshed_at_minu
 
 
 @TIMESCALE
-async def test_jobs_compress_again_as_a_whole(conn: type_connection, database: str) -> None:
+async def test_jobs_compress_again_as_a_whole(database: str) -> None:
     """By segments they would hide rows from answers that have begun: tests/integration/test_questions_meanwhile.py."""
-    await apply_policies(conn, DEFAULT)
-    owner = await asyncpg.connect(database.replace("//marketd@", "//marketd_writer@"))
+    as_writer = database.replace("//marketd@", "//marketd_writer@")
+    async with DatabaseConnectionManager(as_writer, actor="storage") as manager, manager.acquire() as conn:
+        await apply_policies(conn, DEFAULT)
+        told = "SELECT DISTINCT owner FROM timescaledb_information.jobs WHERE hypertable_schema = 'marketd'"
+        assert [row["owner"] for row in await conn.fetch(told)] == ["marketd_writer"]
+        assert await plan_policies(conn, DEFAULT) == []
+    a_job = await asyncpg.connect(as_writer)  # which has his settings, too
     try:
-        assert await owner.fetchval("SHOW timescaledb.enable_segmentwise_recompression") == "off"
+        assert await a_job.fetchval("SHOW timescaledb.enable_segmentwise_recompression") == "off"
     finally:
-        await owner.close()
-    owners = await conn.fetch(
-        "SELECT DISTINCT owner FROM timescaledb_information.jobs WHERE hypertable_schema = 'marketd'"
-    )
-    assert [row["owner"] for row in owners] == ["marketd_writer"]
+        await a_job.close()
 
 
 @TIMESCALE
