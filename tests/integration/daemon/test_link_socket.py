@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -44,12 +45,13 @@ async def test_all_answers_are_heard_also_those_that_come_while_something_is_sen
         await link.send([b"hello", b"payload"])
         peer, *frames = received(router)
         assert frames == [b"hello", b"payload"]
-        for number in range(500):
+        for number in range(20):
             router.send_multipart([peer, b"answer", b"%d" % number])
-            await link.send([b"next"])  # may take ZeroMQ's word that an answer is there
+            time.sleep(0.005)  # the loop stands still while it arrives,
+            await link.send([b"next"])  # and the send takes ZeroMQ's word that it is there
             received(router)
-        await eventually_async(lambda: len(heard) == 500)
-        assert heard == [[b"answer", b"%d" % number] for number in range(500)]
+        await eventually_async(lambda: len(heard) == 20)
+        assert heard == [[b"answer", b"%d" % number] for number in range(20)]
 
 
 async def test_a_full_queue_is_waited_for_and_the_order_stays(runtime_dir: Path) -> None:

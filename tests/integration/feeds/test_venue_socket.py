@@ -29,13 +29,13 @@ async def test_a_message_in_pieces_comes_whole_and_in_its_place() -> None:
         await socket.send("first")
         await socket.send(["in ", "", "pieces"])
         await socket.ping()
-        await socket.send(b"last")
+        await socket.send([b"last ", b"ones"])
         await socket.wait_closed()
 
     async with connected(send) as socket:
         await eventually_async(lambda: socket.waiting == 3)
         assert socket.take(2) == [b"first", b"in pieces"]
-        assert socket.take(2) == [b"last"]
+        assert socket.take(2) == [b"last ones"]
         assert socket.take(2) == []
 
 
