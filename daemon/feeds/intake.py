@@ -143,7 +143,6 @@ class Intake:
             elif isinstance(event, VenueTime):
                 times[event.symbol] = event.ts_ns
             elif isinstance(event, MessagesLost):
-                self.counts["losses"] += 1
                 _log.warning("the connection lost messages: %s", event.words, extra={"action": "messages_lost"})
                 for kept in filter(None, map(states.get, symbols)):
                     _add_all(lots, kept, books.lost(kept))

@@ -296,7 +296,7 @@ PAIR, KEPT = "XMR/USD", 200
 def beginning(folder: Path) -> tuple[Instrument, list[bytes], list[tuple[Levels, Levels]]]:
     """Messages of one recorded book, and what it was after each of them."""
     capture = kraken(folder, "KRAKEN.ws.50.0.gz")
-    frames = [frame for frame in capture.frames if PAIR.encode() in frame and b"book-" in frame][:KEPT]
+    frames = [frame for frame in capture.frames if frame.startswith(b"[") and PAIR.encode() in frame][:KEPT]
     rule, found = capture.adapter.book_rule, capture.adapter._instruments["XMRUSD"]  # type: ignore[attr-defined]
     assert rule is not None
     sync, states = BookSync(rule, found), []
