@@ -10,6 +10,7 @@ from marketd.daemon.background import Work
 from marketd.daemon.job_watch import JobWatch
 from marketd.daemon.level_keeper import LevelKeeper
 from marketd.daemon.packing import BlockPacker
+from marketd.daemon.piece_maker import PieceMaker
 from marketd.daemon.policy_keeper import PolicyKeeper
 from marketd.daemon.retention import RetentionKeeper
 from marketd.daemon.settings import Config
@@ -20,6 +21,7 @@ from marketd.sql.connections import DatabaseConnectionManager
 def upkeep(database: DatabaseConnectionManager, config: Config) -> list[Work]:
     """All works. Those of one profile alone return at once on the other."""
     return [
+        PieceMaker(database),
         PolicyKeeper(database, config),
         RetentionKeeper(database, config),
         LevelKeeper(database),

@@ -1,4 +1,4 @@
-"""Native range partitions of the `postgres` profile, made just before rows need them.
+"""Native range partitions of the `postgres` profile, made ahead of time (`make_ahead`), or just before rows need them.
 
 Pieces are aligned to 1970 in UTC, as TimescaleDB's chunks are, and named after their first day
 (`trades_p20240808`). A piece is made as a table of its own and then attached, which lets readers and
@@ -71,6 +71,17 @@ async def ensure_partitions(conn: asyncpg.Connection[Any], table: str, ts_min_ns
     of this table waiting. Any number of processes may do this at a time.
     """
     return await _ensure(conn, await read_partitioning(conn, table), ts_min_ns, ts_max_ns)
+
+
+async def make_ahead(conn: asyncpg.Connection[Any], now_ns: int) -> list[str]:
+    """Of each table that is in use now make the piece that comes next, where it is missing; their names."""
+    made: list[str] = []
+    for row in await conn.fetch("SELECT table_name FROM marketd.partitioned_tables ORDER BY table_name"):
+        cut = await read_partitioning(conn, row["table_name"])
+        now = cut.index_of(now_ns)
+        if cut.native and await _missing(conn, cut, [now, now + 1]) == [now + 1]:
+            made += await _make(conn, cut, [now + 1])
+    return made
 
 
 class PartitionKeeper:

@@ -9,10 +9,11 @@ from typing import Any
 import asyncpg
 import pytest
 
+from marketd.daemon.piece_maker import PieceMaker
 from marketd.market.errors import InvalidArgument
 from marketd.sql.connections import DatabaseConnectionManager, type_connection
 from marketd.sql.errors import PartitionRefused
-from marketd.sql.partitions import DAY_NS, PartitionKeeper, ensure_partitions
+from marketd.sql.partitions import DAY_NS, PartitionKeeper, ensure_partitions, make_ahead
 from marketd.sql.profiles import Profile
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -38,6 +39,22 @@ async def test_exactly_the_days_of_the_stretch_are_made(conn: type_connection) -
     assert await ensure_partitions(conn, "trades", _MIDNIGHT - 1000, _MIDNIGHT) == []
     with pytest.raises(asyncpg.CheckViolationError):
         await _insert_trade(conn, _MIDNIGHT + DAY_NS)
+
+
+async def test_the_next_piece_of_a_table_in_use_is_made_ahead_and_once(
+    conn: type_connection, connections: DatabaseConnectionManager
+) -> None:
+    await ensure_partitions(conn, "trades", _MIDNIGHT - DAY_NS, _MIDNIGHT)
+    await ensure_partitions(conn, "candles_1s", _MIDNIGHT, _MIDNIGHT)
+    await ensure_partitions(conn, "imbalances", _MIDNIGHT - 30 * DAY_NS, _MIDNIGHT - 30 * DAY_NS)
+    assert await make_ahead(conn, _MIDNIGHT) == ["candles_1s_p20240815", "trades_p20240810"]
+    assert await make_ahead(conn, _MIDNIGHT + DAY_NS - 1) == []
+    await _insert_trade(conn, _MIDNIGHT + DAY_NS)
+    assert await PartitionKeeper(Profile.POSTGRES).ensure(conn, "trades", _MIDNIGHT, _MIDNIGHT + DAY_NS) == []
+    today = int(datetime.now(UTC).timestamp()) // 86_400 * DAY_NS
+    await ensure_partitions(conn, "trades", today, today)
+    tomorrow = _EPOCH + timedelta(days=today // DAY_NS + 1)
+    assert await PieceMaker(connections).round() == [f"trades_p{tomorrow:%Y%m%d}"]
 
 
 async def test_times_before_1970_have_partitions_too(conn: type_connection) -> None:
