@@ -144,7 +144,8 @@ def test_stored_bars_are_the_live_ones_and_those_of_the_stored_trades(md: Unifie
         return records[(records["seq"] >= first) & (records["seq"] <= last)]
 
     assert eventually(lambda: len(stored()) == len(live.records))
-    assert stored()[np.argsort(stored()["seq"])].tobytes() == live.records.tobytes()
+    found = stored()  # once: a second answer may have other rows from the live tail, and so another order
+    assert found[np.argsort(found["seq"])].tobytes() == live.records.tobytes()
     trades = md.query_trades(SYMBOL)
     ordered = trades.records[np.argsort(trades.records["seq"])]
     instrument = trades.instrument
