@@ -114,3 +114,12 @@ def take_some(desk: Desk, first: int, *, price: int = 100) -> Lot:
         (CANDLES, bars([first % 7])),
         (FUNDING, rates([(first * 1000, 0.5)])),
     )
+
+
+def same(found: Records, expected: Records) -> bool:
+    return found.tobytes() == expected.tobytes()
+
+
+def by_time(records: Records) -> Records:
+    time = (records.dtype.names or ("",))[0]
+    return records[np.lexsort((records["seq"], records[time]))]

@@ -1,12 +1,17 @@
-"""The fixture that starts daemons of dummy actors."""
+"""Fixtures: daemons of dummy actors, and a query service over a database with a declared series."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 from daemons import Daemon, type_start
+
+from desk import Desk, fresh_desk
+from lane import FUNDING
+from marketd.sql.connections import DatabaseConnectionManager
+from marketd.sql.series import ensure_series_table
 
 
 @pytest.fixture
@@ -24,3 +29,13 @@ def start(runtime_dir: Path) -> Iterator[type_start]:
         if daemon.process.poll() is None:
             daemon.process.kill()
         daemon.process.wait()
+
+
+@pytest.fixture
+async def desk(database: str, tmp_path: Path, runtime_dir: Path) -> AsyncIterator[Desk]:
+    async with DatabaseConnectionManager(database, actor="query-test") as manager:
+        async with manager.acquire() as conn:
+            await ensure_series_table(conn, "funding", dict(FUNDING.fields))
+        desk = await fresh_desk(manager, tmp_path, runtime_dir)
+        yield desk
+        desk.close()

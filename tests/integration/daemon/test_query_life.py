@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,8 @@ import pytest
 import zmq
 import zmq.asyncio
 
-from desk import Desk, fresh_desk, take_some
-from lane import BTC, CANDLES, FUNDING, MS, SECOND, START, bars, trades
+from desk import Desk, take_some
+from lane import BTC, CANDLES, MS, SECOND, START, bars, trades
 from marketd.client.calls import Plan
 from marketd.client.catalogue import Catalogue
 from marketd.client.latest import latest_ohlcv
@@ -33,21 +32,10 @@ from marketd.sql.connections import DatabaseConnectionManager
 from marketd.sql.copy import copy_out
 from marketd.sql.picture import one_picture
 from marketd.sql.profiles import Profile
-from marketd.sql.series import ensure_series_table
 from support import eventually_async
 
 pytestmark = pytest.mark.parametrize("server", [Profile.POSTGRES], indirect=True, ids=str)
 ETH = msgspec.structs.replace(BTC, id=BTC.id + 1, symbol="ETHUSDT", base="ETH")
-
-
-@pytest.fixture
-async def desk(database: str, tmp_path: Path, runtime_dir: Path) -> AsyncIterator[Desk]:
-    async with DatabaseConnectionManager(database, actor="query-test") as manager:
-        async with manager.acquire() as conn:
-            await ensure_series_table(conn, "funding", dict(FUNDING.fields))
-        desk = await fresh_desk(manager, tmp_path, runtime_dir)
-        yield desk
-        desk.close()
 
 
 async def run(desk: Desk, plan: Plan[Any]) -> Any:

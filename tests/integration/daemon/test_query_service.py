@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import shutil
 import time
@@ -13,24 +12,22 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from desk import CONFIG, Desk, decoded, fresh_desk, take_some
-from lane import BTC, CANDLES, FUNDING, KINDS, MS, SECOND, START, bars, make_kernel, observed, rates, trades
+from desk import CONFIG, Desk, by_time, decoded, fresh_desk, same, take_some
+from lane import BTC, CANDLES, FUNDING, KINDS, MS, SECOND, START, bars, make_kernel, observed, trades
 from marketd.daemon.kernel import COVERAGE_KIND, KEPT_BARS, TICK_KIND, TRADE_KIND, Lot, coverage_record, tick_record
 from marketd.daemon.query import QueryService
-from marketd.ipc.protocol import Bars, Describe, RebuildBars, Rows
+from marketd.ipc.protocol import Bars, Describe, Rows
 from marketd.market.bars import finish_bars
 from marketd.market.errors import InvalidArgument, NotYetStored, UnknownInstrument, UnknownStream
-from marketd.market.records import CandleFlag, Coverage, Records, Source
+from marketd.market.records import Coverage, Records, Source
 from marketd.market.times import ABSENT
 from marketd.sql.connections import DatabaseConnectionManager
 from marketd.sql.profiles import Profile
 from marketd.sql.series import ensure_series_table
-from packed import pack_all
 from small_daemon import expected_ring
 
 # what differs between the profiles is below the statements, which test_sql_read.py tries on both
@@ -67,15 +64,6 @@ async def desk(database: DatabaseConnectionManager, tmp_path: Path, runtime_dir:
     desk = await fresh_desk(database, tmp_path, runtime_dir)
     yield desk
     desk.close()
-
-
-def same(found: Records, expected: Records) -> bool:
-    return found.tobytes() == expected.tobytes()
-
-
-def by_time(records: Records) -> Records:
-    time = (records.dtype.names or ("",))[0]
-    return records[np.lexsort((records["seq"], records[time]))]
 
 
 # ---- where records lie ------------------------------------------------------------------------------
@@ -426,122 +414,7 @@ async def test_events_of_the_ledger_that_touch_a_span_come_wherever_they_lie(des
     assert (await desk.rows("coverage", limit=1, newest=False))["detail"].tolist() == [7]
 
 
-# ---- formats ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("committed", [0, 1])
-@pytest.mark.parametrize("wanted", ["records", "copy", "packed", "json", "arrow"])
-async def test_every_format_has_the_same_numbers(desk: Desk, wanted: Any, committed: int) -> None:
-    take_some(desk, 0)
-    if committed:
-        await desk.commit(1)
-    expected = await desk.rows()
-    answer, frames = await desk.ask(Rows(symbol=BTC.name, stream="trade", format=wanted))
-    (described,) = answer.parts
-    assert (described.name, described.count) == ("trade", 3)
-    if wanted in ("records", "copy", "packed"):  # nothing is packed yet
-        assert described.encoding == ("copy" if wanted != "records" and committed else "records")
-        assert same(by_time(decoded(described, frames[0])), expected)
-        return
-    table = msgspec.json.decode(frames[0]) if wanted == "json" else _arrow(frames[0])
-    assert table["price"] == [1.0, 1.01, 1.02]
-    assert table["size"] == [0.005] * 3
-    assert table["seq"] == expected["seq"].tolist()
-    assert table["ts_event"] == expected["ts_event"].tolist()
-
-
-async def test_packed_blocks_that_have_all_of_an_answer_leave_as_they_are(desk: Desk) -> None:
-    take_some(desk, 0)
-    await desk.commit(1)
-    spans: list[dict[str, Any]] = [{}, {"start": START + SECOND}, {"start": START, "limit": 2}]  # cut by the caller
-    expected = [(await desk.rows(**span), await desk.bars(1, **span)) for span in spans]
-    async with desk.database.acquire() as conn:
-        await pack_all(conn, block_rows=1)
-    for span, (trades_, bars_) in zip(spans, expected, strict=True):
-        for request, records in (
-            (Rows(symbol=BTC.name, stream="trade", format="packed", **span), trades_),
-            (Bars(symbol=BTC.name, timeframes=[1], format="packed", **span), bars_),
-        ):
-            answer, frames = await desk.ask(request)
-            (part,) = answer.parts
-            assert part.encoding == "packed" and len(part.blocks) >= len(set(records[records.dtype.names[0]].tolist()))
-            assert same(by_time(decoded(part, frames[0]))[-len(records) :], by_time(records))
-            for other in ("records", "copy"):
-                answer, frames = await desk.ask(msgspec.structs.replace(request, format=other))
-                assert answer.parts[0].encoding == "records"
-                assert same(by_time(decoded(answer.parts[0], frames[0])), by_time(records))
-
-
-def _arrow(data: Any) -> dict[str, Any]:
-    with pa.ipc.open_stream(io.BytesIO(data)) as stream:
-        columns: dict[str, Any] = stream.read_all().to_pydict()
-    return columns
-
-
-async def test_absent_numbers_are_null_in_json_and_nan_in_arrow(desk: Desk) -> None:
-    records = rates([(0, float("nan"))])
-    records["mark"] = ABSENT
-    desk.daemon.take((FUNDING, records))
-    for wanted in ("json", "arrow"):
-        _, frames = await desk.ask(Rows(symbol=BTC.name, stream="funding", format=wanted))
-        table = msgspec.json.decode(frames[0]) if wanted == "json" else _arrow(frames[0])
-        assert all(value is None or value != value for value in (*table["mark"], *table["rate"]))
-        assert (table["order"], table["ts_next"]) == ([6], [7])
-
-
-async def test_the_ledgers_reasons_are_texts_in_json(desk: Desk) -> None:
-    desk.daemon.take((COVERAGE_KIND, coverage_record(Coverage.GAP, START, START + 1000, stream=1, reason="lost")))
-    _, frames = await desk.ask(Rows(symbol=BTC.name, stream="coverage", format="json"))
-    assert msgspec.json.decode(frames[0])["reason"] == ["lost"]
-
-
-async def test_several_timeframes_are_one_answer_in_their_order(desk: Desk) -> None:
-    take_some(desk, 0)
-    answer, frames = await desk.ask(Bars(symbol=BTC.name, timeframes=[60, 1, 120], bar_source="own"))
-    assert [part.name for part in answer.parts] == ["candle.1m", "candle.1s", "candle.2m"]
-    assert [len(decoded(p, f)) for p, f in zip(answer.parts, frames, strict=True)] == [1, 2, 1]
-
-
 # ---- the rest ---------------------------------------------------------------------------------------
-
-
-async def test_a_bar_is_computed_anew_from_all_its_stored_trades(desk: Desk) -> None:
-    take_some(desk, 0)
-    desk.daemon.take((TRADE_KIND, trades([(500, 77, 500, 1), (700, 78, 90, 1)])))
-    await desk.commit(2)
-    instrument = desk.daemon.registry.by_name(BTC.name).id
-    request = RebuildBars(instrument=instrument, bars=[(60, START), (60, START + 3600 * SECOND)])
-    answer, frames = await desk.ask(request)
-    (rebuilt,) = decoded(answer.parts[0], frames[0])
-    stored = (await desk.bars(bar_source="own"))[0]
-    for name in ("ts", "open", "high", "low", "close", "volume", "quote_volume", "buy_volume", "trade_count", "source"):
-        assert rebuilt[name] == stored[name], name
-    assert rebuilt["flags"] & CandleFlag.REVISED
-    assert not rebuilt["flags"] & CandleFlag.PARTIAL
-    with pytest.raises(UnknownInstrument):
-        await desk.ask(RebuildBars(instrument=5, bars=[]))
-
-
-async def test_a_bar_is_not_computed_anew_when_some_of_its_trades_are_gone(desk: Desk) -> None:
-    desk.daemon.take((TRADE_KIND, trades([(500, 1, 100, 1), (700, 2, 90, 1), (60_500, 3, 100, 1), (120_500, 4, 9, 1)])))
-    await desk.commit(1)
-    async with desk.database.acquire() as conn:
-        await conn.execute("DELETE FROM trades WHERE trade_id = 1")  # as retention does, by the piece
-    instrument = desk.daemon.registry.by_name(BTC.name).id
-    answer, frames = await desk.ask(RebuildBars(instrument=instrument, bars=[(60, START), (60, START + 60 * SECOND)]))
-    assert decoded(answer.parts[0], frames[0])["ts"].tolist() == [START + 60 * SECOND]
-
-
-async def test_a_bar_is_whole_once_the_ledger_says_that_what_was_missing_was_fetched(desk: Desk) -> None:
-    minute = 60 * SECOND
-    desk.daemon.take((TRADE_KIND, trades([(500, 1, 100, 1), (60_500, 2, 100, 1), (120_500, 3, 100, 1)])))
-    fetched = coverage_record(Coverage.BACKFILLED, START, START + minute, stream=TRADE_KIND.id)
-    desk.daemon.take((COVERAGE_KIND, fetched))
-    await desk.commit(2)
-    instrument = desk.daemon.registry.by_name(BTC.name).id
-    answer, frames = await desk.ask(RebuildBars(instrument=instrument, bars=[(60, START), (60, START + minute)]))
-    flags = decoded(answer.parts[0], frames[0])["flags"] & CandleFlag.PARTIAL
-    assert flags.tolist() == [0, CandleFlag.PARTIAL]
 
 
 async def test_a_daemon_describes_itself(desk: Desk) -> None:
