@@ -51,7 +51,7 @@ class _Kept:
         self.changed = asyncio.Event()  # a snapshot came, or the state changed: what was asked for is answered
         self.backoff = Backoff(RETRY_FIRST_SECONDS, RETRY_CAP_SECONDS)
         self.asked_at = float("-inf")  # monotonic s
-        self.is_denied = False  # its changes may come no more: they are subscribed anew
+        self.is_denied = False  # its changes may come no more: they are subscribed anew before a snapshot is fetched
         self.audited_ns = 0  # the venue's time
         self.is_refreshing = False
         self.fresh_backoff = Backoff(FRESH_FIRST_SECONDS, FRESH_CAP_SECONDS)
@@ -175,7 +175,7 @@ class FeedBooks:
                 state.instrument.name,
                 extra={"action": "book_denied", "instrument": state.instrument.name},
             )
-            kept.is_denied = True
+            kept.is_denied = not self.come_on_stream  # where snapshots do, each is asked for by subscribing anew
             self._look(state, kept)
         return parts
 
@@ -289,9 +289,13 @@ class FeedBooks:
         if self.come_on_stream:
             await self._subscribe_anew(state, kept)
             return
-        if kept.is_denied and (connection := self._connection_of(state.symbol)) is not None and connection.is_up:
+        connection, is_denied, kept.is_denied = self._connection_of(state.symbol), kept.is_denied, False
+        if is_denied and connection is not None and connection.is_up:
             await connection.resubscribe(self._adapter.book_streams(state.symbol))
-        kept.is_denied = False
+            async with self._order:
+                if state.removed or not connection.is_up:
+                    return
+                await self.hand_over(state, kept.keeper.subscribed())  # what came until now is followed by a hole
         await self._fetch(state, kept, SPARE)
 
     async def _refresh(self, state: SymbolState, kept: _Kept) -> None:

@@ -1,4 +1,4 @@
-"""Books whose snapshots come on the stream: asked for by subscribing anew, until they are in step."""
+"""Books that are asked for until they are in step: by subscribing anew, or over REST."""
 
 from __future__ import annotations
 
@@ -34,6 +34,13 @@ def follows(sequence: int, delta: BookDelta) -> Fit:
 RULE = BookRule("stream", splice=follows, follows=follows, checksum=lambda book, instrument: GOOD, audited=True)
 
 
+def by_time(sequence: int, delta: BookDelta) -> Fit:
+    return Fit.OLD if delta.last < sequence else Fit.NEXT
+
+
+FETCHED = BookRule("rest", splice=by_time, follows=by_time, needs_older=True)
+
+
 def snapshot(sequence: int, checksum: int = GOOD) -> BookSnapshot:
     return BookSnapshot("BTCUSD", sequence, NOW, Levels([99], [5]), Levels([101], [5]), checksum)
 
@@ -51,16 +58,33 @@ class Connection:
         self.asked.append(streams)
 
 
+class Rest:
+    """Answers with the snapshots that a test puts here."""
+
+    def __init__(self) -> None:
+        self.answers: asyncio.Queue[BookSnapshot] = asyncio.Queue()
+
+    async def get(self, request: Any, deadline: float, *, spare: float) -> BookSnapshot:
+        return await self.answers.get()
+
+
 class Room:
     """What surrounds the books of one symbol."""
 
-    def __init__(self, tasks: Tasks) -> None:
+    def __init__(self, tasks: Tasks, rule: BookRule) -> None:
         self.connection = Connection()
         self.state = SymbolState(BTC, Resume(), ())
         self.state.is_heard = True
         self.parts: list[Part] = []
-        adapter: Any = SimpleNamespace(book_rule=RULE, venue="KRAKEN", book_streams=lambda symbol: [f"book {symbol}"])
-        rest: Any = None  # snapshots come on the stream
+        self.rest = Rest()
+        adapter: Any = SimpleNamespace(
+            book_rule=rule,
+            venue="KRAKEN",
+            book_streams=lambda symbol: [f"book {symbol}"],
+            snapshot_request=lambda symbol: symbol,
+            decode_snapshot=lambda symbol, body: body,
+        )
+        rest: Any = self.rest
         connection_of: Callable[[str], Any] = lambda symbol: self.connection  # noqa: E731
         self.books = FeedBooks(
             adapter, rest, BookSettings(), tasks, wanted=True, order=asyncio.Lock(), connection_of=connection_of
@@ -73,6 +97,13 @@ class Room:
 
     def take(self, event: BookSnapshot | BookDelta) -> None:
         self.parts += self.books.take(self.state, event)
+
+    def deny(self) -> None:
+        """Trades go on above the best ask."""
+        for second in range(40):
+            trade = np.zeros(1, dtype=TRADE)
+            trade["ts_event"], trade["price"] = NOW + second * 10**9, 102
+            self.parts += self.books.witness(self.state, [trade])
 
     async def audited(self) -> None:
         """Time goes on until the book is asked for once more."""
@@ -90,12 +121,14 @@ class Room:
 
 
 @asynccontextmanager
-async def room(monkeypatch: pytest.MonkeyPatch, *, patience: float = 10.0) -> AsyncIterator[Room]:
+async def room(
+    monkeypatch: pytest.MonkeyPatch, *, patience: float = 10.0, rule: BookRule = RULE
+) -> AsyncIterator[Room]:
     monkeypatch.setattr(feed_books, "RETRY_FIRST_SECONDS", 0.01)
     monkeypatch.setattr(feed_books, "RETRY_CAP_SECONDS", 0.02)
     monkeypatch.setattr(feed_books, "STREAM_SECONDS", patience)
     async with Tasks() as tasks:
-        made = Room(tasks)
+        made = Room(tasks, rule)
         yield made
         tasks.cancel()
 
@@ -190,10 +223,32 @@ async def test_trades_that_deny_a_book_subscribe_it_anew(monkeypatch: pytest.Mon
         await made.books.up([made.state])
         await eventually_async(lambda: made.books.resyncs == 1)
         made.take(snapshot(5))
-        for second in range(40):
-            trade = np.zeros(1, dtype=TRADE)
-            trade["ts_event"], trade["price"] = NOW + second * 10**9, 102
-            made.parts += made.books.witness(made.state, [trade])
+        made.deny()
         assert made.book_is(BookState.SYNCING)
         await eventually_async(lambda: len(made.connection.asked) == 1)
     assert b"denied" in [records["reason"][0] for kind, records in made.parts if kind == "coverage"]
+
+
+async def test_what_came_before_a_denied_book_was_subscribed_anew_proves_no_snapshot(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Between the two subscriptions changes are lost, and nothing numbers them."""
+    async with room(monkeypatch, rule=FETCHED) as made:
+
+        def take(number: int) -> None:
+            made.take(BookDelta("BTCUSD", number, number, None, NOW, Levels([98], [number]), Levels([], []), None))
+
+        await made.books.up([made.state])
+        take(1)
+        made.rest.answers.put_nowait(snapshot(2))
+        await eventually_async(lambda: made.book_is(BookState.LIVE))
+        made.deny()
+        take(100)
+        made.rest.answers.put_nowait(snapshot(200))
+        await eventually_async(lambda: made.books.events.get("unproven") == 1)
+        assert made.connection.asked == [["book BTCUSD"]]
+        take(300)  # what came between 200 and the new subscription is unknown
+        assert made.book_is(BookState.SYNCING)
+        made.rest.answers.put_nowait(snapshot(400))
+        await eventually_async(lambda: made.book_is(BookState.LIVE))
+        assert made.connection.asked == [["book BTCUSD"]]
