@@ -48,6 +48,7 @@ class _Kept:
     def __init__(self, keeper: BookKeeper) -> None:
         self.keeper = keeper
         self.is_asking = False
+        self.is_due = False  # to be told anew, once it is its turn
         self.changed = asyncio.Event()  # a snapshot came, or the state changed: what was asked for is answered
         self.backoff = Backoff(RETRY_FIRST_SECONDS, RETRY_CAP_SECONDS)
         self.asked_at = float("-inf")  # monotonic s
@@ -229,7 +230,7 @@ class FeedBooks:
 
     def _audit(self, state: SymbolState, kept: _Kept, ts_ns: int) -> None:
         """It is time for a fresh snapshot, if the book was LIVE for so long."""
-        if kept.is_asking:
+        if kept.is_asking or kept.is_due:
             return  # for one already
         is_first, kept.audited_ns = not kept.audited_ns, ts_ns
         if is_first or kept.keeper.sync.state is not BookState.LIVE:
@@ -237,27 +238,38 @@ class FeedBooks:
         if not self.come_on_stream:
             kept.keeper.sync.audit()  # its next change asks
         else:
-            kept.is_asking = True
-            self._tasks.spawn(self._tell_anew(state, kept), f"book anew {state.symbol}")
+            kept.is_due = True
+            self._tasks.spawn(self._in_turn(state, kept), f"book anew {state.symbol}")
+
+    async def _in_turn(self, state: SymbolState, kept: _Kept) -> None:
+        """A book that is lost while it waits is asked for like any other, and its turn is over."""
+        due_at = time.monotonic()
+        try:
+            async with self._anew:
+                if kept.is_asking or kept.asked_at >= due_at or kept.keeper.sync.state is not BookState.LIVE:
+                    return
+                kept.is_asking = True
+                try:
+                    await self._tell_anew(state, kept)
+                finally:
+                    kept.is_asking = False
+        finally:
+            kept.is_due = False
+        self._look(state, kept)  # what was lost meanwhile
 
     async def _tell_anew(self, state: SymbolState, kept: _Kept) -> None:
         """Have the venue tell a LIVE book anew. It stays LIVE, as old as it is, until that comes a moment later."""
+        connection = self._connection_of(state.symbol)
+        if connection is None or not connection.is_up:
+            return
+        kept.changed.clear()
+        await connection.resubscribe(self._adapter.book_streams(state.symbol))
         try:
-            async with self._anew:
-                connection = self._connection_of(state.symbol)
-                if connection is None or not connection.is_up or not self._is_live(state):
-                    return
-                kept.changed.clear()
-                await connection.resubscribe(self._adapter.book_streams(state.symbol))
-                try:
-                    async with asyncio.timeout(ANEW_SECONDS):
-                        await kept.changed.wait()
-                except TimeoutError:
-                    async with self._order:
-                        await self.hand_over(state, kept.keeper.lost())
-        finally:
-            kept.is_asking = False
-            self._look(state, kept)
+            async with asyncio.timeout(ANEW_SECONDS):
+                await kept.changed.wait()
+        except TimeoutError:
+            async with self._order:
+                await self.hand_over(state, kept.keeper.lost())
 
     # ---- into step ----------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from marketd.daemon.feeds import feed_books
 from marketd.daemon.feeds.adapter import BookDelta, BookRule, BookSnapshot, Fit, Levels
@@ -216,6 +217,31 @@ async def test_a_book_that_is_not_told_anew_is_not_live(monkeypatch: pytest.Monk
         await eventually_async(lambda: len(made.connection.asked) == 2)
         made.take(snapshot(9))
         assert made.book_is(BookState.LIVE)
+
+
+async def test_a_book_that_is_lost_while_others_are_told_anew_does_not_wait_for_its_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with room(monkeypatch) as made:
+        other = SymbolState(structs.replace(BTC, symbol="ETHUSD"), Resume(), ())
+        states = [other, made.state]
+        made.books.add(other)
+        await made.books.up(states)
+        await eventually_async(lambda: made.books.resyncs == 2)
+        for state in states:
+            made.parts += made.books.take(state, structs.replace(snapshot(5), symbol=state.symbol))
+        await asyncio.sleep(0.01)
+        for ts_ns in (NOW, NOW + feed_books.ANEW_NS):
+            for state in states:
+                made.books.time(state, ts_ns)
+        await eventually_async(lambda: made.connection.asked == [["book ETHUSD"]])  # and its snapshot does not come
+        made.parts += made.books.lost(made.state)
+        await eventually_async(lambda: made.connection.asked[1:] == [["book BTCUSD"]])
+        made.take(snapshot(9))
+        made.parts += made.books.take(other, structs.replace(snapshot(9), symbol="ETHUSD"))
+        await asyncio.sleep(0.01)
+        assert made.books.live == 2
+        assert len(made.connection.asked) == 2
 
 
 async def test_trades_that_deny_a_book_subscribe_it_anew(monkeypatch: pytest.MonkeyPatch) -> None:
