@@ -104,7 +104,7 @@ class ImportedBooks:
                 found += self._told(event.symbol, received_ns, partial(BookKeeper.time, ts_ns=event.ts_ns))
             elif isinstance(event, MessagesLost):
                 for symbol in [symbol for symbol, source in self._sources.items() if source == self._source]:
-                    found += self._told(symbol, received_ns, BookKeeper.lost)
+                    found += self._told(symbol, received_ns, BookKeeper.hole)
             elif isinstance(event, Rejected) and event.book:
                 for symbol in list(self._keepers) if event.symbol is None else [event.symbol]:
                     found += self._told(symbol, received_ns, BookKeeper.damaged)

@@ -36,8 +36,10 @@ from marketd.market.layouts import BookState
 from marketd.market.times import ABSENT, NS_PER_SECOND
 
 MAX_BUFFERED = 20_000  # deltas kept while a snapshot is awaited: minutes of the busiest stream there is
-MAX_UNCHANGED = 3  # times that a book begins anew because of a change that changes nothing …
-UNCHANGED_NS = 3600 * NS_PER_SECOND  # … within so long
+# A sign that a venue's own ways may come to give (`unchanged`, a hole in what the connection numbers, `denied`) costs a
+# LIVE book its state so many times within so long, lest it cost its books for good.
+MAX_DOUBTS = 3
+DOUBTS_NS = 3600 * NS_PER_SECOND
 MAX_LEVELS = 500_000  # of one book; ten times the deepest that any venue shows
 
 _LIVE, _SYNCING, _STALE = BookState.LIVE, BookState.SYNCING, BookState.STALE
@@ -110,7 +112,7 @@ class BookSync:
         self._buffer: list[BookDelta] = []
         self._watch = EdgeWatch(reach) if reach else None
         self._fresh: BookSync | None = None  # waits for a fresh snapshot while the book stands, or is followed unseen
-        self._unchanged_at: deque[int] = deque(maxlen=MAX_UNCHANGED)  # event times, ns
+        self._doubted_at: dict[BookEvent, deque[int]] = {}  # event times, ns, by sign
         self._counts: Counter[BookEvent] = Counter()  # but for APPLIED, which would cost a hash a delta
         self._applied = 0
 
@@ -154,13 +156,28 @@ class BookSync:
         return self._told(BookEvent.DAMAGED) if self._is_subscribed else self._told(BookEvent.OLD)
 
     def lost(self) -> Step:
-        """The connection lost messages, by what it numbers; those of the book are not numbered."""
+        """Messages that were to come did not."""
         awaits = self.state is _SYNCING and not self._has_snapshot and not self._buffer
         return self._told(BookEvent.GAP if self._is_subscribed and not awaits else BookEvent.OLD)
 
-    def denied(self) -> Step:
+    def hole(self, ts_ns: int) -> Step:
+        """The connection lost messages, by what it numbers; those of the book are not numbered."""
+        if self.state is _LIVE and not self._is_doubt(BookEvent.GAP, ts_ns):
+            return self._told(BookEvent.OLD)
+        return self.lost()
+
+    def denied(self, ts_ns: int) -> Step:
         """Trades go on that a LIVE book cannot have."""
-        return self._told(BookEvent.DENIED if self.state is _LIVE else BookEvent.OLD)
+        is_doubt = self.state is _LIVE and self._is_doubt(BookEvent.DENIED, ts_ns)
+        return self._told(BookEvent.DENIED if is_doubt else BookEvent.OLD)
+
+    def _is_doubt(self, sign: BookEvent, ts_ns: int) -> bool:
+        """Whether such a sign still counts: it did not too often of late."""
+        times, ts_ns = self._doubted_at.setdefault(sign, deque(maxlen=MAX_DOUBTS)), max(ts_ns, 0)
+        if len(times) == MAX_DOUBTS and 0 <= ts_ns - times[0] < DOUBTS_NS:
+            return False
+        times.append(ts_ns)
+        return True
 
     def tick_changed(self, instrument: Instrument) -> Step:
         """From now on prices and sizes come at other scales."""
@@ -404,19 +421,15 @@ class BookSync:
 
     def _shows_a_loss(self, delta: BookDelta, change: Change) -> bool:
         """A level that changes nothing: not one of the state that the snapshot has already, nor one at the edge of a
-        window, where levels come and go without a word. At most so often, lest a venue that begins to tell such levels
-        costs its books for good."""
-        book, ts_ns, times = self.book, max(delta.ts_ns, 0), self._unchanged_at
+        window, where levels come and go without a word."""
+        book = self.book
         if 0 < delta.last == self.sequence:
             return False
         bids = zip(change.bids.prices, change.bids.sizes, change.bids_before, strict=True)
         asks = zip(change.asks.prices, change.asks.sizes, change.asks_before, strict=True)
         is_within = any(size == before and price > book.bid_edge for price, size, before in bids)
         is_within = is_within or any(size == before and price < book.ask_edge for price, size, before in asks)
-        if not is_within or (len(times) == MAX_UNCHANGED and ts_ns - times[0] < UNCHANGED_NS):
-            return False
-        times.append(ts_ns)
-        return True
+        return is_within and self._is_doubt(BookEvent.UNCHANGED, delta.ts_ns)
 
     def _flaw(self, checksum: int | None) -> BookEvent | None:
         """What is wrong with the book as it stands; None: nothing that can be seen."""

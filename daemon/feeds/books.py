@@ -173,8 +173,12 @@ class BookKeeper:
         return self._after(self.sync.damaged())
 
     def lost(self) -> list[Part]:
-        """The connection lost messages, and the book's are not numbered."""
+        """Messages that were to come did not."""
         return self._after(self.sync.lost())
+
+    def hole(self) -> list[Part]:
+        """The connection lost messages, and the book's are not numbered."""
+        return self._after(self.sync.hole(self.newest_ns))
 
     def tick_changed(self, instrument: Instrument) -> list[Part]:
         """From now on prices and sizes come at other scales: whatever was computed begins anew."""
@@ -196,7 +200,9 @@ class BookKeeper:
         sync = self.sync
         if sync.state is not BookState.LIVE or not len(records):
             return []
-        return self._after(sync.denied()) if self._witness.hear(sync.book, sync.changes, records) else []
+        if not self._witness.hear(sync.book, sync.changes, records):
+            return []
+        return self._after(sync.denied(int(records["ts_event"][-1])))
 
     def coverage(self, events: Records) -> None:
         """Ledger events of the instrument: volumes are not known where trades are missing."""

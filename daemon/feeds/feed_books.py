@@ -210,11 +210,11 @@ class FeedBooks:
         self._look(state, kept)
         return parts
 
-    def lost(self, state: SymbolState) -> list[Part]:
+    def hole(self, state: SymbolState) -> list[Part]:
         kept = self._kept.get(state.symbol)
         if kept is None:
             return []
-        parts = kept.keeper.lost()
+        parts = kept.keeper.hole()
         self._look(state, kept)
         return parts
 

@@ -145,7 +145,7 @@ class Intake:
             elif isinstance(event, MessagesLost):
                 _log.warning("the connection lost messages: %s", event.words, extra={"action": "messages_lost"})
                 for kept in filter(None, map(states.get, symbols)):
-                    _add_all(lots, kept, books.lost(kept))
+                    _add_all(lots, kept, books.hole(kept))
             elif isinstance(event, Rejected) and event.book:
                 for symbol in symbols if event.symbol is None else [event.symbol]:
                     if kept := states.get(symbol):

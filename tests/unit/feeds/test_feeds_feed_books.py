@@ -235,7 +235,7 @@ async def test_a_book_that_is_lost_while_others_are_told_anew_does_not_wait_for_
             for state in states:
                 made.books.time(state, ts_ns)
         await eventually_async(lambda: made.connection.asked == [["book ETHUSD"]])  # and its snapshot does not come
-        made.parts += made.books.lost(made.state)
+        made.parts += made.books.hole(made.state)
         await eventually_async(lambda: made.connection.asked[1:] == [["book BTCUSD"]])
         made.take(snapshot(9))
         made.parts += made.books.take(other, structs.replace(snapshot(9), symbol="ETHUSD"))

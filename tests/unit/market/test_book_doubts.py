@@ -9,7 +9,7 @@ import pytest
 from marketd.market.book import Levels
 from marketd.market.book_messages import BookDelta, BookRule, BookSnapshot, Fit
 from marketd.market.book_states import BookEvent
-from marketd.market.book_sync import MAX_UNCHANGED, UNCHANGED_NS, BookSync
+from marketd.market.book_sync import DOUBTS_NS, MAX_DOUBTS, BookSync, Step
 from marketd.market.instruments import Instrument
 from marketd.market.layouts import BookState
 from marketd.market.plain_book import Change
@@ -91,34 +91,54 @@ def test_at_the_edge_of_a_window_a_change_without_effect_is_no_loss() -> None:
 
 def test_a_venue_that_comes_to_tell_levels_again_does_not_cost_its_books_for_good() -> None:
     sync = live()
-    for _ in range(MAX_UNCHANGED):
+    for _ in range(MAX_DOUBTS):
         assert sync.delta(delta(p97=0)).event is BookEvent.UNCHANGED
         sync.snapshot(snapshot())
     assert sync.delta(delta(p97=0)).event is BookEvent.APPLIED
-    assert sync.delta(delta(ts_ns=NOW + UNCHANGED_NS, p97=0)).event is BookEvent.UNCHANGED
+    assert sync.delta(delta(ts_ns=NOW + DOUBTS_NS, p97=0)).event is BookEvent.UNCHANGED
+
+
+@pytest.mark.parametrize("sign", [BookSync.hole, BookSync.denied])
+def test_what_trades_say_too_often_does_not_cost_a_live_book_for_good(sign: Callable[[BookSync, int], Step]) -> None:
+    """A venue may begin to skip numbers, or to tell trades of orders that rest in no book."""
+    sync = live()
+    for _ in range(MAX_DOUBTS):
+        assert sign(sync, NOW).needs_snapshot
+        sync.snapshot(snapshot())
+    assert (sign(sync, NOW + DOUBTS_NS - 1).event, sync.state) == (BookEvent.OLD, BookState.LIVE)
+    assert sync.delta(delta(p97=0)).event is BookEvent.UNCHANGED  # each sign counts by itself
+    sync.snapshot(snapshot())
+    assert sign(sync, NOW + DOUBTS_NS).needs_snapshot
+
+
+def test_what_was_asked_for_and_did_not_come_counts_each_time() -> None:
+    sync = live()
+    for _ in range(MAX_DOUBTS + 1):
+        assert sync.lost().event is BookEvent.GAP
+        sync.snapshot(snapshot())
 
 
 def test_a_loss_on_its_connection_begins_a_book_anew() -> None:
     sync = live()
-    assert sync.lost().event is BookEvent.GAP
-    assert sync.lost().event is BookEvent.OLD  # what was asked for is still to come
+    assert sync.hole(NOW).event is BookEvent.GAP
+    assert sync.hole(NOW).event is BookEvent.OLD  # what was asked for is still to come
     sync.snapshot(snapshot())
     sync.disconnected()
-    assert (sync.lost().event, sync.state) == (BookEvent.OLD, BookState.STALE)
+    assert (sync.hole(NOW).event, sync.state) == (BookEvent.OLD, BookState.STALE)
 
 
 def test_a_loss_costs_the_changes_that_wait_for_a_snapshot() -> None:
     sync = BookSync(FETCHED, BTC)
     sync.subscribed()
     sync.delta(delta(1, p90=1))
-    assert sync.lost().event is BookEvent.GAP
+    assert sync.hole(NOW).event is BookEvent.GAP
     assert sync.snapshot(snapshot(5)).event is BookEvent.UNPROVEN
 
 
 def test_trades_deny_a_live_book_alone() -> None:
     sync = live()
-    assert sync.denied().needs_snapshot
-    assert sync.denied().event is BookEvent.OLD
+    assert sync.denied(NOW).needs_snapshot
+    assert sync.denied(NOW).event is BookEvent.OLD
 
 
 def test_an_audit_that_agrees_leaves_the_book_as_it_was() -> None:
