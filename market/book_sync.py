@@ -132,8 +132,9 @@ class BookSync:
 
     @property
     def wants_fresh(self) -> bool:
-        """The book is LIVE, and near what it knows: a fresh snapshot should be asked for, without haste."""
-        return self._fresh is not None and self.state is _LIVE
+        """The book is LIVE, and near what it knows or audited: a fresh snapshot should be asked for, without haste. Not
+        once there is one, of a moment that the book has yet to reach."""
+        return self._fresh is not None and self._fresh.state is not _LIVE and self.state is _LIVE
 
     # ---- what befalls the connection ----------------------------------------------------------------
 

@@ -147,6 +147,7 @@ def test_an_audit_that_agrees_leaves_the_book_as_it_was() -> None:
     assert sync.wants_fresh
     assert sync.delta(delta(2, p97=1)).event is BookEvent.APPLIED
     assert sync.snapshot(snapshot(3, p97=1, p98=5, p99=5)).event is BookEvent.UNPROVEN
+    assert not sync.wants_fresh  # the next change is waited for, however long that takes
     step = sync.delta(delta(4, p97=2))
     assert (step.event, sync.state, sync.wants_fresh) == (BookEvent.REFRESHED, BookState.LIVE, False)
     assert step.change is not None
