@@ -102,6 +102,8 @@ class Intake:
             elif isinstance(event, VenueError):
                 self.counts["venue errors"] += 1
                 _log.error("the venue refused: %s", event.text, extra={"action": "venue_error"})
+            elif isinstance(event, MessagesLost):
+                _log.warning("the connection lost messages: %s", event.words, extra={"action": "messages_lost"})
         return lots
 
     def _parts(self, state: SymbolState, event: Trades | Candles | Series, now: float) -> list[Part]:
@@ -143,7 +145,6 @@ class Intake:
             elif isinstance(event, VenueTime):
                 times[event.symbol] = event.ts_ns
             elif isinstance(event, MessagesLost):
-                _log.warning("the connection lost messages: %s", event.words, extra={"action": "messages_lost"})
                 for kept in filter(None, map(states.get, symbols)):
                     _add_all(lots, kept, books.hole(kept))
             elif isinstance(event, Rejected) and event.book:
