@@ -119,6 +119,7 @@ class Session:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(asyncio.gather(pump, return_exceptions=True), patience)
             await asyncio.gather(end, watchdog, return_exceptions=True)
+            self._socket.stop_listening()  # nobody takes any more: a full list would keep the closing handshake unread
             await self.close()
         for task in (pump, watchdog, end):  # what the handler says counts first, the socket last
             if not task.cancelled():

@@ -9,16 +9,24 @@ from typing import Any
 import pytest
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
 
+from marketd.daemon.feeds.session import Session, Timing
 from marketd.daemon.feeds.socket import VenueSocket
 from support import eventually_async
 
 
 @contextlib.asynccontextmanager
-async def connected(handler: Callable[[ServerConnection], Any]) -> AsyncIterator[VenueSocket]:
+async def connected(
+    handler: Callable[[ServerConnection], Any], *, close_timeout: float = 0.1
+) -> AsyncIterator[VenueSocket]:
     async with serve(handler, "127.0.0.1", 0, ping_interval=None, close_timeout=0.1) as server:
         port = next(iter(server.sockets)).getsockname()[1]
-        options: dict[str, Any] = {"create_connection": VenueSocket, "compression": None, "close_timeout": 0.1}
+        options: dict[str, Any] = {
+            "create_connection": VenueSocket,
+            "compression": None,
+            "close_timeout": close_timeout,
+        }
         async with connect(f"ws://127.0.0.1:{port}", proxy=None, **options) as socket:
             assert isinstance(socket, VenueSocket)
             yield socket
@@ -97,3 +105,25 @@ async def test_what_comes_after_it_stopped_listening_is_forgotten_and_its_end_is
         await socket.close()
         with pytest.raises(Exception, match="sent 1000"):
             await socket.recv()
+
+
+async def test_a_handler_that_fails_leaves_no_full_list_between_the_socket_and_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("marketd.daemon.feeds.socket.MAX_PENDING", 10)
+
+    async def flood(socket: ServerConnection) -> None:
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                await socket.send("x" * 10_000)
+
+    async with connected(flood, close_timeout=5.0) as socket:
+
+        async def fail(recv_ns: int, frames: list[bytes]) -> None:
+            await eventually_async(lambda: not socket.transport.is_reading())
+            raise ValueError
+
+        with pytest.raises(ValueError):
+            await Session(socket, fail, Timing()).run()
+        assert socket.waiting == 0
+        assert socket.close_code == 1000
