@@ -39,7 +39,8 @@ class LinkSocket:
         self._socket.close()
 
     async def send(self, frames: Sequence[Any]) -> None:
-        """Waits while the queue is full; messages leave in the order of their calls."""
+        """Waits while the queue is full; messages leave in the order of their calls. ZMQError for one that still waits
+        when the socket is closed."""
         async with self._sending:
             while not self.try_send(frames):  # noqa: ASYNC110 - the word that there is room, any call may take away
                 await asyncio.sleep(FULL_SECONDS)
