@@ -171,6 +171,8 @@ class CoinbaseExchangeAdapter(CoinbaseRest):
             is_book = head.type not in ("match", "last_match")
             if is_book:
                 self._books.lose((symbol,) if symbol else None)
+            else:
+                self._numbers.forget(symbol)  # it came: the hole that it leaves is no loss
             batch.reject(symbol or None, "undecodable", error, frame, book=is_book)
         else:
             if head.type == "subscriptions":

@@ -362,6 +362,14 @@ def test_a_match_that_only_a_heartbeat_tells_of_is_lost_when_the_next_one_comes(
     assert not of(adapter.decode_many([beat(11), match(12)]), MessagesLost)  # told once
 
 
+@pytest.mark.parametrize("kind", ["match", "last_match"])
+def test_a_match_that_cannot_be_read_is_not_lost(kind: str) -> None:
+    damaged = match(0, type=kind).replace(b'"trade_id": 0', b'"trade_id": "x"')
+    events = exchange().decode_many([match(9), damaged, beat(10), beat(10), match(11)])
+    assert only(events, Rejected).rule == "undecodable"
+    assert not of(events, MessagesLost)
+
+
 def test_matches_that_stall_or_come_late_are_told_as_lost_once() -> None:
     adapter = exchange()
     adapter.decode_many([match(10)])
