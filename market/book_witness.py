@@ -50,8 +50,11 @@ class TradeWitness:
             return True
         if not self._beyond.moments and 0 <= ts_ns - self._look_ns < MOMENT_NS:
             return False
+        prices = _prices(trades)
+        if not len(prices):
+            return False  # they say nothing, for the book neither
         self._look_ns = ts_ns
-        if _are_beyond(book, trades):
+        if _are_beyond(book, prices):
             return self._beyond.goes_on(ts_ns)
         self._beyond.end()
         return False
@@ -80,11 +83,9 @@ class _Run:
         return self.moments >= PATIENCE_MOMENTS and ts_ns - self._first_ns >= PATIENCE_NS
 
 
-def _are_beyond(book: OrderBook, trades: Records) -> bool:
-    """Whether all of the market's trades were dealt above the best ask, or all below the best bid."""
-    prices, bid, ask = _prices(trades), book.best_bid, book.best_ask
-    if not len(prices):
-        return False
+def _are_beyond(book: OrderBook, prices: npt.NDArray[np.int64]) -> bool:
+    """Whether all were dealt above the best ask, or all below the best bid."""
+    bid, ask = book.best_bid, book.best_ask
     return (ask is not None and bool(prices.min() > ask)) or (bid is not None and bool(prices.max() < bid))
 
 

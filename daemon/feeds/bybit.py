@@ -146,8 +146,7 @@ class BybitAdapter(BybitV2):
     # ---- messages -----------------------------------------------------------------------------
 
     def keys(self, symbol: str, wire: str) -> Mapping[str, Any]:
-        books = {f"orderbook.{name}.{wire}": (symbol, name) for name in BOOK_DEPTHS}
-        return {f"publicTrade.{wire}": symbol, **books}
+        return {f"publicTrade.{wire}": symbol}
 
     def _read_at_once(self, batch: Batch, frame: bytes) -> bool:
         if _read_trades is None or _read_changes is None:
@@ -155,7 +154,7 @@ class BybitAdapter(BybitV2):
         if trades := _read_trades(frame, self._quick):
             batch.take_trades(trades)
             return True
-        found = _read_changes(frame, self._quick)
+        found = _read_changes(frame, self._quick_books)
         if found is None:
             return self._read_old_book(batch, frame)
         (symbol, name), _, ts_ns, engine_ns, number, bids, asks = found

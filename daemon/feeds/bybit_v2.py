@@ -17,7 +17,7 @@ from marketd.daemon.feeds import bybit_messages as messages
 from marketd.daemon.feeds import forms
 from marketd.daemon.feeds.adapter import BookDelta, BookSnapshot, Levels
 from marketd.daemon.feeds.adapter_base import rows_of
-from marketd.daemon.feeds.bybit_markets import BOOK_DEPTH
+from marketd.daemon.feeds.bybit_markets import BOOK_DEPTH, BOOK_DEPTHS
 from marketd.daemon.feeds.bybit_rest import SIDES, BybitRest
 from marketd.daemon.feeds.levels import REALS, Sides, quick_reader
 from marketd.daemon.feeds.venue_batch import Batch
@@ -59,21 +59,28 @@ class BybitV2(BybitRest):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._channels = DepthChannels()
-        self._quick_old: dict[str, Reader] = {}  # by topic, as `_quick`
+        # by topic, as `_quick` for trades; of one dict each, lest a body is read under a topic of another form
+        self._quick_books: dict[str, Reader] = {}
+        self._quick_old: dict[str, Reader] = {}
 
     def adopt(self, instrument: Instrument) -> None:
         super().adopt(instrument)
-        wire = self._wire(instrument.symbol)
-        for name in OLD_DEPTHS:
-            self._quick_old.pop(f"{name}.{wire}", None)
+        for readers, topic, name in self._book_topics(instrument.symbol):
+            readers.pop(topic, None)
             if (reader := quick_reader(instrument, (instrument.symbol, name))) is not None:
-                self._quick_old[f"{name}.{wire}"] = reader
+                readers[topic] = reader
 
     def forget(self, symbol: str) -> None:
-        for name in OLD_DEPTHS:
-            self._quick_old.pop(f"{name}.{self._wire(symbol)}", None)
+        for readers, topic, _ in self._book_topics(symbol):
+            readers.pop(topic, None)
         super().forget(symbol)
         self._channels.forget(symbol)
+
+    def _book_topics(self, symbol: str) -> list[tuple[dict[str, Reader], str, str]]:
+        """Topics of its books: whose readers they are among, and the name of the channel."""
+        wire = self._wire(symbol)
+        books = [(self._quick_books, f"orderbook.{name}.{wire}", name) for name in BOOK_DEPTHS]
+        return [*books, *((self._quick_old, f"{name}.{wire}", name) for name in OLD_DEPTHS)]
 
     def _read_old_book(self, batch: Batch, frame: bytes) -> bool:
         """Changes of a book, at one go; as `_read_at_once`."""

@@ -5,9 +5,9 @@
 
 Updates of the book bear no numbers: the venue promises to deliver them all. That a connection lost messages shows in
 the ids of its matches, which are consecutive, and, when the lost one was the last, in the `last_trade_id` of the
-heartbeats: a second after a heartbeat the match that it tells has come. Then its books begin anew. The venue wants a
-key for `level2`; `level2_batch`, the same every 50 ms, needs none and is what is subscribed. There are no bars on this
-feed: `candles` are left out.
+heartbeats: by the next one, a second later, the match that it tells has come, or one before it, and they are late. If
+not the connection's books begin anew, once until a match comes. The venue wants a key for `level2`; `level2_batch`, the
+same every 50 ms, needs none and is what is subscribed. There are no bars on this feed: `candles` are left out.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ class CoinbaseExchangeAdapter(CoinbaseRest):
         self.book_rule = UNNUMBERED if book else None
         self._books = ChainedBooks()
         self._numbers = TradeNumbers()
-        self._told: dict[str, int] = {}  # by symbol: the id of the newest match, as its last heartbeat has it
+        # by symbol: the id of the newest match, as its last heartbeat has it, and of the one that had come by then
+        self._told: dict[str, tuple[int, int | None]] = {}
 
     def forget(self, symbol: str) -> None:
         super().forget(symbol)
@@ -170,6 +171,8 @@ class CoinbaseExchangeAdapter(CoinbaseRest):
             is_book = head.type not in ("match", "last_match")
             if is_book:
                 self._books.lose((symbol,) if symbol else None)
+            else:
+                self._numbers.forget(symbol)  # it came: the hole that it leaves is no loss
             batch.reject(symbol or None, "undecodable", error, frame, book=is_book)
         else:
             if head.type == "subscriptions":
@@ -190,11 +193,11 @@ class CoinbaseExchangeAdapter(CoinbaseRest):
     def _on_heartbeat(self, batch: Batch, symbol: str, heartbeat: messages.HeartbeatMessage) -> None:
         batch.ignore("heartbeat")
         batch.see(symbol, rfc3339_ns(heartbeat.time))
-        last, told = self._numbers.last(symbol), self._told.get(symbol)
-        if last is not None and told is not None and told > last:
-            self._numbers.begin(symbol, told)
+        last, (told, before) = self._numbers.last(symbol), self._told.get(symbol, (0, None))
+        if last is not None and told > last == before:  # none came since: not just late
+            self._numbers.forget(symbol)  # until one comes heartbeats show no more
             batch.lost(f"{symbol}: trade {told} was told of by a heartbeat, and has not come")
-        self._told[symbol] = heartbeat.last_trade_id
+        self._told[symbol] = heartbeat.last_trade_id, self._numbers.last(symbol)
 
     def _on_match(self, batch: Batch, symbol: str, match: messages.Match, frame: bytes) -> None:
         if isinstance(match, messages.LastMatchMessage):  # after a subscription

@@ -39,7 +39,7 @@ from marketd.market.times import ABSENT
 _frame = msgspec.json.Decoder(messages.AnyFrame).decode
 _rows = msgspec.json.Decoder(list[messages.NumberLevel]).decode
 _head = msgspec.json.Decoder(messages.Head).decode
-_symbols = msgspec.json.Decoder(list[messages.Symbolic]).decode
+_SYMBOLS = msgspec.json.Decoder(list[messages.Symbolic])
 _status = msgspec.json.Decoder(list[messages.StatusData]).decode
 _TRADES = msgspec.json.Decoder(list[messages.NumberTrade])
 _USED = frozenset(("book", "trade", "ohlc"))
@@ -114,7 +114,8 @@ class KrakenAdapter(KrakenSocket):
                 if isinstance(message, messages.BookFrame):
                     self._on_book(batch, message, frame)
                 elif isinstance(message, messages.TradesFrame):
-                    self._on_trades(batch, message.data, frame, is_snapshot=message.type == "snapshot")
+                    # a snapshot is of the newest trades before a subscription
+                    self._on_trades(batch, message.data, frame, has_holes=message.type == "snapshot")
                 else:
                     self._on_bars(batch, message, frame)
             except UNREADABLE as error:
@@ -172,7 +173,7 @@ class KrakenAdapter(KrakenSocket):
         symbol = None
         if is_book:
             try:
-                symbols = [self._symbols[entry.symbol] for entry in _symbols(head.data)]
+                symbols = [self._symbols[entry.symbol] for entry in _SYMBOLS.decode(head.data)]
                 symbol = symbols[0] if len(symbols) == 1 else None
             except (*UNREADABLE, KeyError):
                 symbol = None
@@ -239,7 +240,7 @@ class KrakenAdapter(KrakenSocket):
         return self._depths.get(symbol) or depth_of(max(len(bids), len(asks))) or DEPTH
 
     def _on_damaged_trades(self, batch: Batch, head: messages.Head, frame: bytes) -> None:
-        """One that is of the wrong shape costs no neighbour."""
+        """One that is of the wrong shape costs no neighbour. Its number is not known: a hole beside it is no loss."""
         try:
             rows = rows_of(_TRADES, messages.NumberTrade, head.data)
         except UNREADABLE as error:
@@ -248,19 +249,22 @@ class KrakenAdapter(KrakenSocket):
         for row in rows:
             if isinstance(row, Exception):
                 batch.reject(None, "undecodable", row, frame)
-        self._on_trades(batch, [row for row in rows if not isinstance(row, Exception)], frame)
+        self._on_trades(batch, [row for row in rows if not isinstance(row, Exception)], frame, has_holes=True)
+        for named in rows_of(_SYMBOLS, messages.Symbolic, head.data):
+            if not isinstance(named, Exception):
+                self._numbers.forget(self._symbols.get(named.symbol, ""))
 
     def _on_trades(
-        self, batch: Batch, trades: Sequence[messages.NumberTrade], frame: bytes, *, is_snapshot: bool = False
+        self, batch: Batch, trades: Sequence[messages.NumberTrade], frame: bytes, *, has_holes: bool
     ) -> None:
-        """`is_snapshot`: the newest trades before a subscription."""
+        """`has_holes`: before and among them are ids that did not come, and were not lost."""
         if not trades:
             batch.ignore("trade without trades")
         for trade in trades:
             symbol = self._symbol(batch, trade.symbol)
             if symbol is None:
                 continue
-            if is_snapshot:
+            if has_holes:
                 self._numbers.begin(symbol, trade.trade_id)
             elif loss := self._numbers.loss_before(symbol, trade.trade_id):
                 batch.lost(loss)

@@ -362,6 +362,23 @@ def test_a_match_that_only_a_heartbeat_tells_of_is_lost_when_the_next_one_comes(
     assert not of(adapter.decode_many([beat(11), match(12)]), MessagesLost)  # told once
 
 
+@pytest.mark.parametrize("kind", ["match", "last_match"])
+def test_a_match_that_cannot_be_read_is_not_lost(kind: str) -> None:
+    damaged = match(0, type=kind).replace(b'"trade_id": 0', b'"trade_id": "x"')
+    events = exchange().decode_many([match(9), damaged, beat(10), beat(10), match(11)])
+    assert only(events, Rejected).rule == "undecodable"
+    assert not of(events, MessagesLost)
+
+
+def test_matches_that_stall_or_come_late_are_told_as_lost_once() -> None:
+    adapter = exchange()
+    adapter.decode_many([match(10)])
+    assert len(of(adapter.decode_many([beat(number) for number in range(11, 40)]), MessagesLost)) == 1
+    late = [frame for number in range(41, 60) for frame in (beat(number), match(number - 2))]
+    assert not of(adapter.decode_many([match(38), *late]), MessagesLost)
+    assert len(of(adapter.decode_many([beat(60), beat(60), beat(60)]), MessagesLost)) == 1
+
+
 def test_the_heartbeats_of_the_exchange_feed_are_no_bars() -> None:
     adapter = exchange()
     kinds = StreamKinds(adapter, CoinbaseExchangeAdapter, trades="trade", series=())

@@ -242,6 +242,24 @@ def test_a_hole_in_the_ids_of_trades_is_a_loss_on_the_connection() -> None:
     assert not lost("update", 22)
 
 
+@pytest.mark.parametrize("kind", ["update", "snapshot"])
+@pytest.mark.parametrize("ids", [["x", 11, 12], [10, "x", 12], [10, 11, "x"], ["x"]])
+def test_a_trade_of_which_the_number_cannot_be_read_is_not_lost(kind: str, ids: list[int | str]) -> None:
+    adapter = v2()
+
+    def lost(kind: str, *ids: int | str) -> list[Event]:
+        row = {"symbol": "BTC/USD", "side": "sell", "price": 45283.5, "qty": 0.02, "timestamp": SENT}
+        rows = [{**row, "trade_id": number} for number in ids]
+        message = json.dumps({"channel": "trade", "type": kind, "data": rows}).encode()
+        return of(adapter.decode_many([message]), MessagesLost)
+
+    before = 9 if kind == "update" else 3  # a snapshot comes after a reconnect
+    assert not lost("update", before)
+    assert not lost(kind, *ids)
+    assert not lost("update", 13)
+    assert lost("update", 15)
+
+
 @pytest.mark.parametrize("wrong", [{"side": "up"}, {"trade_id": "x"}, {"timestamp": "now"}, {"price": None}])
 def test_a_trade_of_the_wrong_shape_costs_no_neighbour(wrong: dict[str, Any]) -> None:
     row = {"symbol": "BTC/USD", "side": "sell", "price": 1.5, "qty": 1, "timestamp": SENT}

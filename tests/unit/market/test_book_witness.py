@@ -76,6 +76,14 @@ def test_trades_off_the_market_deny_nothing() -> None:
     assert denied_at(TradeWitness(), range(600), 100, changing=False, flags=flags) is None
 
 
+def test_trades_off_the_market_speak_for_no_book() -> None:
+    witness, held, flags = TradeWitness(), book(), int(TradeFlag.NOT_MARKET)
+    for second in range(LONG):
+        assert not witness.hear(held, second, trades(second, 102))
+        assert not witness.hear(held, second, trades(second, 100, flags=flags))
+    assert witness.hear(held, LONG, trades(LONG, 102))
+
+
 def test_a_side_without_levels_denies_nothing() -> None:
     held, witness = OrderBook(), TradeWitness()
     assert not any(witness.hear(held, second, trades(second, 102)) for second in range(600))
