@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 LEAST_ROWS = 5_000  # in batches: fewer are as quick as rows (docs/performance-storage.md)
 _BATCHES = statements("batches")
 _TESTED = re.compile(r"2\.29\.\d+")
+_NO_LIMIT = 2**62  # rows
 _ROWS_A_SECOND = 10  # of what comes as it comes: a busy symbol's trades
 _MOST_BYTES = 64 << 20  # as records: as many as an answer may have
 _MOST_PIECES = 64  # that a statement names
@@ -166,10 +167,11 @@ async def _read(connection: Connection, wanted: _Wanted, limit: int, of_each_tim
     count = int(heads["rows"][from_postgres_us(heads["last"]) >= to_ns(start)].sum())
     if count < LEAST_ROWS or count * span.kind.dtype.itemsize > _MOST_BYTES:
         return None
-    columns = _quoted(wanted.codec.columns)
-    beside = await copy_out(
-        connection, _union(wanted.statement("rows", start, rows=piece["rows"], columns=columns) for piece in pieces)
-    )
+    if limit < _NO_LIMIT:
+        most = min(limit, _MOST_BYTES // span.kind.dtype.itemsize - count)
+        if await _has_beside(connection, wanted, pieces, start, most):
+            return None  # rows are read up to the limit, and not all of these
+    beside = await copy_out(connection, _beside(wanted, pieces, start, _quoted(wanted.codec.columns)))
     take_room(count * span.kind.dtype.itemsize)
     batches = await _copied(connection, wanted, compressed, segments, start)
     await _assure_same(connection, pieces)
@@ -220,6 +222,21 @@ def _start(span: PackedSpan, heads: Records, limit: int) -> datetime:
     order = np.flatnonzero(inside)[np.argsort(-first[inside], kind="stable")]
     enough = np.flatnonzero(np.cumsum(heads["rows"][order]) >= limit)
     return from_ns(int(first[order[enough[0]]])) if len(enough) else span.start
+
+
+def _beside(wanted: _Wanted, pieces: Sequence[Any], start: datetime, columns: str) -> str:
+    return _union(wanted.statement("rows", start, rows=piece["rows"], columns=columns) for piece in pieces)
+
+
+async def _has_beside(
+    connection: Connection, wanted: _Wanted, pieces: Sequence[Any], start: datetime, most: int
+) -> bool:
+    """Whether so many rows (at least one) lie beside batches. All of them would be read, whatever the limit: which of
+    them were known, and are the newest of their moment, shows later.
+    """
+    most = max(1, most)
+    rows = _beside(wanted, pieces, start, "1")
+    return bool(await connection.fetchval(_BATCHES["how_many"].format(rows=rows, most=most)) >= most)
 
 
 async def _copied(

@@ -197,6 +197,20 @@ async def test_a_limit_is_reached_by_what_was_known(
     assert await asked(connections, "1", Span(None, None), limit=100, known_at=KNOWN + 2 * DAY)
 
 
+async def test_what_lies_beside_batches_is_read_only_where_it_is_less_than_the_limit(
+    connections: DatabaseConnectionManager, conn: type_connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await put(conn, "candles_1s", CANDLES, some_bars(range(2000), 1, 1))
+    await conn.execute(COMPRESS.format("candles_1s"))
+    await put(conn, "candles_1s", CANDLES, some_bars(range(2000, 2300), 3001, 1))
+    assert not await asked(connections, "1", Span(None, None), limit=300, bar_source="own")
+    assert await asked(connections, "1", Span(None, None), limit=301, bar_source="own")
+    assert await asked(connections, "1", Span(None, None), limit=2300, bar_source="own")  # more than batches have
+    assert await asked(connections, "1", Span(None, None))
+    monkeypatch.setattr(read_batches, "_MOST_BYTES", 2200 * CANDLES.dtype.itemsize)  # of both together
+    assert not await asked(connections, "1", Span(None, None), limit=2300, bar_source="own")
+
+
 @pytest.mark.parametrize("decode", [plain_integers, integers])
 async def test_columns_are_what_the_server_makes_of_them(conn: type_connection, decode: Any) -> None:
     records = some_bars(range(3000), 1, 1)
