@@ -27,7 +27,7 @@ from marketd.market.ordering import newest_of_each_time
 from marketd.market.records import Records
 from marketd.market.rows import INSTRUMENT_COLUMN, ONE_SECOND_BARS, TableCodec, codec, from_postgres_us
 from marketd.market.times import NS_PER_US
-from marketd.sql.copy import HEADER, TRAILER, copy_out, take_room
+from marketd.sql.copy import HEADER, TRAILER, copy_out, room_mark, take_room
 from marketd.sql.literals import bind
 from marketd.sql.packed_tables import NO_TIMEFRAME, from_ns, to_ns
 from marketd.sql.read_packed import PackedSpan
@@ -102,6 +102,7 @@ async def read_batches(
     if not _may_be_large(span, limit) or not wanted.codec.has_integers_alone or not await _is_tested(connection):
         return None
     cast(Session, connection).precede("SAVEPOINT batches;")
+    give_back = room_mark()
     try:
         found = await _read(connection, wanted, limit, of_each_time)
     except (_Unusual, UnknownBatch) as reason:
@@ -114,7 +115,9 @@ async def read_batches(
         await connection.execute("ROLLBACK TO SAVEPOINT batches")
         _tell_once(f"{type(error).__name__} of a chunk of {span.table}", str(error))
     else:
-        return found
+        if found is not None:
+            return found
+    give_back()  # what was read is let go
     return None
 
 

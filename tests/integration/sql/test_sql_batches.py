@@ -20,7 +20,7 @@ from marketd.market.records import BY_NAME, Records
 from marketd.market.rows import codec
 from marketd.sql import read_batches
 from marketd.sql.connections import DatabaseConnectionManager, type_connection
-from marketd.sql.copy import copy_in
+from marketd.sql.copy import answer_room, copy_in
 from marketd.sql.picture import one_picture
 from marketd.sql.profiles import Profile
 from marketd.sql.read import END_OF_TIME, NO_LIMIT, CopiedRows, Span, read_bars, read_rows
@@ -293,6 +293,19 @@ async def test_a_statement_that_fails_costs_no_answer(
     for _ in range(2):
         assert not await asked(connections, "1", Span(None, None))
     assert [each.action for each in caplog.records] == ["batches_not_read"]
+
+
+async def test_rows_have_the_room_that_batches_took_in_vain(
+    connections: DatabaseConnectionManager, stored: type_connection, monkeypatch: Any
+) -> None:
+    async with one_picture(connections, time.monotonic() + 60) as conn:
+        expected = await read_bars(conn, BTC.id, 1, Span(None, None))
+        with answer_room(len(expected.data)):
+            assert (await read_bars(conn, BTC.id, 1, Span(None, None), pictured=True)).joined is not None
+        monkeypatch.setitem(read_batches._BATCHES, "are_same", "SELECT ($1::oid[], $2::text[], $3::oid[]) IS NULL")
+        with answer_room(len(expected.data)):
+            found = await read_bars(conn, BTC.id, 1, Span(None, None), pictured=True)
+    assert found.data == expected.data
 
 
 async def test_a_transaction_goes_on_without_batches_that_are_gone(
