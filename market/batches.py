@@ -140,8 +140,11 @@ def plain_integers(values: Sequence[bytes | memoryview], rows: npt.NDArray[np.in
     numbers = _NUMBERS[selectors]
     is_run = selectors == _RUN
     numbers[is_run] = (words[is_run] >> np.uint64(_BITS[_RUN])).astype(np.int64)
-    told = np.add.reduceat(numbers, np.cumsum(count) - count)
-    if (numbers == 0).any() or (told < rows).any() or (told >= rows + _MOST_IN_A_WORD).any():
+    ends = np.cumsum(count)
+    told = np.add.reduceat(numbers, ends - count)
+    before_last = told - numbers[ends - 1]  # only the last word has room for more than there are
+    wrong = (told < rows) | (told >= rows + _MOST_IN_A_WORD) | (before_last >= rows)
+    if (numbers == 0).any() or wrong.any():
         raise UnknownBatch("a batch has another number of values than its words")
     deltas = _spread(words, selectors, numbers, count, int(told.max()))[:, : int(rows.max())]
     return _summed(deltas, heads, rows)

@@ -98,6 +98,26 @@ def test_what_is_told_otherwise_is_not_guessed(integers: Callable[..., Any]) -> 
         integers([data], np.array([8]))
 
 
+@way
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (1, [(14, 10), (14, 0)]),  # a word more than there are values
+        (1, [(15, 2 << 36 | 10), (14, 0)]),  # a run of more, and a word behind it
+        (2, [(13, 10), (13, 0)]),
+        (3, [(13, 10), (13, 0), (14, 0)]),
+    ],
+)
+def test_only_the_last_word_has_room_for_more(
+    integers: Callable[..., Any], rows: int, words: list[tuple[int, int]]
+) -> None:
+    selectors = sum(selector << 4 * place for place, (selector, _) in enumerate(words))
+    head = struct.pack(">BBqqII", 4, 0, 5 * rows, 5, rows, len(words))
+    data = head + struct.pack(f">{1 + len(words)}Q", selectors, *(word for _, word in words))
+    with pytest.raises(UnknownBatch):
+        integers([data], np.array([rows]))
+
+
 def copied(*batches: tuple[bytes, ...]) -> bytes:
     """Batches as a COPY stream."""
     rows = [
