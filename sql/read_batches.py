@@ -37,7 +37,7 @@ from marketd.sql.store import Connection
 
 logger = logging.getLogger(__name__)
 
-LEAST_ROWS = 5_000  # in batches: fewer are as quick as rows (docs/performance-storage.md)
+LEAST_ROWS = 5_000  # in batches: fewer are as quick as rows (docs/performance-answers.md)
 _BATCHES = statements("batches")
 _TESTED = re.compile(r"2\.29\.\d+")
 _NO_LIMIT = 2**62  # rows
@@ -98,17 +98,23 @@ async def read_batches(
     """All that a span has where chunks are compressed, or at least the newest `limit`, in no order; with `of_each_time`
     the newest version of each moment. None: it is to be read as rows.
     """
-    wanted = _wanted(span, source)
+    wanted, unknown = _wanted(span, source), f"unknown batches of {span.table}"
     if not _may_be_large(span, limit) or not wanted.codec.has_integers_alone or not await _is_tested(connection):
+        return None
+    told = cast(Session, connection).told
+    if unknown in told:
         return None
     cast(Session, connection).precede("SAVEPOINT batches;")
     give_back = room_mark()
     try:
         found = await _read(connection, wanted, limit, of_each_time)
-    except (_Unusual, UnknownBatch) as reason:
+    except UnknownBatch as reason:
+        _tell_once(str(reason))
+        told[unknown] = True  # and would be read in vain again, as long as this session lives
+    except _Unusual as reason:
         _tell_once(str(reason))
     except _Moved:
-        pass  # rows of another picture are right again
+        pass  # rows are of the same picture, and TimescaleDB itself finds what wandered
     except asyncpg.UndefinedTableError:
         await connection.execute("ROLLBACK TO SAVEPOINT batches")  # dropped, or made anew, since the picture was taken
     except _UNTOLD as error:

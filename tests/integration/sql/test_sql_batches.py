@@ -285,6 +285,22 @@ async def test_a_chunk_that_looks_otherwise_is_left_to_the_server(
     assert [each.action for each in caplog.records] == ["batches_not_read"]
 
 
+async def test_unknown_batches_are_read_once_in_a_session(
+    connections: DatabaseConnectionManager, stored: type_connection, monkeypatch: Any
+) -> None:
+    await stored.execute(f"UPDATE {await stored.fetchval(BATCHES)} SET volume = NULL")
+    await put(stored, "trades", TRADE_KIND, some_rows("trade", range(50), 1))
+    await stored.execute(COMPRESS.format("trades"))
+    unpacked, seen = read_batches.unpacked, []
+    monkeypatch.setattr(read_batches, "unpacked", lambda *args: seen.append(args) or unpacked(*args))
+    async with one_picture(connections, time.monotonic() + 60) as conn:
+        for _ in range(3):
+            assert (await read_bars(conn, BTC.id, 1, Span(None, None), pictured=True)).joined is None
+        assert len(seen) == 1
+        # those of another table are known
+        assert (await read_rows(conn, BTC.id, TRADE_KIND, Span(None, None), pictured=True)).joined is not None
+
+
 async def test_a_statement_that_fails_costs_no_answer(
     connections: DatabaseConnectionManager, stored: type_connection, monkeypatch: Any, caplog: Any
 ) -> None:
