@@ -1,9 +1,9 @@
 """How an answer's records leave: as they are (`records`, `copy`) or for clients that are not ours (`json`, `arrow`).
 
 `records` is the kind's dtype, `copy` PostgreSQL's binary COPY, newest row first and every source, where the rows came
-straight from the database's tables (packed blocks are `records`). `packed` is the same, but where packed blocks have
-all of the answer they leave as they are: a tenth of the bytes, and the caller unpacks them and cuts off what he has not
-asked for. `json` and `arrow` are columns in real numbers.
+straight from the database's tables (out of packed blocks or compressed batches they are `records`). `packed` is the
+same, but where packed blocks have all of the answer they leave as they are: a tenth of the bytes, and the caller
+unpacks them and cuts off what he has not asked for. `json` and `arrow` are columns in real numbers.
 """
 
 from __future__ import annotations

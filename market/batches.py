@@ -43,8 +43,9 @@ _MASKS = tuple(np.uint64((1 << bits) - 1) for bits in _BITS)
 _FEW = 12  # numbers in a word, up to which they are taken one by one
 _ONE = np.uint64(1)
 _BATCHES_AT_ONCE = 128  # a day of seconds is 87; more of them only take more memory
-_COPY_HEAD_BYTES, _COPY_END_BYTES = 19, 2
-_FIELD = struct.Struct("!i")
+_COPY_HEAD_BYTES, _COPY_END = 19, b"\xff\xff"
+_WIDTH, _FIELD = struct.Struct("!h"), struct.Struct("!i")
+_MOST_ROWS = 65_535  # of a batch; the server makes a thousand
 
 type_words = npt.NDArray[np.uint64]
 
@@ -65,6 +66,8 @@ def unpacked(
     fields = _fields(data, 1 + len(segments) + len(columns))
     view = memoryview(data)
     counts = _plain(view, fields[0], ">i4")
+    if ((counts < 1) | (counts > _MOST_ROWS)).any():
+        raise UnknownBatch("a batch has another number of rows than batches have")
     records = np.zeros(int(counts.sum()), dtype)
     left = len(records)
     for first in range(0, len(counts), _BATCHES_AT_ONCE):
@@ -81,22 +84,33 @@ def unpacked(
 
 
 def _fields(data: bytes, width: int) -> list[list[tuple[int, int]]]:
-    """Where the fields of a COPY stream lie, column by column. UnknownBatch when one is NULL."""
+    """Where the fields of a COPY stream lie, column by column. UnknownBatch when one is NULL, or there are others."""
     fields: list[list[tuple[int, int]]] = [[] for _ in range(width)]
-    at, end = _COPY_HEAD_BYTES, len(data) - _COPY_END_BYTES
-    while at < end:
-        at += 2  # how many fields it has
-        for spots in fields:
-            (size,) = _FIELD.unpack_from(data, at)
-            if size < 0:
-                raise UnknownBatch("a batch has a column without a value")
-            at += _FIELD.size
-            spots.append((at, at + size))
-            at += size
+    at, end = _COPY_HEAD_BYTES, len(data) - len(_COPY_END)
+    try:
+        while at < end:
+            if _WIDTH.unpack_from(data, at) != (width,):
+                raise UnknownBatch("a batch has another number of columns")
+            at += _WIDTH.size
+            for spots in fields:
+                (size,) = _FIELD.unpack_from(data, at)
+                if size < 0:
+                    raise UnknownBatch("a batch has a column without a value")
+                at += _FIELD.size
+                spots.append((at, at + size))
+                at += size
+    except struct.error as error:
+        raise UnknownBatch("batches are cut off") from error
+    if at != end or not data.endswith(_COPY_END):
+        raise UnknownBatch("batches are cut off")
     return fields
 
 
 def _plain(view: memoryview, spots: Sequence[tuple[int, int]], dtype: str) -> npt.NDArray[np.int64]:
+    """A column that is not compressed. UnknownBatch when its values are of another size."""
+    size = np.dtype(dtype).itemsize
+    if any(end - start != size for start, end in spots):
+        raise UnknownBatch("a batch has a column of another type")
     return np.frombuffer(b"".join([view[start:end] for start, end in spots]), dtype).astype(np.int64)
 
 
@@ -126,8 +140,11 @@ def plain_integers(values: Sequence[bytes | memoryview], rows: npt.NDArray[np.in
     numbers = _NUMBERS[selectors]
     is_run = selectors == _RUN
     numbers[is_run] = (words[is_run] >> np.uint64(_BITS[_RUN])).astype(np.int64)
-    told = np.add.reduceat(numbers, np.cumsum(count) - count)
-    if (numbers == 0).any() or (told < rows).any() or (told >= rows + _MOST_IN_A_WORD).any():
+    ends = np.cumsum(count)
+    told = np.add.reduceat(numbers, ends - count)
+    before_last = told - numbers[ends - 1]  # only the last word has room for more than there are
+    wrong = (told < rows) | (told >= rows + _MOST_IN_A_WORD) | (before_last >= rows)
+    if (numbers == 0).any() or wrong.any():
         raise UnknownBatch("a batch has another number of values than its words")
     deltas = _spread(words, selectors, numbers, count, int(told.max()))[:, : int(rows.max())]
     return _summed(deltas, heads, rows)

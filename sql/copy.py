@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, cast
@@ -25,11 +25,11 @@ class _Room:
     """How many bytes all reads of one answer may still bring."""
 
     def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = self._left = max_bytes
+        self._max_bytes = self.left = max_bytes
 
     def take(self, size: int) -> None:
-        self._left -= size
-        if self._left < 0:
+        self.left -= size
+        if self.left < 0:
             raise AnswerTooLarge(
                 f"limit: the answer is larger than the {self._max_bytes} bytes that are read for one; ask for a "
                 "shorter stretch, or in pages: with a limit, each ending at the oldest time of the one before",
@@ -57,6 +57,18 @@ def take_room(size: int) -> None:
     """Bytes that one answer gets otherwise than by `copy_out`; AnswerTooLarge when it has no room for them."""
     if (room := _room.get()) is not None:
         room.take(size)
+
+
+def room_mark() -> Callable[[], None]:
+    """Before reads that may turn out to be of no use: calling it gives back the room that they took."""
+    room = _room.get()
+    left = 0 if room is None else room.left
+
+    def give_back() -> None:
+        if room is not None:
+            room.left = left
+
+    return give_back
 
 
 async def copy_in(

@@ -27,7 +27,7 @@ from marketd.market.ordering import newest_of_each_time
 from marketd.market.records import Records
 from marketd.market.rows import INSTRUMENT_COLUMN, ONE_SECOND_BARS, TableCodec, codec, from_postgres_us
 from marketd.market.times import NS_PER_US
-from marketd.sql.copy import HEADER, TRAILER, copy_out, take_room
+from marketd.sql.copy import HEADER, TRAILER, copy_out, room_mark, take_room
 from marketd.sql.literals import bind
 from marketd.sql.packed_tables import NO_TIMEFRAME, from_ns, to_ns
 from marketd.sql.read_packed import PackedSpan
@@ -37,9 +37,10 @@ from marketd.sql.store import Connection
 
 logger = logging.getLogger(__name__)
 
-LEAST_ROWS = 5_000  # in batches: fewer are as quick as rows (docs/performance-storage.md)
+LEAST_ROWS = 5_000  # in batches: fewer are as quick as rows (docs/performance-answers.md)
 _BATCHES = statements("batches")
 _TESTED = re.compile(r"2\.29\.\d+")
+_NO_LIMIT = 2**62  # rows
 _ROWS_A_SECOND = 10  # of what comes as it comes: a busy symbol's trades
 _MOST_BYTES = 64 << 20  # as records: as many as an answer may have
 _MOST_PIECES = 64  # that a statement names
@@ -97,23 +98,32 @@ async def read_batches(
     """All that a span has where chunks are compressed, or at least the newest `limit`, in no order; with `of_each_time`
     the newest version of each moment. None: it is to be read as rows.
     """
-    wanted = _wanted(span, source)
+    wanted, unknown = _wanted(span, source), f"unknown batches of {span.table}"
     if not _may_be_large(span, limit) or not wanted.codec.has_integers_alone or not await _is_tested(connection):
         return None
+    told = cast(Session, connection).told
+    if unknown in told:
+        return None
     cast(Session, connection).precede("SAVEPOINT batches;")
+    give_back = room_mark()
     try:
         found = await _read(connection, wanted, limit, of_each_time)
-    except (_Unusual, UnknownBatch) as reason:
+    except UnknownBatch as reason:
+        _tell_once(str(reason))
+        told[unknown] = True  # and would be read in vain again, as long as this session lives
+    except _Unusual as reason:
         _tell_once(str(reason))
     except _Moved:
-        pass  # rows of another picture are right again
+        pass  # rows are of the same picture, and TimescaleDB itself finds what wandered
     except asyncpg.UndefinedTableError:
         await connection.execute("ROLLBACK TO SAVEPOINT batches")  # dropped, or made anew, since the picture was taken
     except _UNTOLD as error:
         await connection.execute("ROLLBACK TO SAVEPOINT batches")
         _tell_once(f"{type(error).__name__} of a chunk of {span.table}", str(error))
     else:
-        return found
+        if found is not None:
+            return found
+    give_back()  # what was read is let go
     return None
 
 
@@ -166,10 +176,11 @@ async def _read(connection: Connection, wanted: _Wanted, limit: int, of_each_tim
     count = int(heads["rows"][from_postgres_us(heads["last"]) >= to_ns(start)].sum())
     if count < LEAST_ROWS or count * span.kind.dtype.itemsize > _MOST_BYTES:
         return None
-    columns = _quoted(wanted.codec.columns)
-    beside = await copy_out(
-        connection, _union(wanted.statement("rows", start, rows=piece["rows"], columns=columns) for piece in pieces)
-    )
+    if limit < _NO_LIMIT:
+        most = min(limit, _MOST_BYTES // span.kind.dtype.itemsize - count)
+        if await _has_beside(connection, wanted, pieces, start, most):
+            return None  # rows are read up to the limit, and not all of these
+    beside = await copy_out(connection, _beside(wanted, pieces, start, _quoted(wanted.codec.columns)))
     take_room(count * span.kind.dtype.itemsize)
     batches = await _copied(connection, wanted, compressed, segments, start)
     await _assure_same(connection, pieces)
@@ -220,6 +231,21 @@ def _start(span: PackedSpan, heads: Records, limit: int) -> datetime:
     order = np.flatnonzero(inside)[np.argsort(-first[inside], kind="stable")]
     enough = np.flatnonzero(np.cumsum(heads["rows"][order]) >= limit)
     return from_ns(int(first[order[enough[0]]])) if len(enough) else span.start
+
+
+def _beside(wanted: _Wanted, pieces: Sequence[Any], start: datetime, columns: str) -> str:
+    return _union(wanted.statement("rows", start, rows=piece["rows"], columns=columns) for piece in pieces)
+
+
+async def _has_beside(
+    connection: Connection, wanted: _Wanted, pieces: Sequence[Any], start: datetime, most: int
+) -> bool:
+    """Whether so many rows (at least one) lie beside batches. All of them would be read, whatever the limit: which of
+    them were known, and are the newest of their moment, shows later.
+    """
+    most = max(1, most)
+    rows = _beside(wanted, pieces, start, "1")
+    return bool(await connection.fetchval(_BATCHES["how_many"].format(rows=rows, most=most)) >= most)
 
 
 async def _copied(

@@ -39,6 +39,10 @@ SELECT _ts_meta_count, {names} FROM ({batches}) batches ORDER BY last DESC;
 SELECT {columns} FROM ONLY {rows}
 WHERE instrument_id = $1 AND {time} >= $2 AND {time} < $3 {and_segment};
 
+-- name: how_many
+-- Rows beside batches, counted up to {most}.
+SELECT count(*) FROM ({rows} LIMIT {most}) AS beside;
+
 -- name: are_same
 -- Are the tables $1 still those of these names ($2) and files ($3)? A truncated one is of another file.
 SELECT coalesce(bool_and(to_regclass(name)::oid = relation AND pg_relation_filenode(relation) = file), true)

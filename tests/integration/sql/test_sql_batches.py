@@ -20,7 +20,7 @@ from marketd.market.records import BY_NAME, Records
 from marketd.market.rows import codec
 from marketd.sql import read_batches
 from marketd.sql.connections import DatabaseConnectionManager, type_connection
-from marketd.sql.copy import copy_in
+from marketd.sql.copy import answer_room, copy_in
 from marketd.sql.picture import one_picture
 from marketd.sql.profiles import Profile
 from marketd.sql.read import END_OF_TIME, NO_LIMIT, CopiedRows, Span, read_bars, read_rows
@@ -197,6 +197,20 @@ async def test_a_limit_is_reached_by_what_was_known(
     assert await asked(connections, "1", Span(None, None), limit=100, known_at=KNOWN + 2 * DAY)
 
 
+async def test_what_lies_beside_batches_is_read_only_where_it_is_less_than_the_limit(
+    connections: DatabaseConnectionManager, conn: type_connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await put(conn, "candles_1s", CANDLES, some_bars(range(2000), 1, 1))
+    await conn.execute(COMPRESS.format("candles_1s"))
+    await put(conn, "candles_1s", CANDLES, some_bars(range(2000, 2300), 3001, 1))
+    assert not await asked(connections, "1", Span(None, None), limit=300, bar_source="own")
+    assert await asked(connections, "1", Span(None, None), limit=301, bar_source="own")
+    assert await asked(connections, "1", Span(None, None), limit=2300, bar_source="own")  # more than batches have
+    assert await asked(connections, "1", Span(None, None))
+    monkeypatch.setattr(read_batches, "_MOST_BYTES", 2200 * CANDLES.dtype.itemsize)  # of both together
+    assert not await asked(connections, "1", Span(None, None), limit=2300, bar_source="own")
+
+
 @pytest.mark.parametrize("decode", [plain_integers, integers])
 async def test_columns_are_what_the_server_makes_of_them(conn: type_connection, decode: Any) -> None:
     records = some_bars(range(3000), 1, 1)
@@ -271,6 +285,22 @@ async def test_a_chunk_that_looks_otherwise_is_left_to_the_server(
     assert [each.action for each in caplog.records] == ["batches_not_read"]
 
 
+async def test_unknown_batches_are_read_once_in_a_session(
+    connections: DatabaseConnectionManager, stored: type_connection, monkeypatch: Any
+) -> None:
+    await stored.execute(f"UPDATE {await stored.fetchval(BATCHES)} SET volume = NULL")
+    await put(stored, "trades", TRADE_KIND, some_rows("trade", range(50), 1))
+    await stored.execute(COMPRESS.format("trades"))
+    unpacked, seen = read_batches.unpacked, []
+    monkeypatch.setattr(read_batches, "unpacked", lambda *args: seen.append(args) or unpacked(*args))
+    async with one_picture(connections, time.monotonic() + 60) as conn:
+        for _ in range(3):
+            assert (await read_bars(conn, BTC.id, 1, Span(None, None), pictured=True)).joined is None
+        assert len(seen) == 1
+        # those of another table are known
+        assert (await read_rows(conn, BTC.id, TRADE_KIND, Span(None, None), pictured=True)).joined is not None
+
+
 async def test_a_statement_that_fails_costs_no_answer(
     connections: DatabaseConnectionManager, stored: type_connection, monkeypatch: Any, caplog: Any
 ) -> None:
@@ -279,6 +309,19 @@ async def test_a_statement_that_fails_costs_no_answer(
     for _ in range(2):
         assert not await asked(connections, "1", Span(None, None))
     assert [each.action for each in caplog.records] == ["batches_not_read"]
+
+
+async def test_rows_have_the_room_that_batches_took_in_vain(
+    connections: DatabaseConnectionManager, stored: type_connection, monkeypatch: Any
+) -> None:
+    async with one_picture(connections, time.monotonic() + 60) as conn:
+        expected = await read_bars(conn, BTC.id, 1, Span(None, None))
+        with answer_room(len(expected.data)):
+            assert (await read_bars(conn, BTC.id, 1, Span(None, None), pictured=True)).joined is not None
+        monkeypatch.setitem(read_batches._BATCHES, "are_same", "SELECT ($1::oid[], $2::text[], $3::oid[]) IS NULL")
+        with answer_room(len(expected.data)):
+            found = await read_bars(conn, BTC.id, 1, Span(None, None), pictured=True)
+    assert found.data == expected.data
 
 
 async def test_a_transaction_goes_on_without_batches_that_are_gone(

@@ -186,7 +186,7 @@ async def read_compressed(spy: Any) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("marketd.sql.read_batches.LEAST_ROWS", 1)
         async with spy.transaction(isolation="repeatable_read"):
-            found = await read_bars(spy, BTC.id, 1, SPAN, bar_source="own", known_at=KNOWN, pictured=True)
+            found = await read_bars(spy, BTC.id, 1, SPAN, limit=100, bar_source="own", known_at=KNOWN, pictured=True)
     assert found.joined is not None
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marketd.market import batches, compiled
-from marketd.market.batches import UnknownBatch, plain_integers
+from marketd.market.batches import UnknownBatch, plain_integers, unpacked
 
 WIDTHS = ((64, 1), (32, 2), (21, 3), (16, 4), (12, 5), (10, 6), (9, 7), (8, 8), (6, 10), (5, 12), (4, 16), (3, 21))
 WIDTHS = (*WIDTHS, (2, 32), (1, 64))  # numbers in a word, bits of each; by selector from 1 on
@@ -96,6 +96,59 @@ def test_what_is_told_otherwise_is_not_guessed(integers: Callable[..., Any]) -> 
             integers([wrong], rows)
     with pytest.raises(UnknownBatch):
         integers([data], np.array([8]))
+
+
+@way
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (1, [(14, 10), (14, 0)]),  # a word more than there are values
+        (1, [(15, 2 << 36 | 10), (14, 0)]),  # a run of more, and a word behind it
+        (2, [(13, 10), (13, 0)]),
+        (3, [(13, 10), (13, 0), (14, 0)]),
+    ],
+)
+def test_only_the_last_word_has_room_for_more(
+    integers: Callable[..., Any], rows: int, words: list[tuple[int, int]]
+) -> None:
+    selectors = sum(selector << 4 * place for place, (selector, _) in enumerate(words))
+    head = struct.pack(">BBqqII", 4, 0, 5 * rows, 5, rows, len(words))
+    data = head + struct.pack(f">{1 + len(words)}Q", selectors, *(word for _, word in words))
+    with pytest.raises(UnknownBatch):
+        integers([data], np.array([rows]))
+
+
+def copied(*batches: tuple[bytes, ...]) -> bytes:
+    """Batches as a COPY stream."""
+    rows = [
+        struct.pack("!h", len(fields)) + b"".join(struct.pack("!i", len(field)) + field for field in fields)
+        for fields in batches
+    ]
+    return bytes(19) + b"".join(rows) + b"\xff\xff"
+
+
+def test_batches_of_another_shape_are_not_guessed() -> None:
+    row = struct.pack(">i", 3), struct.pack(">q", 7), told([1, 2, 4])
+    dtype = np.dtype([("source", "i8"), ("price", "i8")])
+
+    def read(data: bytes) -> Any:
+        return unpacked(data, ["source"], ["price"], (), dtype).tolist()
+
+    data = copied(row, row)
+    assert read(data) == [(7, 4), (7, 2), (7, 1)] * 2
+    assert read(copied()) == []
+    for wrong in (
+        *(copied(row, (struct.pack(">i", rows), *row[1:])) for rows in (-1, 0, 2, 4, 65_536, 2**31 - 1)),
+        copied(row, row[:2]),
+        copied((*row, b"")),
+        copied((row[0][:2], *row[1:])),
+        copied((row[0], row[1][:4], row[2])),
+        copied((row[0], row[1] + row[1], row[2]), (row[0], b"", row[2])),  # in all as many bytes
+        *(data[:-cut] for cut in range(1, 90)),
+        data[:-2] + bytes(3) + data[-2:],
+    ):
+        with pytest.raises(UnknownBatch):
+            read(wrong)
 
 
 @pytest.mark.skipif(compiled.part is None, reason="the compiled part is not built")
