@@ -68,7 +68,8 @@ class Reading(NamedTuple):
 
 
 async def become_reader(conn: asyncpg.Connection[Any]) -> None:
-    """Go on as `marketd_reader` until the session ends, where the login may; else nothing changes."""
+    """Go on as `marketd_reader` until the session ends, where the login may and nothing is kept from the reader; else
+    nothing changes."""
     await conn.execute(_SQL["become_reader"])
 
 
@@ -92,7 +93,7 @@ async def settle_rights(conn: asyncpg.Connection[Any]) -> Rights:
         rights = await read_rights(conn)
     if rights.missing:
         logger.info(
-            "%s may not make our roles; a superuser may run: %s",
+            "our roles are not as they should be, and %s may not mend that; a superuser may run: %s",
             rights.me,
             "; ".join(rights.missing),
             extra={"action": "roles_missing"},

@@ -109,10 +109,14 @@ SELECT current_user::text AS me,
        coalesce((SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = 'marketd'), '') AS owner;
 
 -- name: become_reader
--- A session that only reads goes on as the reader, where its login may and the reader sees our schema.
+-- A session that only reads goes on as the reader, where its login may and the reader may read all of our schema.
 SELECT set_config('role', 'marketd_reader', false)
 FROM pg_roles
 WHERE rolname = 'marketd_reader' AND current_user <> rolname AND has_schema_privilege(oid, 'marketd', 'USAGE')
+  AND NOT EXISTS (
+      SELECT FROM pg_class c
+      WHERE c.relnamespace = 'marketd'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm') AND NOT c.relispartition
+        AND NOT has_table_privilege(pg_roles.oid, c.oid, 'SELECT'))
   AND pg_has_role(current_user, oid, CASE WHEN current_setting('server_version_num')::int < 160000 THEN 'MEMBER' ELSE 'SET' END);
 
 -- name: reading

@@ -209,3 +209,19 @@ async def test_a_login_that_may_not_become_the_reader_reads_all_the_same_and_is_
     finally:
         await admin.execute("GRANT marketd_reader TO marketd_writer")
         await admin.close()
+
+
+async def test_nobody_goes_on_as_a_reader_who_may_not_read_all(database: str) -> None:
+    """Of a newer schema that was applied by somebody else, say."""
+    admin = await asyncpg.connect(database)
+    await admin.execute("REVOKE SELECT ON marketd.coverage FROM marketd_reader")
+    try:
+        only_reads = DatabaseConnectionManager(as_role(database, "marketd_writer"), actor="query", read_only=True)
+        async with only_reads as manager, manager.acquire() as connection:
+            assert await read_reading(connection) == ("marketd_writer", True)
+            await connection.fetch("SELECT * FROM coverage LIMIT 1")
+        await settle_rights(admin)
+        async with only_reads as manager, manager.acquire() as connection:
+            assert await read_reading(connection) == ("marketd_reader", False)
+    finally:
+        await admin.close()
