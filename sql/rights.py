@@ -31,6 +31,7 @@ class Rights(NamedTuple):
     has_reader: bool
     may_be_reader: bool  # by SET ROLE
     owner: str
+    recompression: str  # the SQL that keeps rows in answers (sql/policies.py), where another user must run it; "" else
 
     @property
     def may_give(self) -> bool:
@@ -50,6 +51,8 @@ class Rights(NamedTuple):
             lines += ['GRANT marketd_reader TO "{}"'.format(self.me.replace('"', '""'))]
         if not self.has_writer and self.owner not in ("", WRITER_ROLE):
             lines += ["CREATE ROLE marketd_writer LOGIN PASSWORD '…'"]
+        if self.recompression:
+            lines += [self.recompression]
         return lines
 
 
@@ -92,7 +95,8 @@ async def settle_rights(conn: asyncpg.Connection[Any]) -> Rights:
             await conn.execute(_SQL["grant_reader"])
         rights = await read_rights(conn)
     if rights.missing:
-        logger.info(
+        logger.log(
+            logging.WARNING if rights.recompression else logging.INFO,
             "our roles are not as they should be, and %s may not mend that; a superuser may run: %s",
             rights.me,
             "; ".join(rights.missing),
