@@ -174,7 +174,8 @@ class Ingest:
             self.acks.send(peer, outcome)
         else:
             remembered.offset = end
-            self.acks.answer(peer, end, outcome, patient=request.oldest > 0)
+            # a feed that has several under way; another producer who has may still wait for this answer
+            self.acks.answer(peer, end, outcome, patient=request.live and request.oldest > 0)
         if self._consolidator is not None:
             self._consolidate(self._consolidator, lot)
 

@@ -88,9 +88,8 @@ class Writer:
         self._last_seconds = 0.0
         self._last_at = time.monotonic_ns()
         self._began = 0.0
-        self._lag = LagMeter()
-        self._marked = time.monotonic()
-        self._lag.mark(self._marked, 0)
+        self._lag = LagMeter(apart=_MARK_SECONDS)
+        self._lag.mark(time.monotonic(), 0)
         self._is_slow = False
         self._retry = self._patiently("read the committed offset")
 
@@ -104,10 +103,8 @@ class Writer:
         if offset > self._durable:
             self._durable = offset
             now = time.monotonic()
-            if now - self._marked >= _MARK_SECONDS:
-                self._marked = now
-                self._lag.lag(now, self._offset)
-                self._lag.mark(now, offset)
+            self._lag.lag(now, self._offset)
+            self._lag.mark(now, offset)
             self._more.set()
 
     @property

@@ -8,14 +8,20 @@ _MARKS = 10_000  # positions that are remembered; of those forgotten the lag is 
 
 
 class LagMeter:
-    """How far a follower is behind, from positions of a log and the moments at which they were the newest."""
+    """How far a follower is behind, from positions of a log and the moments at which they were the newest.
 
-    def __init__(self) -> None:
+    `apart`: those that come within so many seconds count as one, the last, as of the first of these moments.
+    """
+
+    def __init__(self, apart: float = 0.0) -> None:
+        self._apart = apart
         self._marks: deque[tuple[float, int]] = deque(maxlen=_MARKS)
         self._reached_at = float("-inf")
 
     def mark(self, now: float, position: int) -> None:
         """The log ends at `position`."""
+        if self._marks and now - self._marks[-1][0] < self._apart:
+            now, _ = self._marks.pop()
         self._marks.append((now, position))
 
     def lag(self, now: float, position: int) -> float:

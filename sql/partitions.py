@@ -8,6 +8,7 @@ writers of the other pieces go on; `PARTITION OF` would lock all of them out.
 from __future__ import annotations
 
 import logging
+import time
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ DAY_NS = 86_400 * 1_000_000_000
 MAX_PIECES = 4000  # a call: eleven years of days; more is a wrong time, not a stretch
 _BATCH = 50  # pieces in a transaction, which holds a lock for each of their tables and indexes
 _EPOCH = date(1970, 1, 1)
+AHEAD_NS = 3600 * 1_000_000_000  # how long before its time a piece is made
 MADE = "A piece, made at"
 _LOCK_SPACE = 0x6D6B7470  # first half of the advisory lock's key: "mktp"
 
@@ -74,13 +76,13 @@ async def ensure_partitions(conn: asyncpg.Connection[Any], table: str, ts_min_ns
 
 
 async def make_ahead(conn: asyncpg.Connection[Any], now_ns: int) -> list[str]:
-    """Of each table that is in use now make the piece that comes next, where it is missing; their names."""
+    """Of each table that is in use now make the piece that begins soon, where it is missing; their names."""
     made: list[str] = []
     for row in await conn.fetch("SELECT table_name FROM marketd.partitioned_tables ORDER BY table_name"):
         cut = await read_partitioning(conn, row["table_name"])
-        now = cut.index_of(now_ns)
-        if cut.native and await _missing(conn, cut, [now, now + 1]) == [now + 1]:
-            made += await _make(conn, cut, [now + 1])
+        now, soon = cut.index_of(now_ns), cut.index_of(now_ns + AHEAD_NS)
+        if cut.native and soon > now and await _missing(conn, cut, [now, soon]) == [soon]:
+            made += await _make(conn, cut, [soon])
     return made
 
 
@@ -139,10 +141,32 @@ async def _ensure(conn: asyncpg.Connection[Any], cut: Partitioning, ts_min_ns: i
             f"{cut.start_of(wanted[-1])} are more than the {MAX_PIECES} that are made at a time; store "
             "smaller stretches, or look for a wrong time"
         )
-    made: list[str] = []
     missing = await _missing(conn, cut, wanted)
-    for at in range(0, len(missing), _BATCH):
-        made += await _make(conn, cut, missing[at : at + _BATCH])
+    await _renew(conn, cut, sorted({*wanted} - {*missing}))
+    return await _make(conn, cut, missing)
+
+
+async def _renew(conn: asyncpg.Connection[Any], cut: Partitioning, present: list[int]) -> None:
+    """Pieces that were made ahead, are over and were never used count as made now: what comes into them is stored now
+    (sql/retention.py)."""
+    over = [cut.name_of(index) for index in present if index < cut.index_of(time.time_ns())]
+    if not over:
+        return
+    unused = await conn.fetch(
+        """
+        SELECT relname FROM pg_class
+        WHERE relnamespace = 'marketd'::regnamespace AND relname = ANY ($1) AND pg_relation_size(oid) = 0
+        """,
+        over,
+    )
+    if unused:
+        await conn.execute("\n".join(_made_now(f"marketd.{row['relname']}") for row in unused))
+
+
+async def _make(conn: asyncpg.Connection[Any], cut: Partitioning, indexes: list[int]) -> list[str]:
+    made: list[str] = []
+    for at in range(0, len(indexes), _BATCH):
+        made += await _make_together(conn, cut, indexes[at : at + _BATCH])
     if made:
         logger.info(
             "%d partitions of %s made, from %s",
@@ -167,7 +191,7 @@ async def _missing(conn: asyncpg.Connection[Any], cut: Partitioning, wanted: ran
     return [index for index in wanted if cut.name_of(index) not in present]
 
 
-async def _make(conn: asyncpg.Connection[Any], cut: Partitioning, indexes: list[int]) -> list[str]:
+async def _make_together(conn: asyncpg.Connection[Any], cut: Partitioning, indexes: list[int]) -> list[str]:
     async with conn.transaction():
         await conn.execute("SELECT pg_advisory_xact_lock($1, hashtext($2))", _LOCK_SPACE, cut.table)
         # another process may have made them while we waited
@@ -189,8 +213,12 @@ def _statements(cut: Partitioning, index: int) -> str:
         f" ALTER TABLE {parent} ATTACH PARTITION {name} FOR VALUES FROM ('{begin}') TO ('{end}');"
         f" ALTER TABLE {name} DROP CONSTRAINT bounds;"
         # PostgreSQL does not remember it, and what was stored a moment ago must not go for its age (sql/retention.py)
-        f" COMMENT ON TABLE {name} IS '{MADE} {datetime.now(UTC).isoformat(timespec='seconds')}';"
+        f" {_made_now(name)}"
     )
+
+
+def _made_now(name: str) -> str:
+    return f"COMMENT ON TABLE {name} IS '{MADE} {datetime.now(UTC).isoformat(timespec='seconds')}';"
 
 
 def _instant(day: date) -> str:

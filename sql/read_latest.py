@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 
 from marketd.market.bars import SOURCES_PER_BAR, finish_bars, newest_versions, source_number
 from marketd.market.block_stretch import unpacked_stretch
+from marketd.market.blocks import Block
 from marketd.market.records import BY_NAME, CANDLE, Records
 from marketd.market.rows import codec
 from marketd.market.times import NS_PER_SECOND
@@ -28,6 +31,7 @@ _PACKED = statements("packed")
 _CANDLE = BY_NAME["candle"]
 _REACH_BARS = 10
 _BLOCKS_AT_ONCE = 64  # of 100 kB, as a rule
+_GROWTH = 4
 
 
 async def read_latest_bars(
@@ -76,26 +80,39 @@ async def _packed(
     newest = {number: int(rows[number]["ts"].max()) if number in rows else 0 for number in instruments}
     before = {number: END_OF_TIME for number, ts in newest.items() if ts < edge_ns}
     found: dict[int, Records] = {}
-    while before:  # again, further back, for those whose newest block has no bar of the source
+    count = 1  # of blocks of each instrument
+    while before:  # again, further back in growing steps, for those whose newest blocks have no bar of the source
         older: dict[int, datetime] = {}
-        asked = list(before)
-        for first in range(0, len(asked), _BLOCKS_AT_ONCE):
-            some = asked[first : first + _BLOCKS_AT_ONCE]
+        asked, at_once = list(before), _BLOCKS_AT_ONCE // count
+        for first in range(0, len(asked), at_once):
+            some = asked[first : first + at_once]
             args = some, [before[number] for number in some], [to_datetime(newest[number]) for number in some]
-            blocks = await connection.fetch(_PACKED["newest_blocks"], SECONDS_TABLE, *args)
-            for block, bars in zip(blocks, await asyncio.to_thread(_newest_of, blocks, source), strict=True):
-                if len(bars):
-                    found[block["id"]] = bars
-                else:
-                    older[block["id"]] = block["ts_start"]
-        before = older
+            blocks = await connection.fetch(_PACKED["newest_blocks"], SECONDS_TABLE, *args, count)
+            bars, left = await asyncio.to_thread(_newest_of, blocks, source, count)
+            found |= bars
+            older |= left
+        before, count = older, min(_GROWTH * count, _BLOCKS_AT_ONCE)
     return found
 
 
-def _newest_of(blocks: Sequence[Any], source: int | None) -> list[Records]:
-    return [_newest_in(unpacked_stretch([block["data"]], _CANDLE), source) for block in blocks]
+def _newest_of(blocks: Sequence[Any], source: int | None, count: int) -> tuple[dict[int, Records], dict[int, datetime]]:
+    """By instrument the newest bars of its `count` blocks, the newest first; where they have none, and there may be
+    more blocks, when the last of them begins."""
+    found: dict[int, Records] = {}
+    older: dict[int, datetime] = {}
+    for number, group in groupby(blocks, itemgetter("id")):
+        own = list(group)
+        bars = next(filter(len, (_newest_in(block["data"], source) for block in own)), None)
+        if bars is not None:
+            found[number] = bars
+        elif len(own) == count:
+            older[number] = own[-1]["ts_start"]
+    return found, older
 
 
-def _newest_in(bars: Records, source: int | None) -> Records:
+def _newest_in(block: bytes, source: int | None) -> Records:
+    if source is not None and not (Block(block).column("source") == source).any():
+        return np.empty(0, CANDLE)  # seen by one column of many
+    bars = unpacked_stretch([block], _CANDLE)
     wanted = bars if source is None else bars[bars["source"] == source]
     return wanted[wanted["ts"] == wanted["ts"].max()] if len(wanted) else wanted

@@ -2,8 +2,9 @@
 
 A piece goes when all of its time lies before a moment and it was made before it, too: what was stored lately, such as
 an import of old records, is not old. Each piece is dropped in a transaction of its own that waits only briefly for
-readers; what cannot be had goes the next time. That transaction tells it in `expired`, as the ledger says OBSERVED, and
-has that table for itself: an answer sees the piece, or that it is gone (`sql/picture.py`).
+readers; what cannot be had goes the next time, and while an answer takes long no further piece of the table is tried.
+That transaction tells it in `expired`, as the ledger says OBSERVED, and has that table for itself: an answer sees the
+piece, or that it is gone (`sql/picture.py`).
 
 Before bars of a second go, the longer ones that TimescaleDB makes of them (sql/levels.py) are summed up; they are kept
 from then on.
@@ -24,7 +25,8 @@ from marketd.sql.partitions import MADE, Partitioning, read_partitioning
 from marketd.sql.policies import refreshes_reach
 from marketd.sql.statements import statements
 
-LOCK_TIMEOUT = "250ms"  # while it waits for a reader, whoever comes later waits behind it
+LOCK_TIMEOUT = "250ms"  # while it waits for an answer, whoever comes later waits behind it
+PIECE_TIMEOUT = "50ms"  # for each lock of the piece itself: all answers wait behind these, too
 _WAITED_TOO_LONG = asyncpg.LockNotAvailableError
 # by table, the number that the ledger has for what it holds
 _STREAMS = {kind.table: kind.id for kind in KINDS if kind.table} | dict.fromkeys(
@@ -65,11 +67,13 @@ async def pieces_of_table(conn: asyncpg.Connection[Any], table: str) -> list[Pie
 async def drop_old_pieces(conn: asyncpg.Connection[Any], table: str, before: datetime) -> Dropped:
     """Drop the pieces of `table`, and its packed blocks, that end at `before` or earlier, and were made before it."""
     dropped = Dropped([], [])
-    for piece in await pieces_of_table(conn, table):
-        if piece.end > before or piece.made >= before:
-            continue
+    old = [piece for piece in await pieces_of_table(conn, table) if piece.end <= before and piece.made < before]
+    for place, piece in enumerate(old):
         try:
             await _drop(conn, table, piece)
+        except _AnswersUnderWay:
+            dropped.in_use.extend(left.name for left in old[place:])  # each of them would keep new answers waiting anew
+            break
         except (_WAITED_TOO_LONG, _StillNeeded):
             dropped.in_use.append(piece.name)
         else:
@@ -82,6 +86,10 @@ async def drop_old_pieces(conn: asyncpg.Connection[Any], table: str, before: dat
             await conn.executemany(packed["drop_replaced"], [tuple(row.values())[1:] for row in rows])
     dropped.gone.extend(row["name"] for row in rows)
     return dropped
+
+
+class _AnswersUnderWay(Exception):
+    """One takes longer than may be waited for."""
 
 
 class _StillNeeded(Exception):
@@ -105,7 +113,11 @@ async def _drop(conn: asyncpg.Connection[Any], table: str, piece: Piece) -> None
                 *window,
             )
         # before the piece's own lock, as readers have them
-        await conn.execute("LOCK TABLE marketd.expired IN ACCESS EXCLUSIVE MODE")
+        try:
+            await conn.execute("LOCK TABLE marketd.expired IN ACCESS EXCLUSIVE MODE")
+        except _WAITED_TOO_LONG as error:
+            raise _AnswersUnderWay from error
+        await conn.execute(f"SET LOCAL lock_timeout = '{PIECE_TIMEOUT}'")
         stream = _STREAMS.get(table)
         if stream is not None:  # else nobody takes its rows for complete
             await conn.execute(

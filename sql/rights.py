@@ -31,6 +31,7 @@ class Rights(NamedTuple):
     has_reader: bool
     may_be_reader: bool  # by SET ROLE
     owner: str
+    recompression: str  # the SQL that keeps rows in answers (sql/policies.py), where another user must run it; "" else
 
     @property
     def may_give(self) -> bool:
@@ -50,6 +51,8 @@ class Rights(NamedTuple):
             lines += ['GRANT marketd_reader TO "{}"'.format(self.me.replace('"', '""'))]
         if not self.has_writer and self.owner not in ("", WRITER_ROLE):
             lines += ["CREATE ROLE marketd_writer LOGIN PASSWORD '…'"]
+        if self.recompression:
+            lines += [self.recompression]
         return lines
 
 
@@ -68,7 +71,8 @@ class Reading(NamedTuple):
 
 
 async def become_reader(conn: asyncpg.Connection[Any]) -> None:
-    """Go on as `marketd_reader` until the session ends, where the login may; else nothing changes."""
+    """Go on as `marketd_reader` until the session ends, where the login may and nothing is kept from the reader; else
+    nothing changes."""
     await conn.execute(_SQL["become_reader"])
 
 
@@ -91,8 +95,9 @@ async def settle_rights(conn: asyncpg.Connection[Any]) -> Rights:
             await conn.execute(_SQL["grant_reader"])
         rights = await read_rights(conn)
     if rights.missing:
-        logger.info(
-            "%s may not make our roles; a superuser may run: %s",
+        logger.log(
+            logging.WARNING if rights.recompression else logging.INFO,
+            "our roles are not as they should be, and %s may not mend that; a superuser may run: %s",
             rights.me,
             "; ".join(rights.missing),
             extra={"action": "roles_missing"},

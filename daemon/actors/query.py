@@ -35,6 +35,10 @@ _FAILURES = metrics.counter("query_failures_total", "Requests that got an error"
 
 
 LOOK_SECONDS = 0.1  # how long somebody who left is worked for
+LOCK_SECONDS = 10.0
+# A standby's replay waits for a drop's lock as long as an older answer there has it (max_standby_streaming_delay), and
+# new ones wait behind it. The primary had it for a moment, and answers in the standby's place.
+REPLICA_LOCK_SECONDS = 0.5
 PATIENCE_SECONDS = 24 * 3600.0  # a database that is away at the start is waited for
 # At a time: a day of bars takes 20 MB while it is unpacked, and each thread keeps a heap of what it needed at most.
 UNPACKERS = 2
@@ -79,10 +83,10 @@ class QueryActor(AsyncActor):
         database = config.database
         if not database.replica_url:
             return None
-        replica = self._connections(database.replica_url, f"{self.name}-replica")
+        replica = self._connections(database.replica_url, f"{self.name}-replica", REPLICA_LOCK_SECONDS)
         return ReadReplica(self._database, replica, database.replica_max_lag.seconds)
 
-    def _connections(self, url: str, actor: str) -> DatabaseConnectionManager:
+    def _connections(self, url: str, actor: str, lock_seconds: float = LOCK_SECONDS) -> DatabaseConnectionManager:
         database = self.config.database
         return DatabaseConnectionManager(
             url,
@@ -90,6 +94,7 @@ class QueryActor(AsyncActor):
             min_size=database.pool_min,
             max_size=database.pool_max,
             statement_timeout_seconds=database.statement_timeout.seconds,
+            lock_timeout_seconds=lock_seconds,
             read_only=True,
             gate=schema_gate(),
         )

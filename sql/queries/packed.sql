@@ -28,15 +28,16 @@ WHERE is_wanted
 ORDER BY ts_start {direction};
 
 -- name: newest_blocks
--- Each of the instruments $2 has its own: the newest block that begins before its $3 and reaches its $4.
+-- Each of the instruments $2 has its own: the newest $5 blocks that begin before its $3, of which those that reach its $4.
 SELECT wanted.id, newest.ts_start, newest.data
 FROM unnest($2::int[], $3::timestamptz[], $4::timestamptz[]) AS wanted (id, before, reaching)
 CROSS JOIN LATERAL (
     SELECT ts_start, ts_last, data FROM packed_blocks
     WHERE table_name = $1 AND instrument_id = wanted.id AND timeframe = 0 AND ts_start < wanted.before
-    ORDER BY ts_start DESC LIMIT 1
+    ORDER BY ts_start DESC LIMIT $5
 ) newest
-WHERE newest.ts_last >= wanted.reaching;
+WHERE newest.ts_last >= wanted.reaching
+ORDER BY wanted.id, newest.ts_start DESC;
 
 -- name: whole_blocks
 -- The blocks that have the newest $7 rows of a span, of the nearest $9, in the order of time; none where something in them was

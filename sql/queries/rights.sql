@@ -106,13 +106,28 @@ SELECT current_user::text AS me,
        to_regrole('marketd_reader') IS NOT NULL AS has_reader,
        coalesce((SELECT pg_has_role(current_user, oid, CASE WHEN current_setting('server_version_num')::int < 160000 THEN 'MEMBER' ELSE 'SET' END) FROM pg_roles WHERE rolname = 'marketd_reader'),
                 false) AS may_be_reader,
-       coalesce((SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = 'marketd'), '') AS owner;
+       coalesce((SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = 'marketd'), '') AS owner,
+       -- who may set it does (recompresses_by_segments in policies.sql)
+       coalesce((SELECT format('ALTER ROLE %s IN DATABASE %I SET timescaledb.enable_segmentwise_recompression = off',
+                               n.nspowner::regrole, current_database())
+                 FROM pg_namespace n, pg_roles r, pg_extension e
+                 WHERE n.nspname = 'marketd' AND r.rolname = current_user AND e.extname = 'timescaledb'
+                   AND NOT (r.rolsuper OR r.oid = n.nspowner)
+                   AND NOT EXISTS (
+                       SELECT FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase
+                       WHERE d.datname = current_database() AND s.setrole = n.nspowner
+                         AND 'timescaledb.enable_segmentwise_recompression=off' = ANY (s.setconfig))),
+                '') AS recompression;
 
 -- name: become_reader
--- A session that only reads goes on as the reader, where its login may and the reader sees our schema.
+-- A session that only reads goes on as the reader, where its login may and the reader may read all of our schema.
 SELECT set_config('role', 'marketd_reader', false)
 FROM pg_roles
 WHERE rolname = 'marketd_reader' AND current_user <> rolname AND has_schema_privilege(oid, 'marketd', 'USAGE')
+  AND NOT EXISTS (
+      SELECT FROM pg_class c
+      WHERE c.relnamespace = 'marketd'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm') AND NOT c.relispartition
+        AND NOT has_table_privilege(pg_roles.oid, c.oid, 'SELECT'))
   AND pg_has_role(current_user, oid, CASE WHEN current_setting('server_version_num')::int < 160000 THEN 'MEMBER' ELSE 'SET' END);
 
 -- name: reading

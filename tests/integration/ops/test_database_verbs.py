@@ -240,3 +240,26 @@ def test_the_doctor_finds_the_schema(database: str, empty_database: str, capsys:
     assert finding(database, "schema")["level"] == "ok"
     assert "profile" in finding(database, "database")["text"]
     assert finding(database, "queries")["text"] == "read as marketd_reader, who may change nothing"
+
+
+def test_the_doctor_tells_as_whom_queries_are_read(database: str, capsys: pytest.CaptureFixture[str]) -> None:
+    async def prepare(*statements: str) -> None:
+        admin = await asyncpg.connect(database)
+        for statement in statements:
+            await admin.execute(statement)
+        await admin.close()
+
+    def finding(login: str) -> Any:
+        read_url = database.replace("//marketd@", f"//{login}@")
+        told = ask_json(capsys, database, "doctor", "--set", "http.listen=", "--set", f"database.read_url={read_url}")
+        return next((f["level"], f["text"]) for f in told["findings"] if f["name"] == "queries")
+
+    may_read = "GRANT USAGE ON SCHEMA marketd TO lone; GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA marketd TO lone"
+    asyncio.run(prepare("DROP ROLE IF EXISTS lone", "CREATE ROLE lone LOGIN", may_read))
+    try:
+        assert finding("marketd_reader") == ("ok", "read as marketd_reader, who may change nothing")
+        level, text = finding("lone")
+        assert (level, text.startswith("read as lone, who may change what it reads")) == ("warn", True)
+        assert finding("nobody_at_all") == ("fail", "their login cannot be used")
+    finally:
+        asyncio.run(prepare("DROP OWNED BY lone", "DROP ROLE lone"))

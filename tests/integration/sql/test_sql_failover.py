@@ -122,6 +122,19 @@ def test_a_lag_is_the_age_of_the_newest_position_that_was_reached() -> None:
     assert meter.lag(100.5, 300) == 1.5
 
 
+def test_of_positions_that_come_close_together_the_last_is_not_forgotten() -> None:
+    meter = LagMeter(apart=0.1)
+    for now, position in ((10.0, 100), (10.05, 200), (10.09, 300), (10.1, 400)):
+        meter.mark(now, position)
+    assert meter.lag(10.2, 400) == 0.0
+    meter.mark(11.0, 500)
+    assert meter.lag(11.02, 500) == 0.0
+    meter.mark(11.05, 600)
+    meter.mark(11.06, 700)
+    assert meter.lag(71.0, 600) == pytest.approx(59.98)  # the journal is silent, and the database not at its end
+    assert meter.lag(72.0, 700) == 0.0
+
+
 def test_what_postgresql_says_on_several_lines_is_one() -> None:
     said = said_by(RuntimeError("violates a check\nDETAIL:  row 1\nHINT:  none"))
     assert said == "violates a check; DETAIL:  row 1; HINT:  none"

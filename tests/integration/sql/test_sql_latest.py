@@ -71,6 +71,38 @@ async def test_the_newest_bar_is_that_of_rows_and_blocks_together(conn: type_con
     assert never not in await newest(conn, instruments, "own")
 
 
+@on_postgres
+async def test_a_source_that_newer_blocks_lack_is_found_in_few_steps_and_so_is_that_there_is_none(
+    conn: type_connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lane = Lane(conn)
+    count = 30
+    for id_ in (FIRST, FIRST + 1):
+        await lane.commit((CANDLES, seconds(list(range(count)), seq=100 * id_)), instrument=id_)
+    await lane.commit((CANDLES, seconds([-5], 600, source=Source.VENUE, seq=1)), instrument=FIRST)
+    await pack_all(conn, block_rows=1, tables=("candles_1s",))
+    assert await conn.fetchval("SELECT count(*) FROM packed_blocks") == 2 * count + 1
+    unpacked: list[bytes] = []
+    whole = read_latest.unpacked_stretch
+
+    def unpack(blocks: list[bytes], kind: Any) -> Records:
+        unpacked.extend(blocks)
+        return whole(blocks, kind)
+
+    monkeypatch.setattr(read_latest, "unpacked_stretch", unpack)
+    await newest(conn, [FIRST])  # whether anything may be packed a session asks once
+    unpacked.clear()
+    asked = {}
+    for source in ("own", "venue", "import"):
+        counting = Counting(conn)
+        found = await newest(counting, [FIRST, FIRST + 1], source)
+        own = dict.fromkeys((FIRST, FIRST + 1), (count - 1, 100))
+        assert found == {"own": own, "venue": {FIRST: (-5, 600)}, "import": {}}[source]
+        asked[source] = counting.asked
+    assert len(unpacked) == 2 + 1
+    assert max(asked.values()) <= asked["own"] + 4  # 1, 4, 16 and 64 blocks; the last of each instrument by itself
+
+
 async def test_many_silent_instruments_cost_no_statement_more_than_one(
     conn: type_connection, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,10 +12,12 @@ import pytest
 
 from marketd.daemon.piece_maker import PieceMaker
 from marketd.market.errors import InvalidArgument
+from marketd.sql import partitions
 from marketd.sql.connections import DatabaseConnectionManager, type_connection
 from marketd.sql.errors import PartitionRefused
-from marketd.sql.partitions import DAY_NS, PartitionKeeper, ensure_partitions, make_ahead
+from marketd.sql.partitions import AHEAD_NS, DAY_NS, MADE, PartitionKeeper, ensure_partitions, make_ahead
 from marketd.sql.profiles import Profile
+from marketd.sql.retention import drop_old_pieces
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MIDNIGHT = 19_944 * DAY_NS  # 2024-08-09
@@ -42,19 +45,38 @@ async def test_exactly_the_days_of_the_stretch_are_made(conn: type_connection) -
 
 
 async def test_the_next_piece_of_a_table_in_use_is_made_ahead_and_once(
-    conn: type_connection, connections: DatabaseConnectionManager
+    conn: type_connection,
+    connections: DatabaseConnectionManager,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     await ensure_partitions(conn, "trades", _MIDNIGHT - DAY_NS, _MIDNIGHT)
     await ensure_partitions(conn, "candles_1s", _MIDNIGHT, _MIDNIGHT)
     await ensure_partitions(conn, "imbalances", _MIDNIGHT - 30 * DAY_NS, _MIDNIGHT - 30 * DAY_NS)
-    assert await make_ahead(conn, _MIDNIGHT) == ["candles_1s_p20240815", "trades_p20240810"]
+    assert await make_ahead(conn, _MIDNIGHT + DAY_NS - AHEAD_NS - 1) == []
+    assert await make_ahead(conn, _MIDNIGHT + DAY_NS - AHEAD_NS) == ["trades_p20240810"]
     assert await make_ahead(conn, _MIDNIGHT + DAY_NS - 1) == []
+    assert await make_ahead(conn, _MIDNIGHT + 6 * DAY_NS - 1) == ["candles_1s_p20240815"]
     await _insert_trade(conn, _MIDNIGHT + DAY_NS)
     assert await PartitionKeeper(Profile.POSTGRES).ensure(conn, "trades", _MIDNIGHT, _MIDNIGHT + DAY_NS) == []
     today = int(datetime.now(UTC).timestamp()) // 86_400 * DAY_NS
     await ensure_partitions(conn, "trades", today, today)
+    monkeypatch.setattr(partitions, "AHEAD_NS", DAY_NS)
     tomorrow = _EPOCH + timedelta(days=today // DAY_NS + 1)
+    caplog.set_level(logging.INFO)
     assert await PieceMaker(connections).round() == [f"trades_p{tomorrow:%Y%m%d}"]
+    assert "1 partitions of trades made" in caplog.text
+
+
+async def test_what_is_stored_lately_in_a_piece_that_was_made_ahead_long_ago_stays(conn: type_connection) -> None:
+    await ensure_partitions(conn, "trades", _MIDNIGHT, _MIDNIGHT + DAY_NS)
+    for name in ("trades_p20240809", "trades_p20240810"):
+        await conn.execute(f"COMMENT ON TABLE {name} IS '{MADE} 2024-08-08T23:00:00+00:00'")
+    await _insert_trade(conn, _MIDNIGHT)
+    assert await PartitionKeeper(Profile.POSTGRES).ensure(conn, "trades", _MIDNIGHT, _MIDNIGHT + DAY_NS) == []
+    await _insert_trade(conn, _MIDNIGHT + DAY_NS)
+    dropped = await drop_old_pieces(conn, "trades", datetime.now(UTC) - timedelta(hours=1))
+    assert dropped == (["trades_p20240809"], [])  # which had rows before
 
 
 async def test_times_before_1970_have_partitions_too(conn: type_connection) -> None:

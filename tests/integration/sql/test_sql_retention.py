@@ -94,14 +94,38 @@ async def test_pieces_of_other_widths_and_tables_that_are_not_there(conn: type_c
 async def test_a_piece_that_a_reader_holds_waits_for_the_next_round(
     connections: DatabaseConnectionManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retention, "LOCK_TIMEOUT", "50ms")
+    """And its lock is hardly waited for, as all answers wait behind it."""
+    monkeypatch.setattr(retention, "LOCK_TIMEOUT", "20s")
     async with connections.acquire() as conn, connections.acquire() as reader:
         await store_days(conn, 0)
         async with reader.transaction():
             await reader.fetch("SELECT FROM book_snapshots")
-            dropped = await drop_old_pieces(conn, "book_snapshots", FAR)
+            async with asyncio.timeout(10):
+                dropped = await drop_old_pieces(conn, "book_snapshots", FAR)
             assert (dropped.gone, len(dropped.in_use)) == ([], 1)
         assert len((await drop_old_pieces(conn, "book_snapshots", FAR)).gone) == 1
+
+
+@pytest.mark.usefixtures("long_ago")
+async def test_while_an_answer_takes_long_one_piece_of_a_table_is_tried(
+    connections: DatabaseConnectionManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "LOCK_TIMEOUT", "50ms")
+    tried: list[str] = []
+    whole = retention._drop
+
+    async def drop(conn: type_connection, table: str, piece: retention.Piece) -> None:
+        tried.append(piece.name)
+        await whole(conn, table, piece)
+
+    monkeypatch.setattr(retention, "_drop", drop)
+    async with connections.acquire() as conn, connections.acquire() as answer:
+        await store_days(conn, 0, 1, 2)
+        async with answer.transaction():
+            await answer.execute("LOCK TABLE expired IN ACCESS SHARE MODE")
+            dropped = await drop_old_pieces(conn, "book_snapshots", FAR)
+            assert (dropped.gone, len(dropped.in_use), len(tried)) == ([], 3, 1)
+        assert len((await drop_old_pieces(conn, "book_snapshots", FAR)).gone) == 3
 
 
 @pytest.mark.usefixtures("long_ago")

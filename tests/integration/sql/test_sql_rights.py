@@ -14,7 +14,7 @@ from lane import BTC, START, bars, trades
 from marketd.market.records import BY_NAME, CandleFlag, Kind, Records
 from marketd.sql.connections import DatabaseConnectionManager, type_connection
 from marketd.sql.partitions import PartitionKeeper
-from marketd.sql.profiles import detect_profile
+from marketd.sql.profiles import Profile, detect_profile
 from marketd.sql.retention import drop_old_pieces, pieces_of_table
 from marketd.sql.rights import read_reading, read_rights, settle_rights
 from marketd.sql.schema_files import load_schema_files
@@ -208,4 +208,41 @@ async def test_a_login_that_may_not_become_the_reader_reads_all_the_same_and_is_
         assert not (await read_rights(admin)).missing
     finally:
         await admin.execute("GRANT marketd_reader TO marketd_writer")
+        await admin.close()
+
+
+async def test_nobody_goes_on_as_a_reader_who_may_not_read_all(database: str) -> None:
+    """Of a newer schema that was applied by somebody else, say."""
+    admin = await asyncpg.connect(database)
+    await admin.execute("REVOKE SELECT ON marketd.coverage FROM marketd_reader")
+    try:
+        only_reads = DatabaseConnectionManager(as_role(database, "marketd_writer"), actor="query", read_only=True)
+        async with only_reads as manager, manager.acquire() as connection:
+            assert await read_reading(connection) == ("marketd_writer", True)
+            await connection.fetch("SELECT * FROM coverage LIMIT 1")
+        await settle_rights(admin)
+        async with only_reads as manager, manager.acquire() as connection:
+            assert await read_reading(connection) == ("marketd_reader", False)
+    finally:
+        await admin.close()
+
+
+@pytest.mark.parametrize("server", [Profile.TIMESCALE], indirect=True, ids=str)
+async def test_who_may_not_have_chunks_compressed_again_as_a_whole_is_told_the_sql(
+    database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    admin = await asyncpg.connect(database)
+    await admin.execute("DROP ROLE IF EXISTS member; CREATE ROLE member LOGIN IN ROLE marketd_writer")
+    member = await asyncpg.connect(as_role(database, "member"))
+    try:
+        (told,) = (await settle_rights(member)).missing
+        assert told.startswith("ALTER ROLE marketd_writer IN DATABASE ")
+        assert [record.levelname for record in caplog.records if told in record.getMessage()] == ["WARNING"]
+        assert not (await read_rights(admin)).missing  # who may do it does, with the policies
+        await admin.execute(told)
+        assert not (await read_rights(member)).missing
+        assert not await admin.fetchval(statements("policies")["recompresses_by_segments"])
+    finally:
+        await member.close()
+        await admin.execute("DROP ROLE member")
         await admin.close()

@@ -146,6 +146,8 @@ def test_what_to_plain_shows_converts_back_to_the_same(tmp_path: Path) -> None:
         ('[http]\nlisten = "9464"', "http.listen", "HOST:PORT"),
         ('[http]\nlisten = "a:99999"', "http.listen", "HOST:PORT"),
         ("[database]\npool_min = 9", "database.pool_min", "pool_max"),
+        ('[database]\nread_url = "postgresql://r@h/d"', "database.read_url", "leave it empty"),
+        ('[database]\nurl = "postgresql://h/d"\nread_url = "mysql://h/d"', "database.read_url", "postgresql://"),
         ('[supervisor]\nping_timeout = "1ms"', "supervisor.ping_interval", "ping_timeout"),
         ('[supervisor]\nrestart_backoff = "1h"', "supervisor.restart_backoff", "restart_backoff_max"),
         ('[supervisor]\ndrain_timeout = "0s"', "supervisor.drain_timeout", "more than 0"),
@@ -166,6 +168,13 @@ def test_bars_of_a_producers_own_venue_may_be_wanted(tmp_path: Path, venue: str)
     file, name = tmp_path / "marketd.toml", f"BTCUSDT.{venue}"
     file.write_text(f'[activity_bars]\n"{name}" = ["tick:5"]')
     assert list(load(file, environment={}).activity_bars) == [name]
+
+
+def test_queries_have_a_login_of_their_own_where_one_is_named(tmp_path: Path) -> None:
+    (file := tmp_path / "marketd.toml").write_text('[database]\nurl = "postgresql://w@h/d"')
+    assert load(file, environment={}).database.url_for_reading == "postgresql://w@h/d"
+    config = load(file, environment={"MARKETD_DATABASE__READ_URL": "postgresql://r@h/d"})
+    assert (config.database.url, config.database.url_for_reading) == ("postgresql://w@h/d", "postgresql://r@h/d")
 
 
 def test_a_file_that_is_no_toml_is_named_with_the_line(tmp_path: Path) -> None:

@@ -116,6 +116,25 @@ def test_unstored_is_said_of_an_instrument_that_has_fallen_silent(daemon: SmallD
     assert daemon.journal.end == frame.end
 
 
+@pytest.mark.parametrize(("live", "oldest", "patient"), [(True, 1, True), (False, 1, False), (True, 0, False)])
+def test_only_a_feed_that_sends_on_goes_without_its_answer_for_a_moment(
+    daemon: SmallDaemon, live: bool, oldest: int, patient: bool
+) -> None:
+    ingest, _ = ingest_of(daemon)
+    batch = protocol.Ingest(
+        id=1,
+        instrument=BTC.name,
+        producer=bytes(16),
+        batch=1,
+        parts=[protocol.Part("trade", 1)],
+        live=live,
+        oldest=oldest,
+    )
+    with mock.patch.object(ingest.acks, "answer") as answer:
+        ingest.handle(b"peer", [protocol.encode(batch), trades([(0, 1, 100, 5)]).tobytes()])
+    assert answer.call_args.kwargs == {"patient": patient}
+
+
 def test_a_journal_that_failed_ends_ingest_and_gets_no_batch_given_up(daemon: SmallDaemon) -> None:
     ingest, socket = ingest_of(daemon)
     batch = protocol.Ingest(id=1, instrument=BTC.name, producer=bytes(16), batch=1, parts=[protocol.Part("trade", 1)])

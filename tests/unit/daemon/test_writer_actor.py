@@ -14,6 +14,7 @@ import pytest
 from marketd.daemon.actors import writer
 from marketd.daemon.actors.writer import WriterActor
 from marketd.daemon.config import convert
+from marketd.daemon.writer import Writer
 
 PATIENCE_SECONDS = 30.0
 
@@ -112,3 +113,18 @@ async def test_what_draining_fails_with_comes_out(tmp_path: Path) -> None:
     parts.drain = broken  # type: ignore[method-assign]
     with pytest.raises(ZeroDivisionError):
         await draining(tmp_path, parts).drain()
+
+
+def test_a_database_behind_a_journal_that_fell_silent_lags(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("marketd.daemon.writer.time.monotonic", lambda: now[0])
+    parts: Any = SimpleNamespace(uuid=bytes(16))
+    follower = Writer(parts, parts, parts, lane="live", batch_bytes=1, batch_age_seconds=0, committed=parts)
+    for later, offset in ((1.0, 10), (0.02, 20)):
+        now[0] += later
+        follower.on_durable(offset)
+    follower._offset = 10
+    now[0] += 60
+    assert follower.statistics().lag_seconds >= 60
+    follower._offset = 20
+    assert follower.statistics().lag_seconds == 0

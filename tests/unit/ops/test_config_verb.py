@@ -47,8 +47,11 @@ def test_show_tells_where_a_value_comes_from(
 
 
 def test_show_keeps_passwords_to_itself(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["config", "show", "--config", str(file)])
-    assert "secret" not in capsys.readouterr().out
+    others = [f"--set=database.{name}=postgresql://{name}:secret@h/d" for name in ("read_url", "replica_url")]
+    main(["config", "show", "--config", str(file), *others])
+    shown = capsys.readouterr().out
+    assert "read_url@h/d" in shown and "replica_url@h/d" in shown
+    assert "secret" not in shown
     main(["config", "show", "--changed", "--secrets", "--config", str(file)])
     shown = capsys.readouterr().out
     assert "marketd:secret@db.example" in shown
