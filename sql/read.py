@@ -2,7 +2,8 @@
 
 `Reader` methods take an open connection and give the COPY bytes as they come: rows newest first (of bars in any order
 where all of them come), in the layout of `marketd.market.rows.codec(table, kind)`. Decoding is left to whoever wants
-numbers, often the client. Where a part of an answer is packed (`sql/read_packed.py`) the answer is records.
+numbers, often the client. Where a part of an answer is packed (`sql/read_packed.py`), or was read out of compressed
+batches (`sql/read_batches.py`), the answer is records.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ class Stored(NamedTuple):
 
 
 class CopiedRows(NamedTuple):
-    """Rows as PostgreSQL copied them out; where some were packed, `joined` has all of them, or `blocks` do: packed
-    blocks as they are.
+    """Rows as PostgreSQL copied them out; where some were packed or in batches, `joined` has all of them, or `blocks`
+    do: packed blocks as they are.
     """
 
     table: str
