@@ -108,13 +108,16 @@ class Room:
 
     async def audited(self) -> None:
         """Time goes on until the book is asked for once more."""
-        for _ in range(20):
-            await asyncio.sleep(0)
+        await self.idle()
         self.books.time(self.state, NOW)
         self.books.time(self.state, NOW + feed_books.ANEW_NS - 1)
         assert not self.connection.asked
         self.books.time(self.state, NOW + feed_books.ANEW_NS)
         await eventually_async(lambda: bool(self.connection.asked))
+
+    async def idle(self) -> None:
+        """Until no book is asked for."""
+        await eventually_async(lambda: not any(kept.is_asking for kept in self.books._kept.values()))
 
     def book_is(self, state: BookState) -> bool:
         keeper = self.books.keeper("BTCUSD")
@@ -230,7 +233,7 @@ async def test_a_book_that_is_lost_while_others_are_told_anew_does_not_wait_for_
         await eventually_async(lambda: made.books.resyncs == 2)
         for state in states:
             made.parts += made.books.take(state, structs.replace(snapshot(5), symbol=state.symbol))
-        await asyncio.sleep(0.01)
+        await made.idle()
         for ts_ns in (NOW, NOW + feed_books.ANEW_NS):
             for state in states:
                 made.books.time(state, ts_ns)
@@ -239,7 +242,7 @@ async def test_a_book_that_is_lost_while_others_are_told_anew_does_not_wait_for_
         await eventually_async(lambda: made.connection.asked[1:] == [["book BTCUSD"]])
         made.take(snapshot(9))
         made.parts += made.books.take(other, structs.replace(snapshot(9), symbol="ETHUSD"))
-        await asyncio.sleep(0.01)
+        await made.idle()
         assert made.books.live == 2
         assert len(made.connection.asked) == 2
 
